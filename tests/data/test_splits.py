@@ -1,0 +1,165 @@
+"""Splits: exact sizes, even labels, the same on every start; mistakes in a splits file."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmlabel.data.splits import SPLITS, read_splits, split_rows
+from mmlabel.errors import UserError
+
+
+def random_targets(rows: int, *, seed: int = 0) -> np.ndarray:
+    """Labels from very common to very rare; some rows have none."""
+    shares = np.array([0.7, 0.3, 0.1, 0.05, 0.02, 0.0])
+    return (np.random.default_rng(seed).random((rows, len(shares))) < shares).astype(np.uint8)
+
+
+def all_rows(splits: dict[str, np.ndarray]) -> list[int]:
+    return sorted(np.concatenate(list(splits.values())).tolist())
+
+
+@pytest.mark.parametrize("rows", [3, 4, 5, 10, 11, 97, 1000])
+@pytest.mark.parametrize("fractions", [(0.8, 0.1, 0.1), (0.5, 0.25, 0.25), (0.34, 0.33, 0.33)])
+def test_splits_are_disjoint_cover_and_have_the_sizes_asked_for(rows, fractions, tmp_path):
+    splits = split_rows(random_targets(rows), fractions=fractions, seed=1, cache_dir=tmp_path)
+    assert tuple(splits) == SPLITS
+    assert all_rows(splits) == list(range(rows))
+    for name, fraction in zip(SPLITS, fractions, strict=True):
+        assert (np.diff(splits[name]) > 0).all()
+        assert len(splits[name]) >= 1
+        assert abs(len(splits[name]) - fraction * rows) <= 2
+
+
+def test_every_label_keeps_its_share(tmp_path):
+    targets = random_targets(2000)
+    splits = split_rows(targets, seed=0, cache_dir=tmp_path)
+    totals = targets.sum(axis=0)
+    for name, fraction in (("train", 0.8), ("val", 0.1), ("test", 0.1)):
+        error = np.abs(targets[splits[name]].sum(axis=0) - fraction * totals)
+        # A plain random split misses by 6 to 8 (one standard deviation) for the first label, by 2
+        # to 5 for the others; making the sizes exact costs the first label a few rows.
+        assert error[0] <= 5 and error[1:].max() <= 1, (name, error)
+
+
+def test_a_label_of_three_rows_reaches_the_training_split(tmp_path):
+    targets = np.zeros((30, 4), dtype=np.uint8)
+    targets[:, 1] = 1
+    targets[:3, 2] = 1
+    splits = split_rows(targets, seed=0, cache_dir=tmp_path)
+    assert targets[splits["train"], 2].any()
+
+
+@pytest.mark.parametrize("targets", [np.zeros((12, 3)), np.ones((12, 3)), np.ones((12, 1))])
+def test_labels_without_any_choice(targets, tmp_path):
+    splits = split_rows(targets, fractions=(0.5, 0.25, 0.25), cache_dir=tmp_path)
+    assert [len(rows) for rows in splits.values()] == [6, 3, 3]
+
+
+def test_seed_and_data_decide_the_split(tmp_path):
+    targets = random_targets(200)
+
+    def train(seed, data=targets, folder="a"):
+        return split_rows(data, seed=seed, cache_dir=tmp_path / folder)["train"].tolist()
+
+    assert train(0) == train(0) == train(0, folder="b")
+    assert train(0) != train(1)
+    changed = targets.copy()
+    changed[0] = 1 - changed[0]
+    train(0, changed)
+    assert len(list((tmp_path / "a" / "splits").glob("*.npy"))) == 3
+
+
+def test_the_second_start_does_not_load_scikit_learn(tmp_path):
+    targets = random_targets(60)
+    first = split_rows(targets, seed=3, cache_dir=tmp_path)
+    np.save(tmp_path / "targets.npy", targets)
+    code = (
+        "import sys; from pathlib import Path; import numpy as np\n"
+        "from mmlabel.data.splits import split_rows\n"
+        "folder = Path(sys.argv[1]); targets = np.load(folder / 'targets.npy')\n"
+        "print(split_rows(targets, seed=3, cache_dir=folder)['val'].tolist())\n"
+        "assert 'sklearn' not in sys.modules and 'iterstrat' not in sys.modules"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == str(first["val"].tolist())
+
+
+def test_too_few_rows(tmp_path):
+    with pytest.raises(UserError, match=r"2 labelled row\(s\) cannot be split"):
+        split_rows(random_targets(2), cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "fractions", [(0.8, 0.1), (0.9, 0.1, 0.0), (0.8, 0.3, 0.1), (1.2, -0.1, -0.1)]
+)
+def test_fractions_that_are_not_shares(fractions, tmp_path):
+    with pytest.raises(UserError, match="add up to 1"):
+        split_rows(random_targets(20), fractions=fractions, cache_dir=tmp_path)
+
+
+def written(folder: Path, text: str) -> Path:
+    file = folder / "splits.csv"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+IDS = ["a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg"]
+
+
+@pytest.mark.parametrize("start", ["", "\ufeff"])
+def test_a_splits_file(start, tmp_path):
+    file = written(
+        tmp_path, f"{start}ImageID,split\nd.jpg,train\na.jpg,train\r\nb.jpg,val\n\ne.jpg,test\n"
+    )
+    splits = read_splits(file, IDS)
+    assert {name: rows.tolist() for name, rows in splits.items()} == {
+        "train": [0, 3],
+        "val": [1],
+        "test": [4],
+    }
+
+
+def test_a_splits_file_with_other_columns_in_another_order(tmp_path):
+    file = written(tmp_path, "who,split,ImageID\nme,train,a.jpg\nme,val,b.jpg\nme,test,c.jpg\n")
+    assert read_splits(file, IDS)["test"].tolist() == [2]
+
+
+GOOD = "ImageID,split\na.jpg,train\nb.jpg,val\nc.jpg,test\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no column ImageID"),
+        ("ImageID,part\na.jpg,train\n", "no column split; its columns: ImageID, part"),
+        (GOOD + "d.jpg,trian\n", r'row 4 \(d.jpg\): "trian" is not a split; did you mean "train"'),
+        (GOOD + "d.jpg\n", "row 4 has 1 fields, not 2"),
+        (GOOD + "z.jpg,train\n", r"1 image id\(s\) that the data does not have: z.jpg \(row 4\)"),
+        (GOOD + "a.jpg,test\n", r"row 4 \(a.jpg\): this image id is named twice"),
+        ("ImageID,split\nb.jpg,val\nc.jpg,test\n", "no row has the split train"),
+        ("ImageID,split\na.jpg,train\nc.jpg,test\n", "no row has the split val"),
+        ("ImageID,split\na.jpg,train\nc.jpg,val\n", "no row has the split test"),
+        ("ImageID,split\n", "no row has the split train"),
+    ],
+)
+def test_mistakes_in_a_splits_file(text, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        read_splits(written(tmp_path, text), IDS)
+
+
+def test_many_unknown_ids_are_listed_up_to_ten_with_the_total(tmp_path):
+    rows = "".join(f"x{number}.jpg,train\n" for number in range(25))
+    with pytest.raises(UserError) as error:
+        read_splits(written(tmp_path, GOOD + rows), IDS)
+    assert "25 image id(s)" in str(error.value)
+    assert "x9.jpg" in str(error.value) and "x10.jpg" not in str(error.value)
+
+
+def test_no_splits_file(tmp_path):
+    with pytest.raises(UserError, match="cannot read the splits file .*none.csv: No such file"):
+        read_splits(tmp_path / "none.csv", IDS)

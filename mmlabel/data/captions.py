@@ -1,0 +1,338 @@
+"""Captions to word numbers (report §4.1): no punctuation, NLTK tokens, WordNet lemmas, padding.
+
+The slow part, which loads NLTK and WordNet, works on all captions at once and is kept on disk. The
+vocabulary is then taken from the training rows alone.
+"""
+
+import http.client
+import io
+import os
+import socket
+import threading
+import unicodedata
+import urllib.request
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from mmlabel.cache import atomic_write, fingerprint, lock
+from mmlabel.errors import UserError, nearest
+
+PAD, UNKNOWN = 0, 1
+SPECIAL_WORDS = ["<pad>", "<unk>"]
+
+# Part of the key of what is kept on disk: raise it when the steps below change.
+_VERSION = 1
+_NETWORK_SECONDS = 15.0
+
+
+@dataclass
+class TokenisedCaptions:
+    """N captions as sequences of words; caption n is `ids[offsets[n]:offsets[n + 1]]`.
+
+    `forms` maps every spelling met in the captions to its lemma; None when they are not lemmatised.
+    `note` says what the captions had to go without.
+    """
+
+    words: list[str]  # the V distinct words, in order of first appearance
+    ids: np.ndarray  # (tokens,) int32 positions in `words`
+    offsets: np.ndarray  # (N + 1,) int64
+    forms: dict[str, str] | None = None
+    note: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def word_lists(self, rows: np.ndarray) -> list[list[str]]:
+        """The words of the captions in `rows`, as lists."""
+        starts, ends = self.offsets[rows].tolist(), self.offsets[np.asarray(rows) + 1].tolist()
+        bounds = zip(starts, ends, strict=True)
+        return [[self.words[i] for i in self.ids[start:end]] for start, end in bounds]
+
+
+class Vocabulary:
+    """The words that have a number: 0 is padding and 1 every word that is not in `words`.
+
+    `forms` (spelling to lemma; None when captions are not lemmatised) lets fresh captions be
+    encoded as the training captions were, on a machine without WordNet. Both are plain values, for
+    a checkpoint: `Vocabulary(words, forms)` restores it.
+    """
+
+    def __init__(self, words: Sequence[str], forms: dict[str, str] | None = None) -> None:
+        self.words = list(words)
+        self.forms = forms
+        if self.words[:2] != SPECIAL_WORDS:
+            raise ValueError(f"a vocabulary begins with {SPECIAL_WORDS}, not {self.words[:2]}")
+        self.index = {word: number for number, word in enumerate(self.words)}
+
+    @classmethod
+    def build(
+        cls, tokenised: TokenisedCaptions, rows: np.ndarray, *, min_count: int = 1
+    ) -> "Vocabulary":
+        """The words that occur at least `min_count` times in the captions of `rows`.
+
+        Most frequent first, equally frequent ones by the alphabet. Of `forms` only those are kept
+        whose lemma occurs in `rows`.
+        """
+        in_rows = np.zeros(len(tokenised), dtype=bool)
+        in_rows[rows] = True
+        in_rows = np.repeat(in_rows, np.diff(tokenised.offsets))  # (tokens,)
+        counts = np.bincount(tokenised.ids[in_rows], minlength=len(tokenised.words)).tolist()
+        count_of = {w: n for w, n in zip(tokenised.words, counts, strict=True) if n}
+        words = [word for word, count in count_of.items() if count >= min_count]
+        words.sort(key=lambda word: (-count_of[word], word))
+        forms = tokenised.forms
+        if forms is not None:
+            forms = {form: lemma for form, lemma in forms.items() if lemma in count_of}
+        return cls(SPECIAL_WORDS + words, forms)
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with any word or its number."""
+        return fingerprint(self.words)
+
+
+def tokenise(
+    captions: Sequence[str], *, lemmas: str, cache_dir: Path, on_missing: str
+) -> TokenisedCaptions:
+    """Split captions into words (report §4.1), or read them from `cache_dir` if they were before.
+
+    Captions are lower-cased; apostrophes vanish ("man's" is "mans") and any other punctuation
+    separates words ("black-and-white" is three); NLTK's tokeniser splits them. With
+    `lemmas="wordnet"` each word becomes NLTK's `WordNetLemmatizer` noun lemma, which turns a few
+    function words into odd ones ("has" into "ha"): the same ones in every caption, so nothing is
+    lost but a vector. `lemmas="none"` keeps words as they are spelt.
+
+    WordNet is looked for where NLTK looks (NLTK_DATA first), then downloaded once. If it cannot be
+    had, `on_missing="error"` raises UserError and `on_missing="continue"` leaves the words as they
+    are spelt and says so in `note`.
+    """
+    if lemmas not in ("wordnet", "none"):
+        hint = nearest(lemmas, ["wordnet", "none"])
+        raise UserError(f"unknown captions.lemmas={lemmas}{hint}")
+    captions = list(captions)
+    key = fingerprint("captions", _VERSION, version("nltk"), lemmas, captions)
+    path = Path(cache_dir) / "captions" / f"{key}.npz"
+    if path.exists():
+        return _read(path)
+    with lock(path):
+        if path.exists():
+            return _read(path)
+        spelt = _split(captions)
+        if lemmas == "none":
+            tokenised = spelt
+        else:
+            tokenised = _merge(spelt, *_lemmatise(spelt.words, {}, on_missing=on_missing))
+        # Captions that went without WordNet must not pass for lemmatised ones at the next start.
+        if tokenised.note is None:
+            _write(path, tokenised)
+        return tokenised
+
+
+def encode(
+    tokenised: TokenisedCaptions, vocabulary: Vocabulary, *, max_length: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Number the words and pad the captions.
+
+    Returns tokens (N, T) int64, 0 behind a caption's end and 1 for a word outside the vocabulary,
+    and lengths (N,) int64, 0 for an empty caption. T is `max_length` (longer captions are cut) or
+    else the longest caption's length, and at least 1.
+    """
+    lengths = np.diff(tokenised.offsets)
+    width = max(1, int(lengths.max(initial=0)) if max_length is None else max_length)
+    numbers = [vocabulary.index.get(word, UNKNOWN) for word in tokenised.words]
+    rows = np.repeat(np.arange(len(lengths)), lengths)  # (tokens,)
+    columns = np.arange(len(tokenised.ids)) - np.repeat(tokenised.offsets[:-1], lengths)
+    kept = columns < width
+    tokens = np.full((len(lengths), width), PAD, dtype=np.int64)
+    tokens[rows[kept], columns[kept]] = np.asarray(numbers, dtype=np.int64)[tokenised.ids[kept]]
+    return tokens, np.minimum(lengths, width).astype(np.int64)
+
+
+def encode_texts(
+    texts: Sequence[str],
+    vocabulary: Vocabulary,
+    *,
+    max_length: int | None = None,
+    on_missing: str = "continue",
+) -> tuple[np.ndarray, np.ndarray, str | None]:
+    """Encode fresh captions as the captions behind `vocabulary` were; see `encode`.
+
+    Returns tokens, lengths and a note. WordNet is asked only for spellings that `vocabulary` does
+    not know; without it those stay as they are, which the note says.
+    """
+    tokenised = _split(texts)
+    if vocabulary.forms is not None:
+        lemmatised = _lemmatise(tokenised.words, vocabulary.forms, on_missing=on_missing)
+        tokenised = _merge(tokenised, *lemmatised)
+    return *encode(tokenised, vocabulary, max_length=max_length), tokenised.note
+
+
+def fetch(url: str, *, seconds: float = _NETWORK_SECONDS) -> bytes:
+    """The content of a small file; raises OSError after `seconds` in all.
+
+    A socket's own timeout counts neither the look-up of the host's name nor the attempts at each
+    of its addresses together, so the wait is on a thread.
+    """
+    answer: list[bytes | Exception] = []
+
+    def ask() -> None:
+        try:
+            with urllib.request.urlopen(url, timeout=seconds) as response:
+                answer.append(response.read())
+        except (OSError, http.client.HTTPException) as error:
+            answer.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not answer:
+        raise TimeoutError(f"{url}: no answer within {seconds:g} s")
+    if isinstance(answer[0], Exception):
+        raise OSError(f"{url}: {answer[0]}") from answer[0]
+    return answer[0]
+
+
+def _split(captions: Sequence[str]) -> TokenisedCaptions:
+    from nltk.tokenize import NLTKWordTokenizer
+
+    table = {ord(char): _replacement(char) for char in set().union(*captions)}
+    tokenizer = NLTKWordTokenizer()
+    index: dict[str, int] = {}
+    ids, lengths = [], [0]
+    for caption in captions:
+        tokens = tokenizer.tokenize(caption.translate(table).lower())
+        ids += [index.setdefault(token, len(index)) for token in tokens]
+        lengths.append(len(tokens))
+    return TokenisedCaptions(
+        words=list(index),
+        ids=np.asarray(ids, dtype=np.int32),
+        offsets=np.cumsum(lengths, dtype=np.int64),
+    )
+
+
+def _replacement(char: str) -> str:
+    """What a character of a caption becomes: nothing, a space or itself."""
+    if char in "'\N{RIGHT SINGLE QUOTATION MARK}":
+        return ""
+    # Unicode's classes P: punctuation, S: symbols, C: control characters such as newlines.
+    return " " if unicodedata.category(char)[0] in "PSC" else char
+
+
+def _merge(spelt: TokenisedCaptions, forms: dict[str, str], note: str | None) -> TokenisedCaptions:
+    """Put every word's lemma in its place; words with one lemma become one word."""
+    index: dict[str, int] = {}
+    lemma_ids = [index.setdefault(forms[word], len(index)) for word in spelt.words]
+    return TokenisedCaptions(
+        words=list(index),
+        ids=np.asarray(lemma_ids, dtype=np.int32)[spelt.ids],
+        offsets=spelt.offsets,
+        forms=None if note else forms,
+        note=note,
+    )
+
+
+def _lemmatise(
+    words: Sequence[str], known: dict[str, str], *, on_missing: str
+) -> tuple[dict[str, str], str | None]:
+    """Each word's lemma, from `known` or else from WordNet, and a note if that is missing."""
+    unknown = [word for word in words if word not in known]
+    forms = {word: known[word] for word in words if word in known}
+    problem = _wordnet_problem(os.environ.get("NLTK_DATA", "")) if unknown else ""
+    if problem and on_missing == "error":
+        raise UserError(
+            f"WordNet, which captions.lemmas=wordnet needs, {problem}. Put it where NLTK_DATA "
+            "points (NLTK_DATA/corpora/wordnet.zip), or go without: captions.lemmas=none"
+        )
+    if problem:
+        note = f"{len(unknown)} words were not lemmatised: WordNet {problem}"
+        return forms | {word: word for word in unknown}, note
+    if unknown:
+        from nltk.stem import WordNetLemmatizer
+
+        lemmatizer = WordNetLemmatizer()
+        forms |= {word: lemmatizer.lemmatize(word) for word in unknown}
+    return forms, None
+
+
+@lru_cache
+def _wordnet_problem(nltk_data: str) -> str:
+    """Why there is no WordNet, after one attempt to download it; empty when it is ready.
+
+    `nltk_data` is NLTK_DATA as it is now: NLTK itself reads it only when it is imported.
+    """
+    import nltk
+    from nltk.stem import WordNetLemmatizer
+
+    folders = [folder for folder in nltk_data.split(os.pathsep) if folder]
+    nltk.data.path[:0] = [folder for folder in folders if folder not in nltk.data.path]
+    try:
+        WordNetLemmatizer().lemmatize("words")
+        return ""
+    except LookupError:
+        places = f"NLTK_DATA={nltk_data}" if folders else "NLTK's folders (NLTK_DATA is not set)"
+        absent = f"is neither in {places}"
+    except (OSError, zipfile.BadZipFile) as error:
+        return f"is there but cannot be read ({error})"
+    try:
+        _download_wordnet()
+        WordNetLemmatizer().lemmatize("words")
+        return ""
+    except (LookupError, OSError, ValueError, zipfile.BadZipFile) as error:
+        return f"{absent} nor could it be downloaded ({' '.join(str(error).split())})"
+
+
+def _download_wordnet() -> None:
+    import nltk
+    from nltk.downloader import Downloader
+
+    fetch(Downloader.DEFAULT_URL)
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_NETWORK_SECONDS)
+    try:
+        silent = io.StringIO()
+        nltk.download("wordnet", quiet=True, raise_on_error=True, print_error_to=silent)
+    finally:
+        socket.setdefaulttimeout(timeout)
+
+
+def _write(path: Path, tokenised: TokenisedCaptions) -> None:
+    index = {word: number for number, word in enumerate(tokenised.words)}
+    forms = tokenised.forms
+    arrays = {
+        "words": _pack(tokenised.words),
+        "ids": tokenised.ids,
+        "offsets": tokenised.offsets,
+    }
+    if forms is not None:
+        arrays["forms"] = _pack(forms)
+        arrays["lemmas"] = np.asarray([index[lemma] for lemma in forms.values()], dtype=np.int32)
+    with atomic_write(path) as temporary:
+        np.savez(temporary, **arrays)
+
+
+def _read(path: Path) -> TokenisedCaptions:
+    with np.load(path, allow_pickle=False) as arrays:
+        words = _unpack(arrays["words"])
+        forms = None
+        if "forms" in arrays:
+            lemmas = [words[i] for i in arrays["lemmas"]]
+            forms = dict(zip(_unpack(arrays["forms"]), lemmas, strict=True))
+        return TokenisedCaptions(words, arrays["ids"], arrays["offsets"], forms)
+
+
+def _pack(words: Sequence[str] | dict[str, str]) -> np.ndarray:
+    # One array of bytes is read many times faster than an array of strings.
+    return np.frombuffer("\n".join(words).encode(), dtype=np.uint8)
+
+
+def _unpack(packed: np.ndarray) -> list[str]:
+    return packed.tobytes().decode().split("\n") if packed.size else []

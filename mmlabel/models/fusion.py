@@ -1,0 +1,166 @@
+"""Late fusion: an encoder per half of the input, concatenated, and a head (report section 3.1)."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from mmlabel.data.batch import Batch
+from mmlabel.errors import UserError
+from mmlabel.models.backbones import Backbone
+
+HALVES = ("image", "caption")  # in the order in which they are concatenated
+
+
+class ImageEncoder(nn.Module):
+    """The image half: pictures go through the backbone, features that are ready go past it.
+
+    Args:
+        out_features: F, the backbone's width.
+        backbone: None when every batch will hold features.
+    """
+
+    def __init__(self, *, out_features: int, backbone: Backbone | None) -> None:
+        super().__init__()
+        if backbone is not None and backbone.out_features != out_features:
+            raise ValueError(f"backbone of width {backbone.out_features}, not {out_features}")
+        self.out_features = out_features
+        self.backbone = backbone
+
+    def forward(self, image: Tensor | None) -> Tensor:
+        """Pictures (B, 3, S, S) in 0..255 or features (B, F) to features (B, F) float32."""
+        if image is None:
+            raise UserError("this model looks at pictures, but the batch has none")
+        if image.ndim == 4:
+            if self.backbone is None:
+                raise UserError(
+                    "this network was built for ready-made features and has no backbone: build it "
+                    "with one to give it pictures"
+                )
+            return self.backbone(image)  # (B, F)
+        if image.ndim != 2 or image.shape[1] != self.out_features:
+            raise UserError(
+                f"image features of shape {tuple(image.shape)} for a backbone with "
+                f"{self.out_features} features: they belong to another backbone"
+            )
+        return image.float()  # (B, F)
+
+
+class Head(nn.Module):
+    """The report's two fully connected layers with two batch norms (section 3.1.2).
+
+    Batch norm comes before each linear layer: the first one brings image features and caption
+    states, which differ in scale, to the same one.
+
+    Args:
+        in_features: width of what it classifies, see `fused_features`.
+        num_labels: logits.
+        hidden: width between the layers.
+        dropout: before the second layer.
+        batch_norm: False leaves both norms out.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_features: int,
+        num_labels: int,
+        hidden: int = 512,
+        dropout: float = 0.0,
+        batch_norm: bool = True,
+    ) -> None:
+        super().__init__()
+        if hidden < 1:
+            raise UserError(f"the head's hidden={hidden}: at least 1")
+        if not 0 <= dropout < 1:
+            raise UserError(f"the head's dropout={dropout}: at least 0 and less than 1")
+        self.in_features = in_features
+        self.num_labels = num_labels
+        self.batch_norm = batch_norm
+        self.layers = nn.Sequential(
+            nn.BatchNorm1d(in_features) if batch_norm else nn.Identity(),
+            nn.Linear(in_features, hidden),
+            nn.ReLU(),
+            nn.BatchNorm1d(hidden) if batch_norm else nn.Identity(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden, num_labels),
+        )
+
+    def forward(self, fused: Tensor) -> Tensor:
+        """(B, in_features) to logits (B, num_labels)."""
+        if self.training and self.batch_norm and len(fused) == 1:
+            raise UserError(
+                "a training batch of one row has no batch statistics: choose a batch size of at "
+                "least 2 that does not leave one row over, or turn the head's batch_norm off"
+            )
+        return self.layers(fused)
+
+
+def fused_features(encoders: Mapping[str, nn.Module]) -> int:
+    """Width of the concatenated encodings: what the head's `in_features` must be."""
+    return sum(encoder.out_features for encoder in encoders.values())
+
+
+class LateFusion(nn.Module):
+    """Label logits from a picture, its caption, or both.
+
+    Args:
+        encoders: "image" (called with `Batch.image`), "caption" (called with `Batch.tokens` and
+            `Batch.lengths`) or both; each has `out_features`.
+        head: maps the concatenated encodings to logits; has `in_features` and `num_labels`.
+        auxiliary: with two encoders, the weight in the training loss of a linear classifier on
+            each encoding alone, which keeps the stronger half from starving the weaker one.
+    """
+
+    def __init__(
+        self, *, encoders: Mapping[str, nn.Module], head: Head, auxiliary: float = 0.0
+    ) -> None:
+        super().__init__()
+        if not encoders or not set(encoders) <= set(HALVES):
+            raise ValueError(f"encoders for one or both of {HALVES}, not {tuple(encoders)}")
+        if fused_features(encoders) != head.in_features:
+            raise ValueError(
+                f"a head for {head.in_features} features on encoders with "
+                f"{fused_features(encoders)}"
+            )
+        if auxiliary < 0:
+            raise UserError(f"auxiliary={auxiliary}: at least 0")
+        self.encoders = nn.ModuleDict({half: encoders[half] for half in HALVES if half in encoders})
+        self.head = head
+        self.auxiliary = auxiliary
+        alone = auxiliary > 0 and len(encoders) > 1
+        self.classifiers = nn.ModuleDict(
+            {
+                half: nn.Linear(encoder.out_features, head.num_labels)
+                for half, encoder in self.encoders.items()
+                if alone
+            }
+        )
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits (B, num_labels)."""
+        return self._fuse(self._encode(batch))
+
+    def loss(self, batch: Batch, criterion: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """`criterion(logits, targets)`, with the auxiliary classifiers' share when training."""
+        encodings = self._encode(batch)
+        loss = criterion(self._fuse(encodings), batch.targets)
+        if self.training:
+            for half, classifier in self.classifiers.items():
+                alone = criterion(classifier(encodings[half]), batch.targets)
+                loss = loss + self.auxiliary * alone
+        return loss
+
+    def evaluate(
+        self, batch: Batch, criterion: Callable[[Tensor, Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Logits (B, num_labels) and their loss, without auxiliary classifiers."""
+        logits = self(batch)
+        return logits, criterion(logits, batch.targets)
+
+    def _encode(self, batch: Batch) -> dict[str, Tensor]:
+        inputs = {"image": (batch.image,), "caption": (batch.tokens, batch.lengths)}
+        return {half: encoder(*inputs[half]) for half, encoder in self.encoders.items()}
+
+    def _fuse(self, encodings: dict[str, Tensor]) -> Tensor:
+        return self.head(torch.cat(list(encodings.values()), dim=1))  # (B, num_labels)

@@ -1,0 +1,206 @@
+"""Late fusion: derived widths, both kinds of image input, gradients, the auxiliary loss."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mmlabel.data.batch import Batch
+from mmlabel.errors import UserError
+from mmlabel.models.backbones import backbone_info, build_backbone
+from mmlabel.models.caption_encoder import CaptionEncoder
+from mmlabel.models.fusion import Head, ImageEncoder, LateFusion, fused_features
+
+LABELS = 20
+CRITERION = nn.BCEWithLogitsLoss()
+
+
+def captions(**options) -> CaptionEncoder:
+    return CaptionEncoder(**({"num_words": 30, "embedding_dim": 7} | options))
+
+
+def cached(name: str = "resnet18") -> ImageEncoder:
+    return ImageEncoder(out_features=backbone_info(name=name).out_features, backbone=None)
+
+
+def network(encoders: dict[str, nn.Module], *, auxiliary: float = 0.0, **head) -> LateFusion:
+    torch.manual_seed(0)
+    width = fused_features(encoders)
+    head = Head(in_features=width, num_labels=LABELS, **({"hidden": 16} | head))
+    return LateFusion(encoders=encoders, head=head, auxiliary=auxiliary)
+
+
+def batch(image: Tensor | None, rows: int = 4) -> Batch:
+    generator = torch.Generator().manual_seed(1)
+    lengths = torch.arange(rows) % 4  # an empty caption among them
+    tokens = torch.randint(1, 30, (rows, 5), generator=generator)
+    return Batch(
+        image=image,
+        tokens=tokens.masked_fill(torch.arange(5) >= lengths[:, None], 0),
+        lengths=lengths,
+        targets=torch.randint(0, 2, (rows, LABELS), generator=generator).float(),
+        rows=torch.arange(rows),
+        ids=[f"{row}.jpg" for row in range(rows)],
+    )
+
+
+@pytest.mark.parametrize(("name", "width"), [("resnet50", 2304), ("vgg16", 1256)])
+def test_the_reports_widths(name: str, width: int) -> None:
+    model = network({"image": cached(name), "caption": captions()})
+    norm, linear = model.head.layers[0], model.head.layers[1]
+    assert model.head.in_features == norm.num_features == linear.in_features == width
+    assert [type(layer) for layer in model.head.layers] == [
+        nn.BatchNorm1d,
+        nn.Linear,
+        nn.ReLU,
+        nn.BatchNorm1d,
+        nn.Dropout,
+        nn.Linear,
+    ]
+    logits = model(batch(torch.rand(4, width - 256)))
+    assert logits.shape == (4, LABELS) and logits.isfinite().all()
+
+
+def test_pictures_and_their_cached_features_give_the_same_logits() -> None:
+    backbone = build_backbone(name="resnet18", weights="none")
+    torch.manual_seed(0)
+    half = captions()
+    whole = network({"image": ImageEncoder(out_features=512, backbone=backbone), "caption": half})
+    ready = network({"image": cached(), "caption": half})
+    images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+    features = backbone(images)
+    expected = whole.eval()(batch(images))
+    torch.testing.assert_close(ready.eval()(batch(features)), expected)
+    torch.testing.assert_close(whole(batch(features)), expected)
+    # The feature store may keep 16 bits.
+    torch.testing.assert_close(ready(batch(features.half())), expected, rtol=1e-2, atol=1e-2)
+    assert cached()(features.half()).dtype == torch.float32
+
+
+def test_the_image_comes_first_whatever_the_order_of_the_encoders() -> None:
+    image, caption = cached(), captions()
+    first = network({"image": image, "caption": caption}).eval()
+    second = network({"caption": caption, "image": image}).eval()
+    rows = batch(torch.rand(4, 512))
+    assert torch.equal(first(rows), second(rows))
+    encoded = torch.cat([rows.image, caption(rows.tokens, rows.lengths)], dim=1)
+    assert torch.equal(first(rows), first.head(encoded))
+
+
+def test_each_half_alone() -> None:
+    one, two = batch(torch.rand(4, 512)), batch(torch.rand(4, 512))
+    looks = network({"image": cached()}).eval()
+    reads = network({"caption": captions()}).eval()
+    assert looks(one).shape == reads(one).shape == (4, LABELS)
+    other_caption = one._replace(tokens=one.tokens.roll(1, 0), lengths=one.lengths.roll(1))
+    assert torch.equal(looks(one), looks(other_caption))
+    assert not torch.equal(reads(one), reads(other_caption))
+    assert torch.equal(reads(one), reads(two._replace(image=None)))
+    assert not torch.equal(looks(one), looks(two))
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("auxiliary", [0.0, 0.3])
+def test_gradients_reach_all_that_is_trained(frozen: bool, auxiliary: float) -> None:
+    backbone = build_backbone(name="resnet18", weights="none", frozen=frozen)
+    encoders = {
+        "image": ImageEncoder(out_features=512, backbone=backbone),
+        "caption": captions(embeddings=torch.randn(30, 7)),
+    }
+    model = network(encoders, auxiliary=auxiliary).train()
+    before = {key: value.clone() for key, value in backbone.state_dict().items()}
+    images = torch.randint(0, 256, (6, 3, 64, 64), dtype=torch.uint8)
+    loss = model.loss(batch(images, 6), CRITERION)
+    loss.backward()
+    assert loss.isfinite()
+    for key, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None and parameter.grad.isfinite().all(), key
+        else:
+            assert parameter.grad is None, key
+            assert key.startswith(("encoders.image.backbone", "encoders.caption.embedding")), key
+    unchanged = all(torch.equal(value, before[k]) for k, value in backbone.state_dict().items())
+    assert unchanged == frozen
+    assert backbone.training != frozen
+
+
+def test_the_auxiliary_loss_is_added_in_training_only() -> None:
+    rows = batch(torch.rand(4, 512))
+    model = network({"image": cached(), "caption": captions()}, auxiliary=0.5)
+    encoded = {
+        "image": rows.image,
+        "caption": model.encoders["caption"](rows.tokens, rows.lengths),
+    }
+    extra = sum(CRITERION(model.classifiers[k](encoded[k]), rows.targets) for k in encoded)
+    expected = CRITERION(model(rows), rows.targets) + 0.5 * extra
+    torch.testing.assert_close(model.loss(rows, CRITERION), expected)
+    model.eval()
+    assert torch.equal(model.loss(rows, CRITERION), CRITERION(model(rows), rows.targets))
+
+
+def test_no_auxiliary_classifiers_where_they_have_no_part() -> None:
+    both = {"image": cached(), "caption": captions()}
+    assert not network(both).classifiers
+    assert not network({"image": cached()}, auxiliary=0.5).classifiers
+    assert set(network(both, auxiliary=0.5).classifiers) == {"image", "caption"}
+
+
+def test_a_training_batch_of_one_row() -> None:
+    rows = batch(torch.rand(1, 512), 1)
+    model = network({"image": cached(), "caption": captions()})
+    with pytest.raises(UserError, match="batch of one row"):
+        model(rows)
+    assert model.eval()(rows).shape == (1, LABELS)
+    plain = network({"image": cached(), "caption": captions()}, batch_norm=False)
+    assert plain(rows).shape == (1, LABELS)
+    assert not any(isinstance(module, nn.BatchNorm1d) for module in plain.modules())
+
+
+def test_image_input_that_does_not_fit() -> None:
+    model = network({"image": cached()})
+    with pytest.raises(UserError, match="has no backbone"):
+        model(batch(torch.zeros(4, 3, 32, 32, dtype=torch.uint8)))
+    with pytest.raises(UserError, match="another backbone"):
+        model(batch(torch.rand(4, 2048)))
+    with pytest.raises(UserError, match="the batch has none"):
+        model(batch(None))
+
+
+def test_parts_that_do_not_fit() -> None:
+    head = Head(in_features=512, num_labels=LABELS)
+    with pytest.raises(ValueError, match="512 features on encoders with 768"):
+        LateFusion(encoders={"image": cached(), "caption": captions()}, head=head)
+    with pytest.raises(ValueError, match="encoders for one or both"):
+        LateFusion(encoders={}, head=head)
+    with pytest.raises(ValueError, match="encoders for one or both"):
+        LateFusion(encoders={"picture": cached()}, head=head)
+    with pytest.raises(ValueError, match="width 512, not 2048"):
+        ImageEncoder(out_features=2048, backbone=build_backbone(name="resnet18", weights="none"))
+    for option in ({"hidden": 0}, {"dropout": 1.0}):
+        with pytest.raises(UserError):
+            Head(in_features=512, num_labels=LABELS, **option)
+    with pytest.raises(UserError, match="auxiliary=-1"):
+        LateFusion(encoders={"image": cached()}, head=head, auxiliary=-1)
+
+
+def test_it_learns_what_only_both_halves_tell() -> None:
+    """Label 0 is on when picture and caption disagree: no half alone can know."""
+    torch.manual_seed(0)
+    picture, caption = torch.randint(0, 2, (2, 256))
+    rows = batch(torch.randn(256, 512) * 0.1 + picture[:, None], 256)._replace(
+        tokens=(caption + 2)[:, None],
+        lengths=torch.ones(256, dtype=torch.int64),
+        targets=(picture ^ caption)[:, None].expand(-1, LABELS).float(),
+    )
+    scores = {}
+    for kind in ("fusion", "image", "caption"):
+        encoders = {"image": cached(), "caption": captions(hidden=8)}
+        model = network(encoders if kind == "fusion" else {kind: encoders[kind]})
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+        for _ in range(40):
+            optimizer.zero_grad()
+            model.loss(rows, CRITERION).backward()
+            optimizer.step()
+        predicted = model.eval()(rows)[:, 0] > 0
+        scores[kind] = (predicted == rows.targets[:, 0].bool()).float().mean().item()
+    assert scores["fusion"] > 0.95
+    assert scores["caption"] < 0.7

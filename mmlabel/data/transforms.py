@@ -1,0 +1,121 @@
+"""Pictures from files to fixed-size arrays, the report's way (§3.1.2), with Pillow alone.
+
+The report's transforms are torchvision's `Resize(S)`, `RandomHorizontalFlip()`, `CenterCrop(S)` in
+this order. Flipping is the only random step, so a picture has exactly two views: plain and flipped.
+The crop comes after the flip, hence where the margin is odd the flipped view is one column off the
+mirror image of the plain one.
+"""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import PIL
+from PIL import Image
+from PIL import features as pillow_features
+
+from mmlabel.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class BadPicture(UserError):
+    """A picture file that is missing, cut short or not a picture; has `.path` and `.reason`."""
+
+    def __init__(self, path: Path | str, reason: str) -> None:
+        super().__init__(
+            f"{path} is not a readable picture ({reason}): replace the file, or leave such rows "
+            "out with data.on_bad_image=skip"
+        )
+        self.path = Path(path)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type, tuple[Path, str]]:
+        # The default would rebuild it from the message alone, and fail in a loader's worker.
+        return BadPicture, (self.path, self.reason)
+
+
+def load_picture(path: Path | str, *, size: int, flipped: bool) -> np.ndarray:
+    """One view of a picture: (3, size, size) uint8, RGB, values 0..255.
+
+    Equal, bit for bit, to torchvision's `Resize(size)`, then a horizontal flip if `flipped`, then
+    `CenterCrop(size)` on the picture as `ImageFolder` loads it: grey, palette, CMYK and transparent
+    pictures become RGB, and EXIF orientation is not applied. Raises `BadPicture`.
+    """
+    return picture_views(read_picture(path), path=path, size=size, flips=[flipped])[0]
+
+
+def read_picture(path: Path | str) -> bytes:
+    """The bytes of a picture file; raises `BadPicture` if there is no such file."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise BadPicture(path, error.strerror or str(error)) from error
+
+
+def picture_views(
+    content: bytes, *, path: Path | str, size: int, flips: Sequence[bool]
+) -> np.ndarray:
+    """Views of one picture file, decoded and resized once: (len(flips), 3, size, size) uint8.
+
+    `flips` says for each wanted view whether it is flipped; `path` is for the message of
+    `BadPicture`. The memory is channels-last, as Pillow's is: convolutions run faster on it.
+    """
+    pixels = np.asarray(_resize(_decode(content, path), size))  # (H, W, 3)
+    height, width = pixels.shape[:2]
+    # Python rounds halves to even, and so does torchvision's CenterCrop.
+    top, left = round((height - size) / 2), round((width - size) / 2)
+    views = np.empty((len(flips), size, size, 3), np.uint8)
+    for view, flipped in zip(views, flips, strict=True):
+        turned = pixels[:, ::-1] if flipped else pixels
+        view[:] = turned[top : top + size, left : left + size]
+    return views.transpose(0, 3, 1, 2)  # (V, 3, S, S)
+
+
+def stack_pictures(pictures: Sequence[np.ndarray]) -> "Tensor":
+    """Join pictures (3, S, S) or groups of views (V, 3, S, S) to (B, 3, S, S), channels-last."""
+    import torch
+
+    groups = [p[None] if p.ndim == 3 else p for p in pictures]
+    total, (_, channels, height, width) = sum(map(len, groups)), groups[0].shape
+    batch = np.empty((total, height, width, channels), groups[0].dtype)
+    np.concatenate([group.transpose(0, 2, 3, 1) for group in groups], out=batch)
+    return torch.from_numpy(batch).permute(0, 3, 1, 2)  # (B, 3, S, S)
+
+
+def transform_key(size: int) -> dict[str, object]:
+    """What a view depends on besides the file: part of every key under which views are cached.
+
+    The decoder and the resampling are Pillow's, so its version belongs to it.
+    """
+    return {
+        "transform": "resize, flip, centre crop",
+        "size": size,
+        "pillow": PIL.__version__,
+        "jpeg": pillow_features.version("libjpeg_turbo") or pillow_features.version("jpg"),
+    }
+
+
+def _decode(content: bytes, path: Path | str) -> Image.Image:
+    try:
+        with Image.open(io.BytesIO(content)) as picture:
+            return picture.convert("RGB")
+    except MemoryError:
+        raise
+    except Image.UnidentifiedImageError as error:
+        raise BadPicture(path, "not an image file" if content else "an empty file") from error
+    except Exception as error:
+        # Damaged files make Pillow's many decoders raise errors of nearly any kind.
+        raise BadPicture(path, str(error) or type(error).__name__) from error
+
+
+def _resize(picture: Image.Image, size: int) -> Image.Image:
+    """Scale the shorter side to `size`; the longer side is rounded down, as torchvision does."""
+    width, height = picture.size
+    short, long = min(width, height), max(width, height)
+    longer = int(size * long / short)
+    shape = (size, longer) if width <= height else (longer, size)
+    return picture if shape == picture.size else picture.resize(shape, Image.Resampling.BILINEAR)

@@ -1,0 +1,49 @@
+"""Going on from a checkpoint: its settings against the command line's."""
+
+from pathlib import Path
+
+from mmlabel.classifier import read_checkpoint
+from mmlabel.cli import flatten
+from mmlabel.errors import UserError
+
+# What makes the network and what it reads, which a checkpoint's weights fit and no other.
+NETWORK = ("model", "decoder", "backbone", "lstm", "captions", "embedding")
+
+
+def continued(settings: dict, overrides: list[str]) -> dict:
+    """Settings of a run that resumes `settings["ckpt_path"]`: they must describe its network.
+
+    Raises UserError if they do not, or there is no such checkpoint.
+    """
+    saved = read_checkpoint(Path(settings["ckpt_path"]))["mmlabel"]["settings"]
+    for group in NETWORK:
+        _check_same(group, settings[group], saved[group])
+    return settings
+
+
+def evaluated(settings: dict, overrides: list[str]) -> dict:
+    """Settings to evaluate `settings["ckpt_path"]` with: its own, but for data and machinery.
+
+    Raises UserError if the command line asks for another network than the checkpoint's.
+    """
+    checkpoint = read_checkpoint(Path(settings["ckpt_path"]))["mmlabel"]
+    saved = checkpoint["settings"]
+    given = {override.lstrip("+~").split("=")[0].split(".")[0] for override in overrides}
+    for group in set(NETWORK) & given:
+        _check_same(group, settings[group], saved[group])
+    own = {group: saved[group] for group in (*NETWORK, "loss", "optimizer", "seed")}
+    # Pictures have to be as large as those it was trained on.
+    own["data"] = settings["data"] | {"image_size": saved["data"]["image_size"]}
+    if "threshold" not in given:
+        own["threshold"] = checkpoint["threshold"]
+    return settings | own
+
+
+def _check_same(group: str, settings: dict, saved: dict) -> None:
+    here, there = flatten(settings, f"{group}."), flatten(saved, f"{group}.")
+    for name in here | there:
+        if here.get(name) != there.get(name):
+            raise UserError(
+                f"{name}={here.get(name)}, but the checkpoint was trained with"
+                f" {name}={there.get(name)}: leave the option out, or give the same"
+            )

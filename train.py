@@ -1,0 +1,219 @@
+"""Train, select on validation, test once: `python train.py --help` shows the options."""
+
+import logging
+import sys
+import time
+from pathlib import Path
+
+import hydra
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig
+from pytorch_lightning.callbacks import Callback, EarlyStopping
+from pytorch_lightning.loggers import Logger
+
+from mmlabel.callbacks import BestCheckpoint, StopOnNaN, progress_callback, quiet_lightning
+from mmlabel.classifier import Classifier, complete_checkpoint, load_classifier
+from mmlabel.cli import (
+    fail,
+    is_multirun,
+    one_job,
+    output_folder,
+    plain_settings,
+    run_cli,
+    sweep_name,
+    task_overrides,
+)
+from mmlabel.data.datamodule import CaptionedPictures
+from mmlabel.errors import UserError, nearest
+from mmlabel.losses import positive_weights
+from mmlabel.models.build import BackboneSource, build_network, network_inputs
+from mmlabel.results import describe, print_table, write_json, write_run
+from mmlabel.resume import continued, evaluated
+from mmlabel.tracking import loggers_for, summarise
+
+log = logging.getLogger("mmlabel")
+
+FEATURE_MODES = ("auto", "on", "off")
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+def main(cfg: DictConfig) -> float | None:
+    """One run of the configuration; returns the monitored score, for searches."""
+    folder = output_folder()
+    try:
+        with one_job(folder):
+            results = train(plain_settings(cfg), folder)
+    except Exception as error:
+        write_json(folder / "failed.json", {"status": "failed", "error": str(error)})
+        if is_multirun():
+            # Hydra goes on with the other jobs, and raises this one's error after the last.
+            log.error("%s failed: %s", " ".join(task_overrides()) or "the run", error)
+        elif isinstance(error, UserError):
+            fail(error)
+        raise
+    return results["scores"].get(cfg.monitor)
+
+
+def train(settings: dict, folder: Path) -> dict:
+    """One run, from settings to the files in `folder`; returns what results.json holds.
+
+    Raises UserError for a mistake in the settings or the data.
+    """
+    quiet_lightning()
+    started = time.monotonic()
+    overrides = task_overrides()
+    checkpoint = settings["ckpt_path"]
+    if checkpoint is not None:
+        settings = (continued if settings["train"] else evaluated)(settings, overrides)
+    elif not settings["train"]:
+        raise UserError("train=false evaluates a checkpoint: add ckpt_path=FILE")
+
+    with loggers_for(settings, folder=folder, overrides=overrides, group=sweep_name()) as loggers:
+        pl.seed_everything(settings["seed"], workers=True, verbose=False)
+        data, classifier = build(settings)
+        trainer = build_trainer(settings, folder=folder, loggers=loggers)
+        ready = time.monotonic()
+
+        if settings["train"]:
+            trainer.fit(classifier, data, ckpt_path=checkpoint, weights_only=True)
+            checkpoint = trainer.checkpoint_callback.best_model_path or None
+        epochs = trainer.current_epoch
+        trained = time.monotonic()
+
+        # The weights of the best epoch; the test split is looked at once, with them.
+        trainer.validate(classifier, data, ckpt_path=checkpoint, verbose=False, weights_only=True)
+        if settings["threshold"] == "auto":
+            classifier.choose_threshold()
+        if settings["test"]:
+            trainer.test(classifier, data, verbose=False)
+        ended = time.monotonic()
+
+        results = describe(
+            settings,
+            data=data,
+            classifier=classifier,
+            overrides=overrides,
+            epochs=epochs,
+            checkpoint=checkpoint,
+            seconds={
+                "setup": ready - started,
+                "train": trained - ready,
+                "test": ended - trained,
+                "total": ended - started,
+            },
+        )
+        if trainer.is_global_zero:
+            if settings["train"] and checkpoint:
+                complete_checkpoint(Path(checkpoint), classifier)
+            write_run(folder, results, data=data, classifier=classifier)
+            summarise(loggers, results)
+            print_table(results)
+            log.info("everything is in %s", folder)
+    return results
+
+
+def build(settings: dict) -> tuple[CaptionedPictures, Classifier]:
+    """The data, and a classifier for it: a new one, or the one to be evaluated."""
+    loaded = None if settings["train"] else load_classifier(Path(settings["ckpt_path"]))
+    inputs = network_inputs(settings)
+    backbone = BackboneSource(settings) if loaded is None and "image" in inputs else None
+    stored = backbone if stores_features(settings) else None
+    data = CaptionedPictures(
+        settings=settings,
+        inputs=inputs,
+        cache_dir=Path(settings["cache_dir"]).expanduser(),
+        vocabulary=loaded.vocabulary if loaded else None,
+        extractor=stored,
+    )
+    data.prepare()
+    if loaded is None:
+        return data, new_classifier(settings, data, backbone=backbone, stored=stored is not None)
+    if data.label_names != loaded.label_names:
+        raise UserError(
+            f"the checkpoint knows the labels {', '.join(filter(None, loaded.label_names))}, the"
+            f" data has {', '.join(filter(None, data.label_names))}"
+        )
+    return data, loaded
+
+
+def stores_features(settings: dict) -> bool:
+    """Whether the backbone's features are computed once and kept, rather than in every epoch.
+
+    Raises UserError when that is asked for and would change the result.
+    """
+    mode, frozen = settings["features"]["mode"], settings["backbone"]["frozen"]
+    if mode not in FEATURE_MODES:
+        raise UserError(f'unknown features.mode "{mode}"{nearest(mode, FEATURE_MODES)}')
+    if mode == "on" and not frozen:
+        raise UserError(
+            "features=on with backbone.frozen=false: a backbone that is trained gives other"
+            " features in every step, so they cannot be kept; choose one of the two"
+        )
+    return mode != "off" and frozen and settings["train"]
+
+
+def new_classifier(
+    settings: dict, data: CaptionedPictures, *, backbone: BackboneSource | None, stored: bool
+) -> Classifier:
+    """An untrained classifier for prepared data; `stored`: without the backbone in its network."""
+    words = data.embeddings
+    pretrained = {
+        "backbone": backbone.weights.description if backbone else "not used",
+        "embedding": words.source if words else "not used",
+    }
+    if backbone and backbone.weights.note:
+        data.note(backbone.weights.note)
+    if words and settings["embedding"]["frozen"] and not words.pretrained:
+        data.note("the word vectors are random, so they are trained although embedding.frozen=true")
+    targets = data.training_targets
+    network = build_network(
+        settings,
+        num_words=len(data.vocabulary),
+        num_labels=data.annotations.num_labels,
+        embeddings=torch.from_numpy(words.matrix) if words else None,
+        embedding_dim=words.matrix.shape[1] if words else None,
+        freeze_embeddings=bool(words and words.pretrained and settings["embedding"]["frozen"]),
+        backbone=None if stored or backbone is None else backbone.backbone,
+        label_frequency=targets.sum(axis=0),
+    )
+    weighted = settings["loss"]["name"] == "bce_pos_weight"
+    return Classifier(
+        network=network,
+        settings=settings,
+        vocabulary=data.vocabulary,
+        label_names=data.label_names,
+        pretrained=pretrained,
+        pos_weight=positive_weights(targets) if weighted else None,
+        backbone=backbone if stored else None,
+    )
+
+
+def build_trainer(settings: dict, *, folder: Path, loggers: list[Logger]) -> pl.Trainer:
+    """Lightning's trainer with the run's callbacks.
+
+    Raises UserError for an option that the trainer does not have or refuses.
+    """
+    best = BestCheckpoint(folder, monitor=settings["monitor"])
+    callbacks: list[Callback] = [best, StopOnNaN(), progress_callback()]
+    if settings["patience"] is not None:
+        callbacks.append(
+            EarlyStopping(settings["monitor"], mode="max", patience=settings["patience"])
+        )
+    try:
+        return pl.Trainer(
+            **settings["trainer"],
+            callbacks=callbacks,
+            logger=loggers,
+            default_root_dir=folder,
+            enable_progress_bar=sys.stderr.isatty(),
+            num_sanity_val_steps=0,  # scores are over whole splits
+            use_distributed_sampler=False,  # the datamodule's own sampler shares the rows out
+            enable_model_summary=False,
+        )
+    except Exception as error:
+        raise UserError(f"trainer: {error}") from error
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -3,6 +3,7 @@
 import logging
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
@@ -43,7 +44,9 @@ def main(cfg: DictConfig) -> float | None:
     folder = output_folder()
     try:
         with one_job(folder):
-            results = train(plain_settings(cfg), folder)
+            results = train(
+                plain_settings(cfg), folder, overrides=task_overrides(), group=sweep_name()
+            )
     except Exception as error:
         write_json(folder / "failed.json", {"status": "failed", "error": str(error)})
         if is_multirun():
@@ -55,21 +58,29 @@ def main(cfg: DictConfig) -> float | None:
     return results["scores"].get(cfg.monitor)
 
 
-def train(settings: dict, folder: Path) -> dict:
+def train(
+    settings: dict, folder: Path, *, overrides: Sequence[str] = (), group: str | None = None
+) -> dict:
     """One run, from settings to the files in `folder`; returns what results.json holds.
 
-    Raises UserError for a mistake in the settings or the data.
+    Args:
+        settings: the resolved configuration, as plain Python values.
+        folder: where the run's files go.
+        overrides: what the run was given on the command line; names the run.
+        group: what the runs of a sweep have in common.
+
+    Raises:
+        UserError: a mistake in the settings or the data.
     """
     quiet_lightning()
-    started = time.monotonic()
-    overrides = task_overrides()
+    started, overrides = time.monotonic(), list(overrides)
     checkpoint = settings["ckpt_path"]
     if checkpoint is not None:
         settings = (continued if settings["train"] else evaluated)(settings, overrides)
     elif not settings["train"]:
         raise UserError("train=false evaluates a checkpoint: add ckpt_path=FILE")
 
-    with loggers_for(settings, folder=folder, overrides=overrides, group=sweep_name()) as loggers:
+    with loggers_for(settings, folder=folder, overrides=overrides, group=group) as loggers:
         pl.seed_everything(settings["seed"], workers=True, verbose=False)
         data, classifier = build(settings)
         trainer = build_trainer(settings, folder=folder, loggers=loggers)
@@ -116,19 +127,18 @@ def train(settings: dict, folder: Path) -> dict:
 def build(settings: dict) -> tuple[CaptionedPictures, Classifier]:
     """The data, and a classifier for it: a new one, or the one to be evaluated."""
     loaded = None if settings["train"] else load_classifier(Path(settings["ckpt_path"]))
-    inputs = network_inputs(settings)
-    backbone = BackboneSource(settings) if loaded is None and "image" in inputs else None
-    stored = backbone if stores_features(settings) else None
+    stored = stores_features(settings)
     data = CaptionedPictures(
         settings=settings,
-        inputs=inputs,
+        inputs=network_inputs(settings),
         cache_dir=Path(settings["cache_dir"]).expanduser(),
         vocabulary=loaded.vocabulary if loaded else None,
-        extractor=stored,
     )
     data.prepare()
     if loaded is None:
-        return data, new_classifier(settings, data, backbone=backbone, stored=stored is not None)
+        backbone = BackboneSource(settings) if data.uses_pictures else None
+        data.extractor = backbone if stored else None
+        return data, new_classifier(settings, data, backbone=backbone, stored=stored)
     if data.label_names != loaded.label_names:
         raise UserError(
             f"the checkpoint knows the labels {', '.join(filter(None, loaded.label_names))}, the"
@@ -164,8 +174,6 @@ def new_classifier(
     }
     if backbone and backbone.weights.note:
         data.note(backbone.weights.note)
-    if words and settings["embedding"]["frozen"] and not words.pretrained:
-        data.note("the word vectors are random, so they are trained although embedding.frozen=true")
     targets = data.training_targets
     network = build_network(
         settings,

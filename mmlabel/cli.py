@@ -127,6 +127,8 @@ def _wanted_type(default: object) -> tuple[str, tuple[type, ...]] | None:
         return "true or false", (bool,)
     if isinstance(default, int):
         return "a whole number", (int,)
+    if isinstance(default, float):
+        return "a number", (int, float)
     if isinstance(default, list):
         return "a list", (list,)
     return None

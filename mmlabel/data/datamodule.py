@@ -254,8 +254,10 @@ class CaptionedPictures(pl.LightningDataModule):
         cache_dir: where prepared data is kept between runs.
         vocabulary: a checkpoint's, to encode captions as it did; None: built from the training
             split.
-        extractor: the frozen backbone whose stored features stand in for the pictures; None: every
-            batch holds pictures.
+
+    Attributes:
+        extractor: the frozen backbone whose stored features stand in for the pictures, to be set
+            before training; None: every batch holds pictures.
     """
 
     def __init__(
@@ -265,13 +267,12 @@ class CaptionedPictures(pl.LightningDataModule):
         inputs: list[str],
         cache_dir: Path,
         vocabulary: Vocabulary | None = None,
-        extractor: FrozenExtractor | None = None,
     ) -> None:
         super().__init__()
         self.settings = settings
         self.cache_dir = cache_dir
         self.vocabulary = vocabulary
-        self.extractor = extractor
+        self.extractor: FrozenExtractor | None = None
         self.uses_pictures = "image" in inputs
         self.uses_captions = "caption" in inputs
         self.notes: list[str] = []  # what the run has to go without
@@ -279,6 +280,7 @@ class CaptionedPictures(pl.LightningDataModule):
         self.coverage: tuple[float, float] | None = None  # of words, of tokens
         self.features: torch.Tensor | None = None  # (R, F) of the feature store
         self.feature_rows: np.ndarray | None = None  # (N, 2) of the whole data set
+        self._has_looked = False  # at the pictures, in `setup`
 
     def prepare(self) -> None:
         """Read annotations and splits, encode captions, load word vectors.
@@ -303,8 +305,9 @@ class CaptionedPictures(pl.LightningDataModule):
 
         Raises UserError for a picture that cannot be read, unless data.on_bad_image=skip.
         """
-        if not self.uses_pictures or self.features is not None:
+        if not self.uses_pictures or self._has_looked:
             return
+        self._has_looked = True
         if self.extractor is not None:
             try:
                 self._fill_store()

@@ -13,7 +13,13 @@ from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback, EarlyStopping
 from pytorch_lightning.loggers import Logger
 
-from mmlabel.callbacks import BestCheckpoint, StopOnNaN, progress_callback, quiet_lightning
+from mmlabel.callbacks import (
+    BestCheckpoint,
+    LastCheckpoint,
+    StopOnNaN,
+    progress_callback,
+    quiet_lightning,
+)
 from mmlabel.classifier import Classifier, complete_checkpoint, load_classifier
 from mmlabel.cli import (
     fail,
@@ -30,7 +36,7 @@ from mmlabel.errors import UserError, nearest
 from mmlabel.losses import positive_weights
 from mmlabel.models.build import BackboneSource, build_network, network_inputs
 from mmlabel.results import describe, print_table, write_json, write_run
-from mmlabel.resume import continued, evaluated
+from mmlabel.resume import continued, evaluated, replay_history
 from mmlabel.tracking import loggers_for, summarise
 
 log = logging.getLogger("mmlabel")
@@ -87,6 +93,8 @@ def train(
         ready = time.monotonic()
 
         if settings["train"]:
+            if checkpoint is not None:
+                replay_history(Path(checkpoint), loggers)
             trainer.fit(classifier, data, ckpt_path=checkpoint, weights_only=True)
             checkpoint = trainer.checkpoint_callback.best_model_path or None
         epochs = trainer.current_epoch
@@ -202,8 +210,12 @@ def build_trainer(settings: dict, *, folder: Path, loggers: list[Logger]) -> pl.
 
     Raises UserError for an option that the trainer does not have or refuses.
     """
-    best = BestCheckpoint(folder, monitor=settings["monitor"])
-    callbacks: list[Callback] = [best, StopOnNaN(), progress_callback()]
+    callbacks: list[Callback] = [
+        BestCheckpoint(folder, monitor=settings["monitor"]),
+        LastCheckpoint(folder),
+        StopOnNaN(),
+        progress_callback(),
+    ]
     if settings["patience"] is not None:
         callbacks.append(
             EarlyStopping(settings["monitor"], mode="max", patience=settings["patience"])

@@ -29,6 +29,7 @@ def quiet_lightning() -> None:
         ".*Experiment logs directory .* exists and is not empty",
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated",
         ".*dirpath has changed from",
+        ".*module\\(s\\) in eval mode at the start of training",  # a frozen backbone
     ):
         warnings.filterwarnings("ignore", remark)
 
@@ -70,8 +71,23 @@ class StopOnNaN(Callback):
             )
 
 
+class LastCheckpoint(ModelCheckpoint):
+    """Keeps last.ckpt in `folder`: what a killed run is resumed from."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            dirpath=folder,
+            filename="last",
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """A resumed run keeps its own; there is nothing to take over."""
+
+
 class BestCheckpoint(ModelCheckpoint):
-    """Keeps best.ckpt (highest `monitor`) and last.ckpt in `folder`.
+    """Keeps best.ckpt, of the epoch with the highest `monitor`, in `folder`.
 
     A resumed run has a folder of its own, so it takes a copy of the best checkpoint so far along.
     """
@@ -82,7 +98,6 @@ class BestCheckpoint(ModelCheckpoint):
             filename="best",
             monitor=monitor,
             mode="max",
-            save_last=True,
             # After the epoch rather than after its validation: what is resumed is a whole epoch.
             save_on_train_epoch_end=True,
             auto_insert_metric_name=False,

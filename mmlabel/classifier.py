@@ -75,10 +75,12 @@ class Classifier(pl.LightningModule):
             self.network.encoders["image"].backbone = self.backbone.backbone
             self.backbone = None
 
-    def on_train_epoch_start(self) -> None:
+    def on_train_batch_start(self, batch: Batch, index: int) -> None:
         # Dropout then depends on the seed and the epoch alone: a run that is killed and resumed
-        # goes on exactly as it would have.
-        torch.manual_seed(self.settings["seed"] * 1_000_003 + self.current_epoch)
+        # goes on exactly as it would have. (At the epoch's start would be too early: a loader
+        # draws a number of its own, and in a resumed run it does so before.)
+        if index == 0:
+            torch.manual_seed(self.settings["seed"] * 1_000_003 + self.current_epoch)
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         loss = self.network.loss(batch, self.criterion)
@@ -127,12 +129,18 @@ class Classifier(pl.LightningModule):
         self.log_dict(own, sync_dist=self.trainer.world_size > 1)
 
     def _score(self, split: str) -> None:
-        scores = score(*self.evaluated, self.threshold)
+        scores = score(*self._existing_labels(), self.threshold)
         self.scores |= {f"{split}/{name}": value for name, value in scores.items()}
+
+    def _existing_labels(self) -> list[Tensor]:
+        """Probabilities and targets without the label numbers that do not exist (0 and 12 in the
+        report's data), which are no answers."""
+        numbers = [number for number, name in enumerate(self.label_names) if name]
+        return [columns[:, numbers] for columns in self.evaluated]
 
     def choose_threshold(self) -> None:
         """Set the threshold that is best on validation, which must have been evaluated last."""
-        self.threshold = best_threshold(*self.evaluated)
+        self.threshold = best_threshold(*self._existing_labels())
         self._score("val")
 
     def configure_optimizers(self) -> dict:

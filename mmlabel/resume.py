@@ -1,6 +1,9 @@
 """Going on from a checkpoint: its settings against the command line's."""
 
+import csv
 from pathlib import Path
+
+from pytorch_lightning.loggers import Logger
 
 from mmlabel.classifier import read_checkpoint
 from mmlabel.cli import flatten
@@ -37,6 +40,22 @@ def evaluated(settings: dict, overrides: list[str]) -> dict:
     if "threshold" not in given:
         own["threshold"] = checkpoint["threshold"]
     return settings | own
+
+
+def replay_history(checkpoint: Path, loggers: list[Logger]) -> None:
+    """Log the epochs before `checkpoint` again, so that a resumed run's history is whole.
+
+    They are read from metrics.csv beside it; without that file the history begins with the resume.
+    """
+    path, epochs = checkpoint.parent / "metrics.csv", read_checkpoint(checkpoint)["epoch"]
+    if not path.is_file():
+        return
+    with open(path, newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            values = {name: float(text) for name, text in row.items() if text}
+            if values["epoch"] <= epochs:
+                for logger in loggers:
+                    logger.log_metrics(values, step=int(values["step"]))
 
 
 def _check_same(group: str, settings: dict, saved: dict) -> None:

@@ -1,11 +1,29 @@
 """Fixtures that more than one test file needs."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+# A run of a second: few and small pictures, a small random backbone, nothing to be fetched.
+QUICK = [
+    "data.rows=[60,24,24]",
+    "data.image_size=32",
+    "data.workers=0",
+    "backbone=resnet18",
+    "backbone.weights=none",
+    "captions.lemmas=none",
+    "embedding=learned",
+    "embedding.dim=16",
+    "lstm.hidden=8",
+    "trainer.max_epochs=2",
+    "trainer.accelerator=cpu",
+    "logger=csv",
+    "report=false",
+]
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +39,22 @@ def shared() -> Path:
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache folder that the whole test session shares."""
     return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def quick(cache: Path) -> list[str]:
+    """Overrides that make a run of train.py take a second."""
+    return [*QUICK, f"cache_dir={cache}"]
+
+
+@pytest.fixture(scope="session")
+def settings_of(quick: list[str]) -> Callable[..., dict]:
+    """Gives the resolved settings of a quick run with further overrides."""
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    def resolve(*overrides: str) -> dict:
+        with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
+            return OmegaConf.to_container(compose("train", [*quick, *overrides]), resolve=True)
+
+    return resolve

@@ -1,0 +1,268 @@
+"""train.py end to end: what a run leaves, evaluation, resuming, and that both inputs count."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import average_precision_score, f1_score
+
+import train as script
+from mmlabel.classifier import load_classifier
+from mmlabel.errors import UserError
+
+CONF = Path(script.__file__).parent / "conf"
+
+
+@pytest.fixture(scope="module")
+def finished(settings_of, tmp_path_factory) -> Path:
+    """The folder of one finished run."""
+    folder = tmp_path_factory.mktemp("finished")
+    script.train(settings_of("report=true"), folder, overrides=["trainer.max_epochs=2"])
+    return folder
+
+
+def results_of(folder: Path) -> dict:
+    return json.loads((folder / "results.json").read_text())
+
+
+def predictions_of(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    with open(folder / "predictions.csv", newline="") as file:
+        header, *rows = csv.reader(file)
+    values = np.array([row[1:] for row in rows], dtype=float)
+    labels = sum(name.startswith("target_") for name in header)
+    return values[:, :labels].astype(int), values[:, labels:]
+
+
+def losses_of(folder: Path, column: str = "train/loss") -> list[float]:
+    with open(folder / "metrics.csv", newline="") as file:
+        return [float(row[column]) for row in csv.DictReader(file) if row[column]]
+
+
+def test_a_run_leaves_its_files(finished: Path):
+    names = {path.name for path in finished.iterdir()}
+    assert {
+        "results.json",
+        "predictions.csv",
+        "metrics.csv",
+        "config.yaml",
+        "best.ckpt",
+        "last.ckpt",
+        "report.html",
+    } <= names
+    results = results_of(finished)
+    assert results["status"] == "finished"
+    assert results["rows"] == {"train": 60, "val": 24, "test": 24}
+    assert results["epochs"] == 2
+    assert results["settings"]["lstm"]["hidden"] == 8
+    assert results["pretrained"]["backbone"].startswith("none")
+    assert results["megabytes"] > 4 * results["parameters"] / 1e6 * 0.99
+    assert set(results["seconds"]) == {"setup", "train", "test", "total"}
+
+
+def test_scores_are_scikit_learns_on_the_predictions(finished: Path):
+    targets, probabilities = predictions_of(finished)
+    answers = probabilities >= 0.5
+    occurs = targets.any(axis=0)
+    expected = {
+        "f1_micro": f1_score(targets, answers, average="micro", zero_division=0),
+        "f1_samples": f1_score(targets, answers, average="samples", zero_division=0),
+        "f1_macro": f1_score(
+            targets[:, occurs], answers[:, occurs], average="macro", zero_division=0
+        ),
+        "map": average_precision_score(
+            targets[:, occurs], probabilities[:, occurs], average="macro"
+        ),
+    }
+    scores = results_of(finished)["scores"]
+    for name, value in expected.items():
+        assert scores[f"test/{name}"] == pytest.approx(value, abs=1e-6), name
+
+
+def test_a_checkpoint_predicts_with_nothing_beside_it(finished: Path, settings_of, tmp_path: Path):
+    moved = shutil.copy(finished / "best.ckpt", tmp_path / "moved.ckpt")
+    torch.load(moved, weights_only=True)
+    settings = settings_of("train=false", f"ckpt_path={moved}")
+    again = script.train(settings, tmp_path / "again", overrides=["train=false"])
+    for name, value in results_of(finished)["scores"].items():
+        assert again["scores"][name] == pytest.approx(value, abs=1e-6), name
+    np.testing.assert_allclose(
+        predictions_of(finished)[1], predictions_of(tmp_path / "again")[1], atol=1e-6
+    )
+
+
+def test_a_checkpoint_knows_its_network(finished: Path, settings_of, tmp_path: Path):
+    options = ["train=false", f"ckpt_path={finished / 'best.ckpt'}", "lstm.layers=3"]
+    with pytest.raises(UserError, match=r"lstm\.layers=3.*lstm\.layers=1"):
+        script.train(settings_of(*options), tmp_path, overrides=options)
+
+
+def test_a_resumed_run_ends_as_an_uninterrupted_one(settings_of, tmp_path: Path):
+    options = ["lstm.layers=2", "lstm.dropout=0.3", "scheduler=cosine", "trainer.max_epochs=4"]
+    whole, first, second = (tmp_path / name for name in ("whole", "first", "second"))
+    script.train(settings_of(*options), whole)
+
+    class Killed(Exception):
+        pass
+
+    def kill_after_two_epochs(self, trainer, module) -> None:
+        if trainer.current_epoch == 2:
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(script.StopOnNaN, "on_train_epoch_start", kill_after_two_epochs)
+        with pytest.raises(Killed):
+            script.train(settings_of(*options), first)
+    assert len(losses_of(first)) == 2
+    assert not (first / "results.json").exists()
+
+    script.train(settings_of(*options, f"ckpt_path={first / 'last.ckpt'}"), second)
+    assert losses_of(second) == pytest.approx(losses_of(whole), abs=1e-6)
+    assert losses_of(second)[:2] == losses_of(first)
+    assert results_of(second)["scores"] == pytest.approx(results_of(whole)["scores"], abs=1e-6)
+    assert results_of(second)["best_epoch"] == results_of(whole)["best_epoch"]
+
+
+def test_a_resumed_run_takes_the_best_checkpoint_along(settings_of, tmp_path: Path):
+    """Also when none of its own epochs is better."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    script.train(settings_of("trainer.max_epochs=3"), first)
+    best = results_of(first)
+    script.train(
+        settings_of(f"ckpt_path={first / 'last.ckpt'}", "trainer.max_epochs=4", "optimizer.lr=0"),
+        second,
+    )
+    assert results_of(second)["scores"]["val/f1_micro"] >= best["scores"]["val/f1_micro"]
+    assert (second / "best.ckpt").is_file()
+
+
+def test_stored_features_change_nothing(settings_of, tmp_path: Path):
+    for model in ("fusion", "image_only"):
+        folders = {}
+        for mode in ("auto", "off"):
+            folders[mode] = tmp_path / f"{model}-{mode}"
+            options = (f"model={model}", f"features.mode='{mode}'", "data.rows=[90,30,30]")
+            script.train(settings_of(*options), folders[mode])
+        for column in ("train/loss", "val/loss"):
+            stored, live = (losses_of(folders[mode], column) for mode in ("auto", "off"))
+            assert len(stored) >= 2
+            assert stored == pytest.approx(live, abs=1e-5)
+        stored, live = (results_of(folders[mode])["scores"] for mode in ("auto", "off"))
+        assert stored == pytest.approx(live, abs=1e-5)
+
+
+def test_asking_for_stored_features_of_a_trained_backbone_is_an_error(settings_of, tmp_path: Path):
+    with pytest.raises(UserError, match="backbone.frozen=false"):
+        script.train(settings_of("features=on", "backbone.frozen=false"), tmp_path)
+
+
+def test_a_trained_backbone_changes_and_a_frozen_one_does_not(settings_of, tmp_path: Path):
+    untrained = load_classifier_state(settings_of, tmp_path / "none", "trainer.max_epochs=1", "0")
+    frozen = load_classifier_state(settings_of, tmp_path / "frozen", "trainer.max_epochs=2", "0.01")
+    assert all(torch.equal(untrained[key], frozen[key]) for key in untrained)
+    script.train(settings_of("backbone.frozen=false", "data.rows=[30,12,12]"), tmp_path / "live")
+    live = torch.load(tmp_path / "live" / "best.ckpt", weights_only=True)["state_dict"]
+    key = next(key for key in untrained if key.endswith("running_mean"))
+    assert not torch.equal(live[key], untrained[key])
+
+
+def load_classifier_state(settings_of, folder: Path, epochs: str, lr: str) -> dict:
+    script.train(settings_of(epochs, f"optimizer.lr={lr}", "features=off"), folder)
+    state = torch.load(folder / "best.ckpt", weights_only=True)["state_dict"]
+    return {key: value for key, value in state.items() if "backbone" in key}
+
+
+def test_threshold_is_chosen_on_validation(settings_of, tmp_path: Path):
+    results = script.train(settings_of("threshold=auto", "loss=bce_pos_weight"), tmp_path)
+    fixed = script.train(settings_of("threshold=0.5", "loss=bce_pos_weight"), tmp_path / "fixed")
+    assert results["threshold"] != 0.5
+    assert results["scores"]["val/f1_micro"] >= fixed["scores"]["val/f1_micro"]
+    assert load_classifier(tmp_path / "best.ckpt").threshold == results["threshold"]
+
+
+def test_the_test_split_can_be_left_alone(settings_of, tmp_path: Path):
+    results = script.train(settings_of("test=false"), tmp_path)
+    assert not any(name.startswith("test/") for name in results["scores"])
+    assert not (tmp_path / "predictions.csv").exists()
+
+
+@pytest.mark.parametrize("loss", ["bce", "bce_pos_weight"])
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "adadelta", "sgd"])
+def test_losses_and_optimizers_train(loss: str, optimizer: str, settings_of, tmp_path: Path):
+    options = (f"loss={loss}", f"optimizer={optimizer}", "model=caption_only", "test=false")
+    script.train(settings_of(*options, "trainer.max_epochs=3"), tmp_path)
+    losses = losses_of(tmp_path)
+    assert losses[-1] < losses[0]
+
+
+def test_a_rate_that_makes_the_loss_nan_stops_the_run(settings_of, tmp_path: Path):
+    options = ("model=caption_only", "optimizer=sgd", "optimizer.lr=1e30")
+    with pytest.raises(UserError, match=r"learning rate is too high \(optimizer.lr=1e\+30\)"):
+        script.train(settings_of(*options), tmp_path)
+
+
+def test_a_row_left_over_joins_the_batch_before(settings_of, tmp_path: Path):
+    script.train(settings_of("data.rows=[33,12,12]", "data.batch_size=16"), tmp_path)
+
+
+def test_batches_of_one_row_are_refused(settings_of, tmp_path: Path):
+    with pytest.raises(UserError, match="data.batch_size=1: batch norm"):
+        script.train(settings_of("data.batch_size=1"), tmp_path)
+
+
+def test_an_option_the_trainer_refuses(settings_of, tmp_path: Path):
+    with pytest.raises(UserError, match="max_epoch"):
+        script.train(settings_of("+trainer.max_epoch=3", "model=caption_only"), tmp_path)
+
+
+def test_a_picture_that_is_none(settings_of, quick: list[str], tmp_path: Path):
+    """Named, or left out and noted, with stored features and without."""
+    data = tmp_path / "data"
+    script.train(settings_of("test=false"), tmp_path / "warm")
+    scenes = settings_of()["cache_dir"]
+    written = next(Path(scenes).glob("scenes/*/train.csv")).parent
+    shutil.copytree(written, data)
+    broken = next((data / "data").iterdir())
+    broken.write_bytes(broken.read_bytes()[:200])
+    options = ["data=usyd", f"data.root={data}", "data.image_size=32", "data.workers=0"]
+    options += [option for option in quick if not option.startswith("data.")]
+    for mode in ("auto", "off"):
+        settings = settings_of_options([*options, f"features.mode='{mode}'"])
+        with pytest.raises(UserError, match=broken.name):
+            script.train(settings, tmp_path / f"error-{mode}")
+        settings["data"]["on_bad_image"] = "skip"
+        results = script.train(settings, tmp_path / f"skip-{mode}")
+        assert broken.name in results["notes"][0]
+
+
+def settings_of_options(options: list[str]) -> dict:
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return OmegaConf.to_container(compose("train", options), resolve=True)
+
+
+def test_every_experiment_composes_and_builds():
+    experiments = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+    assert {"demo", "report_resnet50", "report_vgg16"} <= set(experiments)
+    for name in experiments:
+        settings = settings_of_options([f"experiment={name}"])
+        assert f"experiment={name}" in (CONF / "experiment" / f"{name}.yaml").read_text()
+        assert settings["trainer"]["max_epochs"] >= 10
+    assert settings_of_options(["experiment=report_vgg16"])["optimizer"]["lr"] == 5
+
+
+def test_both_inputs_together_beat_each_alone(settings_of, tmp_path: Path):
+    """On the built-in data set, which is made so that neither suffices."""
+    scores = {}
+    for model in ("fusion", "image_only", "caption_only"):
+        options = ["data=scenes", "data.rows=[1200,200,200]", "data.image_size=96"]
+        options += ["backbone=efficientnet_lite0", "backbone.weights=pretrained", "lstm.hidden=128"]
+        options += ["embedding.dim=100", "trainer.max_epochs=10", f"model={model}"]
+        results = script.train(settings_of(*options), tmp_path / model)
+        scores[model] = results["scores"]["test/f1_micro"]
+    assert scores["fusion"] > max(scores["image_only"], scores["caption_only"]) + 0.03, scores

@@ -22,6 +22,7 @@ from mmlabel.callbacks import (
 )
 from mmlabel.classifier import Classifier, complete_checkpoint, load_classifier
 from mmlabel.cli import (
+    CONF,
     fail,
     is_multirun,
     one_job,
@@ -44,7 +45,7 @@ log = logging.getLogger("mmlabel")
 FEATURE_MODES = ("auto", "on", "off")
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 def main(cfg: DictConfig) -> float | None:
     """One run of the configuration; returns the monitored score, for searches."""
     folder = output_folder()

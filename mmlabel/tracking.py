@@ -45,7 +45,8 @@ def loggers_for(
         folder=folder,
         name=settings["name"] or ",".join(overrides) or "defaults",
         group=settings["study"] or group,
-        tags=[tag for tag in (settings["study"], settings["variant"]) if tag],
+        tags=[tag for tag in (settings["study"], settings["variant"]) if tag]
+        or (["multirun"] if group else []),
     )
     try:
         yield [*loggers, WandbLogger(experiment=run)]

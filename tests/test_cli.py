@@ -1,0 +1,165 @@
+"""train.py as users call it: multiruns, data-parallel runs, what wandb gets, and typos."""
+
+import csv
+import json
+import os
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def run(*options: str, cwd: Path, code: int = 0) -> str:
+    """Calls train.py in `cwd`; returns what it printed, after checking its exit code."""
+    process = subprocess.run(
+        [sys.executable, str(REPOSITORY / "train.py"), *options],
+        cwd=cwd,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "WANDB_API_KEY": "", "HOME": str(cwd)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        stdin=subprocess.DEVNULL,
+    )
+    output = process.stdout + process.stderr
+    assert process.returncode == code, output
+    return output
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["lstm.layer=2"], 'there is no option "lstm.layer"; did you mean "lstm.layers"?'),
+        (["backbone=vgg61"], 'there is no backbone="vgg61"; did you mean "vgg16"?'),
+        (["optimiser=adam"], 'there is no option "optimiser"; did you mean "optimizer"?'),
+        (["data=usyd"], "data.root must be given: data.root=VALUE"),
+        (["data=usyd", "data.root=nowhere"], "nowhere"),
+        (["lstm.layers=two"], "lstm.layers=two: give a whole number, such as 1"),
+        (["optimizer.lr=fast"], "optimizer.lr=fast: give a number, such as 0.001"),
+        (["features.mode=sometimes"], 'unknown features.mode "sometimes"; choose from'),
+        (["loss.name=bec"], 'unknown loss.name "bec"; did you mean "bce"?'),
+        (["train=false"], "train=false evaluates a checkpoint: add ckpt_path=FILE"),
+        (["ckpt_path=nothing.ckpt"], "there is no file nothing.ckpt"),
+    ],
+)
+def test_a_mistake_is_one_message(
+    options: list[str], message: str, quick: list[str], tmp_path: Path, capsys, monkeypatch
+):
+    """The last line of what is printed; in-process, as starting Python takes seconds."""
+    import train as script
+    from mmlabel.cli import run_cli
+
+    fitting = [option for option in quick if "data=usyd" not in options or "data." not in option]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train.py", *fitting, *options])
+    with pytest.raises(SystemExit) as stop:
+        run_cli(script.main)
+    assert str(stop.value.code).startswith("mmlabel: ")
+    assert message in str(stop.value.code)
+    assert "\n" not in str(stop.value.code)
+    assert "Traceback" not in capsys.readouterr().err
+    assert not list(tmp_path.rglob("results.json"))
+
+
+def test_help_names_the_groups_and_options(tmp_path: Path):
+    output = run("--help", cwd=tmp_path)
+    assert "python train.py -m lstm.layers=1,2,4,8" in output
+    assert "backbone: efficientnet_lite0, resnet18" in output
+    assert "layers: 1" in output
+
+
+def records(path: Path) -> Iterator[object]:
+    """The records of an offline wandb file: LevelDB's log format with a header of 7 bytes."""
+    from wandb.proto import wandb_internal_pb2
+
+    data, position, buffer = path.read_bytes(), 7, b""
+    while position + 7 <= len(data):
+        left = 32768 - position % 32768
+        if left < 7:
+            position += left
+            continue
+        _, size, kind = struct.unpack("<IHB", data[position : position + 7])
+        buffer += data[position + 7 : position + 7 + size]
+        position += 7 + size
+        if kind in (1, 4):  # whole, or the last part
+            yield wandb_internal_pb2.Record.FromString(buffer)
+            buffer = b""
+
+
+def test_each_job_of_a_multirun_is_a_wandb_run_of_its_own(quick: list[str], tmp_path: Path):
+    """With its own config, history, summary and state; the failed one in between shows failed."""
+    options = [*quick, "logger=wandb", "model=caption_only", "hydra.sweep.dir=sweep"]
+    options += ["optimizer=sgd", "optimizer.lr=0.1,1e30,0.01"]
+    output = run("-m", *options, cwd=tmp_path, code=1)
+    assert "learning rate is too high (optimizer.lr=1e+30)" in output
+    runs = []
+    for job in range(3):
+        (file,) = (tmp_path / "sweep" / str(job)).glob("wandb/offline-run-*/*.wandb")
+        content = list(records(file))
+        history: dict[str, list[float]] = {}
+        for item in (item for record in content for item in record.history.item):
+            history.setdefault(item.nested_key[0], []).append(json.loads(item.value_json))
+        runs.append(
+            {
+                "config": {
+                    item.key: json.loads(item.value_json)
+                    for record in content
+                    for item in record.run.config.update
+                },
+                "history": history,
+                "summary": {
+                    item.key: json.loads(item.value_json)
+                    for record in content
+                    for item in record.summary.update
+                    if item.key
+                },
+                "exit": [
+                    r.exit.exit_code for r in content if r.WhichOneof("record_type") == "exit"
+                ],
+                "run": next(r.run for r in content if r.WhichOneof("record_type") == "run"),
+            }
+        )
+    assert [run["exit"] for run in runs] == [[0], [1], [0]]
+    assert [run["config"]["optimizer.lr"] for run in runs] == [0.1, 1e30, 0.01]
+    assert {run["run"].run_group for run in runs} == {"sweep"}
+    assert all(list(run["run"].tags) == ["multirun"] for run in runs)
+    for job in (0, 2):
+        config, history, summary = (runs[job][name] for name in ("config", "history", "summary"))
+        assert config["lstm.layers"] == 1
+        assert config["backbone.name"] == "resnet18"
+        assert not any("${" in str(value) for value in config.values())
+        assert f"optimizer.lr={(0.1, 1e30, 0.01)[job]}" in runs[job]["run"].display_name
+        results = json.loads((tmp_path / "sweep" / str(job) / "results.json").read_text())
+        with open(tmp_path / "sweep" / str(job) / "metrics.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+        losses = [float(row["train/loss"]) for row in rows if row["train/loss"]]
+        assert history["train/loss"] == pytest.approx(losses)
+        for name, value in results["scores"].items():
+            assert summary[name] == pytest.approx(value), name
+        assert summary["best_epoch"] == results["best_epoch"]
+    failed = json.loads((tmp_path / "sweep" / "1" / "failed.json").read_text())
+    assert "learning rate is too high" in failed["error"]
+    assert not (tmp_path / "sweep" / "1" / "results.json").exists()
+
+
+def test_a_data_parallel_multirun_scores_as_single_runs_do(quick: list[str], tmp_path: Path):
+    """Every job is whole, in its own folder, and no row counts twice: 25 rows on two processes."""
+    options = [*quick, "data.rows=[64,25,25]", "data.batch_size=16"]
+    run("-m", *options, "trainer=ddp", "lstm.layers=1,2", "hydra.sweep.dir=ddp", cwd=tmp_path)
+    folders = sorted(path.name for path in (tmp_path / "ddp").iterdir())
+    assert folders == ["0", "1", "multirun.yaml"]
+    assert not (tmp_path / "outputs").exists()
+    for job, layers in ((0, 1), (1, 2)):
+        folder = tmp_path / "ddp" / str(job)
+        results = json.loads((folder / "results.json").read_text())
+        assert results["settings"]["lstm"]["layers"] == layers
+        assert len((folder / "predictions.csv").read_text().splitlines()) == 26
+        checkpoint = folder / "best.ckpt"
+        run(*quick, "data.rows=[64,25,25]", "train=false", f"ckpt_path={checkpoint}",
+            f"hydra.run.dir=again{job}", f"lstm.layers={layers}", cwd=tmp_path)  # fmt: skip
+        again = json.loads((tmp_path / f"again{job}" / "results.json").read_text())
+        assert again["scores"] == pytest.approx(results["scores"], abs=1e-6)

@@ -1,0 +1,186 @@
+"""From files to batches: who gets which row, in which order, encoded how."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mmlabel.data.datamodule import CaptionedPictures, EpochBatches, read_data
+from mmlabel.errors import UserError
+from mmlabel.models.build import network_inputs
+
+
+def prepared(settings: dict, inputs: list[str] | None = None) -> CaptionedPictures:
+    data = CaptionedPictures(
+        settings=settings,
+        inputs=inputs or network_inputs(settings),
+        cache_dir=Path(settings["cache_dir"]),
+    )
+    data.prepare()
+    data.setup("fit")
+    return data
+
+
+@pytest.fixture(scope="module")
+def data(settings_of) -> CaptionedPictures:
+    return prepared(settings_of())
+
+
+def test_a_batch_holds_what_the_files_say(data: CaptionedPictures):
+    batches = list(data.val_dataloader())
+    rows = torch.cat([batch.rows for batch in batches])
+    assert rows.tolist() == list(range(24))
+    batch, annotations = batches[0], data.annotations.take(data.rows["val"])
+    assert batch.image.shape == (24, 3, 32, 32) and batch.image.dtype == torch.uint8
+    assert batch.ids == annotations.ids
+    np.testing.assert_array_equal(batch.targets.numpy(), annotations.targets)
+    for tokens, length, caption in zip(
+        batch.tokens, batch.lengths.tolist(), annotations.captions, strict=True
+    ):
+        assert (tokens[:length] > 0).all() and (tokens[length:] == 0).all()
+        words = [data.vocabulary.words[token] for token in tokens[:length].tolist()]
+        for said, word in zip(re.findall(r"\w+", caption.lower()), words, strict=True):
+            assert word in ("<unk>", said)
+
+
+def test_the_vocabulary_is_the_training_splits_alone(data: CaptionedPictures):
+    training = " ".join(data.annotations.take(data.rows["train"]).captions).lower()
+    assert all(word in training for word in data.vocabulary.words[2:])
+
+
+def test_flips_and_order_change_by_epoch_and_repeat_by_seed():
+    def epochs(seed: int) -> list[list[tuple[list, list]]]:
+        sampler = EpochBatches(20, batch_size=8, seed=seed, training=True)
+        taken = []
+        for epoch in (0, 1):
+            sampler.set_epoch(epoch)
+            taken.append([(rows.tolist(), flips.tolist()) for rows, flips in sampler])
+        return taken
+
+    first, second = epochs(seed=3)
+    assert sorted(row for rows, _ in first for row in rows) == list(range(20))
+    assert first != second
+    assert epochs(seed=3) == [first, second]
+    assert epochs(seed=4) != [first, second]
+    flips = [flip for batch in first + second for flip in batch[1]]
+    assert 5 < sum(flips) < 35
+
+
+@pytest.mark.parametrize("rows", [2, 16, 17, 31, 32, 33])
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("training", [False, True])
+def test_processes_share_an_epoch_out(rows: int, world_size: int, training: bool):
+    """All make as many steps in training, none sees a row that another has in evaluation."""
+    shares = []
+    for rank in range(world_size):
+        sampler = EpochBatches(
+            rows, batch_size=16, training=training, rank=rank, world_size=world_size
+        )
+        batches = [batch for batch, _ in sampler]
+        assert len(batches) == len(sampler)
+        shares.append([row for batch in batches for row in batch.tolist()])
+        if training and rows >= 2 * world_size:
+            assert min(map(len, batches)) >= 2, "batch norm needs two rows"
+    together = sorted(row for share in shares for row in share)
+    if training:
+        assert len({len(share) for share in shares}) == 1
+        assert set(together) == set(range(rows))
+        assert len(together) - rows < world_size
+    else:
+        assert together == list(range(rows))
+
+
+def test_a_flipped_picture_is_the_mirrored_one(settings_of):
+    data = prepared(settings_of("model=image_only"))
+    split = data.split("train")
+    row = np.array([5])
+    plain = split[row, np.array([False])].image
+    flipped = split[row, np.array([True])].image
+    assert torch.equal(plain.flip(-1), flipped)
+
+
+def test_a_caption_only_run_reads_no_picture(settings_of, tmp_path: Path):
+    root = written(settings_of, tmp_path)
+    shutil.rmtree(root / "data")
+    settings = settings_of("model=caption_only")
+    settings["data"] |= {"name": "usyd", "root": str(root), "file": "train.csv", "splits": None}
+    settings["data"] |= {"pictures": "data", "fractions": [0.6, 0.2, 0.2], "split_seed": 0}
+    batch = next(iter(prepared(settings).train_dataloader()))
+    assert batch.image is None
+    settings["model"]["inputs"] = ["image", "caption"]
+    with pytest.raises(UserError, match="picture"):
+        prepared(settings)
+
+
+def written(settings_of, tmp_path: Path) -> Path:
+    prepared(settings_of())
+    source = next(Path(settings_of()["cache_dir"]).glob("scenes/*/train.csv")).parent
+    return Path(shutil.copytree(source, tmp_path / "copy"))
+
+
+def test_coco_through_the_settings(settings_of, shared: Path):
+    settings = settings_of()
+    data = {"name": "coco", "root": str(shared / "data" / "coco-mini"), "download": False}
+    data |= {"instances": None, "captions": None, "caption_seed": 0, "max_pictures": 10}
+    annotations = read_data(data, cache_dir=Path(settings["cache_dir"]))
+    assert len(annotations) == 10
+    assert annotations.label_names[1] == "person"
+
+
+def test_a_csv_with_labels_of_its_own(settings_of, tmp_path: Path):
+    root = written(settings_of, tmp_path)
+    pictures = sorted((root / "data").iterdir())[:12]
+    lines = [
+        f"{path.name},{'cat|dog' if n % 2 else 'tree'},a caption\n"
+        for n, path in enumerate(pictures)
+    ]
+    (tmp_path / "own.csv").write_text("file,tags,text\n" + "".join(lines))
+    data = {"name": "csv", "file": str(tmp_path / "own.csv"), "root": str(root / "data")}
+    data |= {"picture_column": "file", "label_column": "tags", "caption_column": "text"}
+    data |= {"separator": "|", "label_names": None, "num_labels": None}
+    annotations = read_data(data, cache_dir=tmp_path)
+    assert annotations.label_names == ["cat", "dog", "tree"]
+    assert annotations.targets[:2].tolist() == [[0, 0, 1], [1, 1, 0]]
+
+
+def test_a_second_start_loads_neither_wordnet_nor_vectors(shared: Path, tmp_path: Path):
+    """Tokenised captions and the matrix of word vectors come from the cache."""
+    script = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from mmlabel.data.datamodule import CaptionedPictures
+with initialize_config_dir(sys.argv[1] + "/conf", version_base="1.3"):
+    settings = OmegaConf.to_container(compose("train", sys.argv[2:]), resolve=True)
+data = CaptionedPictures(
+    settings=settings, inputs=["caption"], cache_dir=Path(settings["cache_dir"])
+)
+data.prepare()
+print(data.embeddings.matrix.sum(), data.coverage, data.notes)
+print([name for name in ("nltk", "gensim", "sklearn") if name in sys.modules])
+"""
+    options = ["data.rows=[60,20,20]", "embedding.name=glove-wiki-gigaword-50"]
+    options += [f"cache_dir={tmp_path}", "data.image_size=32"]
+    environment = {"NLTK_DATA": str(shared / "nltk_data"), "PATH": "/usr/bin"}
+    environment |= {"GENSIM_DATA_DIR": str(shared / "gensim-data"), "HOME": str(tmp_path)}
+    repository = str(Path(__file__).resolve().parents[2])
+    first, second = (
+        subprocess.run(
+            [sys.executable, "-c", script, repository, *options],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.splitlines()
+        for _ in range(2)
+    )
+    assert first[0] == second[0]
+    assert "nltk" in first[1]
+    assert second[1] == "[]"

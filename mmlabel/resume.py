@@ -21,6 +21,13 @@ def continued(settings: dict, overrides: list[str]) -> dict:
     saved = read_checkpoint(Path(settings["ckpt_path"]))["mmlabel"]["settings"]
     for group in NETWORK:
         _check_same(group, settings[group], saved[group])
+    schedule = settings["scheduler"]["name"]
+    epochs, planned = (plan["trainer"]["max_epochs"] for plan in (settings, saved))
+    if schedule in ("one_cycle", "cosine") and epochs != planned:
+        raise UserError(
+            f"trainer.max_epochs={epochs}, but scheduler={schedule} was laid out for"
+            f" trainer.max_epochs={planned}: resume with the same, or add scheduler=none"
+        )
     return settings
 
 

@@ -39,7 +39,7 @@ def run(*options: str, cwd: Path, code: int = 0) -> str:
         (["data=usyd"], "data.root must be given: data.root=VALUE"),
         (["data=usyd", "data.root=nowhere"], "nowhere"),
         (["lstm.layers=two"], "lstm.layers=two: give a whole number, such as 1"),
-        (["optimizer.lr=fast"], "optimizer.lr=fast: give a number, such as 0.001"),
+        (["optimizer.lr=fast"], "optimizer.lr=fast: give a number, such as 0.003"),
         (["features.mode=sometimes"], 'unknown features.mode "sometimes"; choose from'),
         (["loss.name=bec"], 'unknown loss.name "bec"; did you mean "bce"?'),
         (["train=false"], "train=false evaluates a checkpoint: add ckpt_path=FILE"),

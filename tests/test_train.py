@@ -129,12 +129,10 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(settings_of, tmp_path: Path)
 def test_a_resumed_run_takes_the_best_checkpoint_along(settings_of, tmp_path: Path):
     """Also when none of its own epochs is better."""
     first, second = tmp_path / "first", tmp_path / "second"
-    script.train(settings_of("trainer.max_epochs=3"), first)
+    script.train(settings_of("trainer.max_epochs=3", "scheduler=none"), first)
     best = results_of(first)
-    script.train(
-        settings_of(f"ckpt_path={first / 'last.ckpt'}", "trainer.max_epochs=4", "optimizer.lr=0"),
-        second,
-    )
+    options = ["trainer.max_epochs=4", "scheduler=none", f"ckpt_path={first / 'last.ckpt'}"]
+    script.train(settings_of(*options, "optimizer.lr=0"), second)
     assert results_of(second)["scores"]["val/f1_micro"] >= best["scores"]["val/f1_micro"]
     assert (second / "best.ckpt").is_file()
 
@@ -175,11 +173,25 @@ def load_classifier_state(settings_of, folder: Path, epochs: str, lr: str) -> di
     return {key: value for key, value in state.items() if "backbone" in key}
 
 
-def test_threshold_is_chosen_on_validation(settings_of, tmp_path: Path):
-    results = script.train(settings_of("threshold=auto", "loss=bce_pos_weight"), tmp_path)
-    fixed = script.train(settings_of("threshold=0.5", "loss=bce_pos_weight"), tmp_path / "fixed")
-    assert results["threshold"] != 0.5
-    assert results["scores"]["val/f1_micro"] >= fixed["scores"]["val/f1_micro"]
+def test_a_schedule_cannot_be_made_longer_by_resuming(finished: Path, settings_of, tmp_path: Path):
+    options = [f"ckpt_path={finished / 'last.ckpt'}", "trainer.max_epochs=5"]
+    with pytest.raises(UserError, match="scheduler=one_cycle .* trainer.max_epochs=2"):
+        script.train(settings_of(*options), tmp_path)
+
+
+def test_threshold_is_chosen_on_validation(finished: Path, settings_of, tmp_path: Path):
+    classifier = load_classifier(finished / "best.ckpt")
+    targets = torch.zeros(10, 20)
+    targets[:, 1] = 1
+    probabilities = torch.full((10, 20), 0.2)
+    probabilities[:, 1] = 0.3
+    probabilities[:, 0] = 0.9  # no label has this number: it is no answer
+    classifier.evaluated = probabilities, targets
+    classifier.choose_threshold()
+    assert 0.2 < classifier.threshold <= 0.3
+    assert classifier.scores["val/f1_micro"] == 1
+
+    results = script.train(settings_of("threshold=auto"), tmp_path)
     assert load_classifier(tmp_path / "best.ckpt").threshold == results["threshold"]
 
 

@@ -183,7 +183,7 @@ def new_classifier(
     }
     if backbone and backbone.weights.note:
         data.note(backbone.weights.note)
-    targets = data.training_targets
+    targets, order = data.training_targets, data.training_label_order
     network = build_network(
         settings,
         num_words=len(data.vocabulary),
@@ -193,6 +193,7 @@ def new_classifier(
         freeze_embeddings=bool(words and words.pretrained and settings["embedding"]["frozen"]),
         backbone=None if stored or backbone is None else backbone.backbone,
         label_frequency=targets.sum(axis=0),
+        given_order=None if order is None else torch.from_numpy(order),
     )
     weighted = settings["loss"]["name"] == "bce_pos_weight"
     return Classifier(

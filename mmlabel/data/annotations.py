@@ -22,6 +22,9 @@ REPORT_LABELS = (
 ).split(",")
 
 
+ABSENT = 127  # in `Annotations.label_order`
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Annotations:
     """The rows of a data set, in file order.
@@ -32,6 +35,8 @@ class Annotations:
         targets: (N, num_labels) uint8, 0 or 1; position = label number (report, section 3.1.3).
         label_names: one name per label number; "" for a number that is no label.
         pictures: one path a row.
+        label_order: (N, num_labels) int8, where in the file's list each of a row's labels stands,
+            ABSENT for labels that the row does not have; None where labels are not listed in order.
     """
 
     ids: list[str]
@@ -39,6 +44,7 @@ class Annotations:
     targets: np.ndarray
     label_names: list[str]
     pictures: list[Path]
+    label_order: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -61,6 +67,7 @@ class Annotations:
             targets=self.targets[rows],
             label_names=self.label_names,
             pictures=[self.pictures[row] for row in rows],
+            label_order=None if self.label_order is None else self.label_order[rows],
         )
 
 
@@ -89,7 +96,7 @@ def read_usyd(
     path = root / file
     ids, label_lists, captions = _report_columns(path, ["ImageID", "Labels", "Caption"])
     _check_ids(path, ids)
-    targets = _targets(
+    label_order = _label_order(
         path,
         ids,
         [labels.split() for labels in label_lists],
@@ -101,9 +108,10 @@ def read_usyd(
         path,
         ids=ids,
         captions=captions,
-        targets=targets,
+        targets=(label_order != ABSENT).astype(np.uint8),
         label_names=REPORT_LABELS,
         pictures=[root / pictures / image_id for image_id in ids],
+        label_order=label_order,
         require_pictures=require_pictures,
     )
 
@@ -186,20 +194,22 @@ def read_csv(
     numbers = {str(number): number for number in range(len(names)) if names[number]}
     numbers |= {name: number for number, name in enumerate(names) if name}
     folder = file.parent if root is None else Path(root)
+    label_order = _label_order(
+        file,
+        ids,
+        lists,
+        num_labels=len(names),
+        numbers=numbers,
+        allowed=f"there are {len(names)} labels, with the numbers 0 to {len(names) - 1}",
+    )
     return _annotations(
         file,
         ids=ids,
         captions=captions,
-        targets=_targets(
-            file,
-            ids,
-            lists,
-            num_labels=len(names),
-            numbers=numbers,
-            allowed=f"there are {len(names)} labels, with the numbers 0 to {len(names) - 1}",
-        ),
+        targets=(label_order != ABSENT).astype(np.uint8),
         label_names=names,
         pictures=[folder / image_id for image_id in ids],
+        label_order=label_order,
         require_pictures=require_pictures,
     )
 
@@ -267,6 +277,7 @@ def _annotations(
     label_names: Sequence[str],
     pictures: list[Path],
     require_pictures: bool,
+    label_order: np.ndarray | None = None,
 ) -> Annotations:
     if require_pictures:
         _check_pictures(file, ids, pictures)
@@ -276,6 +287,7 @@ def _annotations(
         targets=targets,
         label_names=list(label_names),
         pictures=pictures,
+        label_order=label_order,
     )
 
 
@@ -532,7 +544,7 @@ def _check_ids(path: Path, ids: list[str]) -> None:
         raise UserError(f"{path}: {len(twice)} image id(s) are there twice: {_up_to_ten(twice)}")
 
 
-def _targets(
+def _label_order(
     path: Path,
     ids: list[str],
     lists: list[list[str]],
@@ -541,11 +553,11 @@ def _targets(
     numbers: dict[str, int],
     allowed: str,
 ) -> np.ndarray:
-    """The targets (N, num_labels) of lists of labels; `numbers` has the number of each label."""
-    targets = np.zeros((len(ids), num_labels), dtype=np.uint8)
-    rows, columns = [], []
+    """`Annotations.label_order` of lists of labels; `numbers` has the number of each label."""
+    order = np.full((len(ids), num_labels), ABSENT, dtype=np.int8)
     for row, labels in enumerate(lists):
-        for label in labels:
+        # From the last, so that a label that is listed twice stands where it is named first.
+        for position, label in reversed(list(enumerate(labels))):
             number = numbers.get(label)
             if number is None and label.isdecimal():
                 number = numbers.get(str(int(label)))  # "08"
@@ -553,10 +565,8 @@ def _targets(
                 raise UserError(
                     f"{path}: row {row + 1} ({ids[row]}): {_wrong_label(label, numbers, allowed)}"
                 )
-            rows.append(row)
-            columns.append(number)
-    targets[rows, columns] = 1
-    return targets
+            order[row, number] = min(position, ABSENT - 1)
+    return order
 
 
 def _wrong_label(label: str, numbers: dict[str, int], allowed: str) -> str:

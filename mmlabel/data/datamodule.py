@@ -446,6 +446,12 @@ class CaptionedPictures(pl.LightningDataModule):
         """(N, num_labels) uint8 of the training split, which loss weights are counted on."""
         return self.annotations.targets[self.rows["train"]]
 
+    @property
+    def training_label_order(self) -> np.ndarray | None:
+        """`Annotations.label_order` of the training split."""
+        order = self.annotations.label_order
+        return None if order is None else order[self.rows["train"]]
+
     def split(self, name: str) -> SplitRows:
         """The rows of one split, from stored features if there are any, else from pictures."""
         rows = self.rows[name]

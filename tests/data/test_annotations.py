@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mmlabel.data.annotations import (
+    ABSENT,
     REPORT_LABELS,
     Annotations,
     read_coco,
@@ -35,6 +36,15 @@ TRAPS = [
     ("87.jpg", [5], 'ends with a line break\n"quoted"\n'),
     ("30000.jpg", [6], "café — naïve"),
 ]
+
+
+def test_labels_stand_in_the_files_order(tmp_path: Path):
+    (tmp_path / "train.csv").write_text("ImageID,Labels,Caption\n1.jpg,8 3 7,a\n2.jpg,1,b\n")
+    annotations = read_usyd(tmp_path, require_pictures=False)
+    order = annotations.take([1, 0]).label_order
+    assert order[1, [8, 3, 7]].tolist() == [0, 1, 2]
+    assert (order[1] != ABSENT).sum() == 3
+    assert order[0, 1] == 0
 
 
 def raw(rows=TRAPS, *, labels: bool = True) -> str:

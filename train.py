@@ -20,7 +20,7 @@ from mmlabel.callbacks import (
     progress_callback,
     quiet_lightning,
 )
-from mmlabel.classifier import Classifier, complete_checkpoint, load_classifier
+from mmlabel.classifier import CALIBRATED, Classifier, complete_checkpoint, load_classifier
 from mmlabel.cli import (
     CONF,
     fail,
@@ -35,7 +35,8 @@ from mmlabel.cli import (
 from mmlabel.data.datamodule import CaptionedPictures
 from mmlabel.errors import UserError, nearest
 from mmlabel.losses import positive_weights
-from mmlabel.models.build import BackboneSource, build_network, network_inputs
+from mmlabel.models.build import BackboneSource, build_network, network_inputs, uses_detector
+from mmlabel.models.detectors import load_detector
 from mmlabel.results import describe, print_table, write_json, write_run
 from mmlabel.resume import continued, evaluated, replay_history
 from mmlabel.tracking import loggers_for, summarise
@@ -93,7 +94,7 @@ def train(
         trainer = build_trainer(settings, folder=folder, loggers=loggers)
         ready = time.monotonic()
 
-        if settings["train"]:
+        if settings["train"] and any(p.requires_grad for p in classifier.parameters()):
             if checkpoint is not None:
                 replay_history(Path(checkpoint), loggers)
             trainer.fit(classifier, data, ckpt_path=checkpoint, weights_only=True)
@@ -103,8 +104,8 @@ def train(
 
         # The weights of the best epoch; the test split is looked at once, with them.
         trainer.validate(classifier, data, ckpt_path=checkpoint, verbose=False, weights_only=True)
-        if settings["threshold"] == "auto":
-            classifier.choose_threshold()
+        if settings["threshold"] in CALIBRATED:
+            classifier.calibrate()
         if settings["test"]:
             trainer.test(classifier, data, verbose=False)
         ended = time.monotonic()
@@ -144,8 +145,11 @@ def build(settings: dict) -> tuple[CaptionedPictures, Classifier]:
         vocabulary=loaded.vocabulary if loaded else None,
     )
     data.prepare()
+    if uses_detector(settings):
+        data.detector = load_detector(settings["detector"], label_names=data.label_names)
     if loaded is None:
-        backbone = BackboneSource(settings) if data.uses_pictures else None
+        looks = data.uses_pictures and data.detector is None
+        backbone = BackboneSource(settings) if looks else None
         data.extractor = backbone if stored else None
         return data, new_classifier(settings, data, backbone=backbone, stored=stored)
     if data.label_names != loaded.label_names:
@@ -176,10 +180,11 @@ def new_classifier(
     settings: dict, data: CaptionedPictures, *, backbone: BackboneSource | None, stored: bool
 ) -> Classifier:
     """An untrained classifier for prepared data; `stored`: without the backbone in its network."""
-    words = data.embeddings
+    words, detector = data.embeddings, data.detector
     pretrained = {
         "backbone": backbone.weights.description if backbone else "not used",
         "embedding": words.source if words else "not used",
+        "detector": f"{detector.name}, {detector.weights_used}" if detector else "not used",
     }
     if backbone and backbone.weights.note:
         data.note(backbone.weights.note)

@@ -14,10 +14,11 @@ from mmlabel.data.batch import Batch
 from mmlabel.data.captions import Vocabulary
 from mmlabel.errors import UserError
 from mmlabel.losses import build_loss
-from mmlabel.metrics import best_threshold, score
-from mmlabel.models.build import BackboneSource, build_network, network_inputs
+from mmlabel.metrics import best_threshold, best_thresholds, score
+from mmlabel.models.build import BackboneSource, build_network, network_inputs, uses_detector
 from mmlabel.optimizers import build_optimizer, build_scheduler
 
+CALIBRATED = ("auto", "per_label")  # values of `threshold` that are found on validation
 BACKBONE = "network.encoders.image.backbone."  # where a checkpoint's state dict keeps it
 
 
@@ -58,8 +59,10 @@ class Classifier(pl.LightningModule):
         self.pretrained = pretrained
         self.backbone = backbone
         self.criterion = build_loss(settings["loss"]["name"], pos_weight)
-        # Replaced by the best value on validation when settings["threshold"] is "auto".
-        self.threshold = 0.5 if settings["threshold"] == "auto" else float(settings["threshold"])
+        # A number or one for each label; replaced by what is best on validation if that is asked
+        # for.
+        chosen = settings["threshold"]
+        self.threshold: float | list[float] = 0.5 if chosen in CALIBRATED else chosen
         self._seen: list[tuple[Tensor, ...]] = []
         self.scores: dict[str, float] = {}  # "val/f1_micro" and so on, of each split's last pass
         # Of the split evaluated last, in its order: probabilities and targets (n, num_labels).
@@ -129,18 +132,29 @@ class Classifier(pl.LightningModule):
         self.log_dict(own, sync_dist=self.trainer.world_size > 1)
 
     def _score(self, split: str) -> None:
-        scores = score(*self._existing_labels(), self.threshold)
+        threshold = torch.tensor(self.threshold)
+        if threshold.ndim:
+            threshold = threshold[self._label_numbers]
+        scores = score(*self._existing_labels(), threshold)
         self.scores |= {f"{split}/{name}": value for name, value in scores.items()}
 
-    def _existing_labels(self) -> list[Tensor]:
-        """Probabilities and targets without the label numbers that do not exist (0 and 12 in the
-        report's data), which are no answers."""
-        numbers = [number for number, name in enumerate(self.label_names) if name]
-        return [columns[:, numbers] for columns in self.evaluated]
+    @property
+    def _label_numbers(self) -> list[int]:
+        """Without those that do not exist (0 and 12 in the report's data), which are no answers."""
+        return [number for number, name in enumerate(self.label_names) if name]
 
-    def choose_threshold(self) -> None:
+    def _existing_labels(self) -> list[Tensor]:
+        return [columns[:, self._label_numbers] for columns in self.evaluated]
+
+    def calibrate(self) -> None:
         """Set the threshold that is best on validation, which must have been evaluated last."""
-        self.threshold = best_threshold(*self._existing_labels())
+        found = self._existing_labels()
+        if self.settings["threshold"] == "per_label":
+            thresholds = torch.full((len(self.label_names),), 0.5)
+            thresholds[self._label_numbers] = best_thresholds(*found)
+            self.threshold = [round(value, 2) for value in thresholds.tolist()]
+        else:
+            self.threshold = best_threshold(*found)
         self._score("val")
 
     def configure_optimizers(self) -> dict:
@@ -206,7 +220,7 @@ def load_classifier(path: Path) -> Classifier:
     saved, state = checkpoint["mmlabel"], checkpoint["state_dict"]
     settings = saved["settings"]
     backbone = None
-    if "image" in network_inputs(settings):
+    if "image" in network_inputs(settings) and not uses_detector(settings):
         # A run that was killed before its end has no backbone in its checkpoint: fetch it anew.
         complete = any(key.startswith(BACKBONE) for key in state)
         chosen = settings["backbone"] | ({"weights": "none"} if complete else {})

@@ -54,14 +54,19 @@ def mean_average_precision(probabilities: Tensor, targets: Tensor) -> float:
     return torch.stack(precisions).mean().item() if precisions else 0.0
 
 
-def score(probabilities: Tensor, targets: Tensor, threshold: float) -> dict[str, float]:
-    """All scores of probabilities (N, L) in [0, 1]; a label is answered at `threshold` or above."""
+def score(probabilities: Tensor, targets: Tensor, threshold: float | Tensor) -> dict[str, float]:
+    """All scores of probabilities (N, L) in [0, 1]; a label is answered at `threshold` or above.
+
+    `threshold` is one number, or one for each label (L,).
+    """
     targets = targets.bool()
     answers = probabilities >= threshold
     return f1_scores(answers, targets) | {"map": mean_average_precision(probabilities, targets)}
 
 
-def per_label(probabilities: Tensor, targets: Tensor, threshold: float) -> list[dict[str, float]]:
+def per_label(
+    probabilities: Tensor, targets: Tensor, threshold: float | Tensor
+) -> list[dict[str, float]]:
     """Support, precision, recall and F1 of each of the L labels, in order (0 where undefined)."""
     targets = targets.bool()
     tp, fp, fn = label_counts(probabilities >= threshold, targets, dim=0)
@@ -72,12 +77,37 @@ def per_label(probabilities: Tensor, targets: Tensor, threshold: float) -> list[
     return [dict(zip(names, (value.item() for value in row), strict=True)) for row in columns]
 
 
+def threshold_grid() -> list[float]:
+    """The thresholds that are tried: 0.05 to 0.95 by 0.01, those in the middle first."""
+    grid = [round(0.05 + 0.01 * step, 2) for step in range(91)]
+    return sorted(grid, key=lambda threshold: abs(threshold - 0.5))
+
+
 def best_threshold(probabilities: Tensor, targets: Tensor) -> float:
-    """The global threshold (0.05 to 0.95 by 0.01) of the highest micro-F1; ties go to the middle.
+    """The threshold of the highest micro-F1; ties go to the middle of the range.
 
     To be called on the validation split, never on the one that is reported.
     """
     targets = targets.bool()
-    grid = [round(0.05 + 0.01 * step, 2) for step in range(91)]
-    grid.sort(key=lambda threshold: abs(threshold - 0.5))
-    return max(grid, key=lambda t: f1_scores(probabilities >= t, targets)["f1_micro"])
+    return max(threshold_grid(), key=lambda t: f1_scores(probabilities >= t, targets)["f1_micro"])
+
+
+def best_thresholds(probabilities: Tensor, targets: Tensor) -> Tensor:
+    """A threshold for each label (L,): from the best global one, one label after another is moved
+    to where the micro-F1 of all labels is highest. A label that never occurs keeps the global one.
+
+    To be called on the validation split, never on the one that is reported.
+    """
+    targets, grid = targets.bool(), threshold_grid()
+    thresholds = torch.full((targets.shape[1],), best_threshold(probabilities, targets))
+    for label in targets.any(dim=0).nonzero().flatten().tolist():
+        # Ties go to the threshold that it has.
+        candidates = [thresholds[label].item(), *grid]
+
+        def micro(threshold: float, label: int = label) -> float:
+            changed = thresholds.clone()
+            changed[label] = threshold
+            return f1_scores(probabilities >= changed, targets)["f1_micro"]
+
+        thresholds[label] = max(candidates, key=micro)
+    return thresholds

@@ -83,7 +83,10 @@ class RunRecord:
     @property
     def answers(self) -> np.ndarray:
         """(N, K) bool: the labels whose probability reaches the run's threshold."""
-        return self.predictions.probs >= self.results["threshold"]
+        threshold = np.asarray(self.results["threshold"])
+        if threshold.ndim:  # one for each label number
+            threshold = threshold[self.predictions.labels]
+        return self.predictions.probs >= threshold
 
 
 class Score(NamedTuple):
@@ -441,7 +444,7 @@ def _facts(runs: list[RunRecord], seconds: float | None) -> str:
     facts += [
         f"{count:,} rows to {verb}" for split, verb in ROLES.items() if (count := rows.get(split))
     ]
-    facts += [f"threshold {results['threshold']:g}"] if len(runs) == 1 else []
+    facts += [_threshold_words(results["threshold"])] if len(runs) == 1 else []
     facts += [f"{seconds:.1f} seconds in all"] if seconds is not None else []
     return " · ".join(facts)
 
@@ -1178,6 +1181,10 @@ def _run_curves(run: RunRecord) -> str:
     )
 
 
+def _threshold_words(threshold: float | list[float]) -> str:
+    return "a threshold per label" if isinstance(threshold, list) else f"threshold {threshold:g}"
+
+
 def _threshold_charts(run: RunRecord) -> str:
     targets, probs = run.predictions.targets, run.predictions.probs
     if not targets.any():
@@ -1194,17 +1201,19 @@ def _threshold_charts(run: RunRecord) -> str:
         Series("recall", thresholds, recall, 2),
     ]
     threshold = run.results["threshold"]
+    one = None if isinstance(threshold, list) else threshold
+    used = "" if one is None else f" Dotted: the threshold used, {one:g}."
     best = thresholds[f1.argmax()]
     return _charts(
         _line_chart(
             id="threshold-curve",
             heading="Precision and recall by threshold",
-            note=f"Micro-averaged on the test rows. Dotted: the threshold used, {threshold:g}; F1 "
-            f"is highest at {best:.2f}. To choose a threshold, use the validation rows.",
+            note=f"Micro-averaged on the test rows.{used} F1 is highest at {best:.2f}. To choose a "
+            "threshold, use the validation rows.",
             series=lines,
             x_label="threshold",
             y_label="share",
-            reference=threshold,
+            reference=one,
         ),
         _calibration_chart(targets, probs),
     )

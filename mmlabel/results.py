@@ -42,10 +42,13 @@ def model_size(*modules: nn.Module) -> tuple[int, float]:
 
 
 def label_table(
-    probabilities: Tensor, targets: Tensor, label_names: Sequence[str], threshold: float
+    probabilities: Tensor,
+    targets: Tensor,
+    label_names: Sequence[str],
+    threshold: float | list[float],
 ) -> dict[str, dict]:
     """Name, support, precision, recall and F1 of each label that occurs, by label number."""
-    rows = per_label(probabilities, targets, threshold)
+    rows = per_label(probabilities, targets, torch.tensor(threshold))
     return {
         str(number): {"name": label_names[number], **row}
         for number, row in enumerate(rows)
@@ -67,6 +70,10 @@ def describe(
     stored = classifier.backbone
     modules = [classifier.network, *([stored.backbone] if stored else [])]
     parameters, megabytes = model_size(*modules)
+    if data.detector is not None:
+        parameters += data.detector.parameters
+        megabytes += data.detector.megabytes
+        seconds = seconds | {"detector": data.detector_seconds}
     labels = {}
     if settings["test"]:
         labels = label_table(*classifier.evaluated, classifier.label_names, classifier.threshold)
@@ -77,7 +84,7 @@ def describe(
         "rows": {split: len(rows) for split, rows in data.rows.items()},
         "labels": labels,
         "epochs": epochs,
-        "best_epoch": read_checkpoint(Path(checkpoint))["epoch"] if checkpoint else epochs - 1,
+        "best_epoch": read_checkpoint(Path(checkpoint))["epoch"] if checkpoint else None,
         "overrides": overrides,
         "settings": settings,
         "study": settings["study"],
@@ -182,11 +189,20 @@ def print_table(results: dict) -> None:
 
     size, limit = results["megabytes"], 100
     size_note = "within" if size < limit else "over"
-    console.print(
+    seconds = results["seconds"]
+    facts = [
         f"{results['parameters']:,} parameters, {size:.1f} MB ({size_note} the report's limit of"
-        f" {limit} MB); {results['seconds']['total']:.1f} s, of which training"
-        f" {results['seconds']['train']:.1f} s for {results['epochs']} epochs, the best of them"
-        f" epoch {results['best_epoch']}"
-    )
+        f" {limit} MB)",
+        f"{seconds['total']:.1f} s",
+    ]
+    if results["epochs"]:
+        facts.append(
+            f"of which training {seconds['train']:.1f} s for {results['epochs']} epochs, the best"
+            f" of them epoch {results['best_epoch']}"
+        )
+    if "detector" in seconds:
+        rate = sum(results["rows"].values()) / max(seconds["detector"], 1e-9)
+        facts.append(f"detection {seconds['detector']:.1f} s ({rate:.1f} pictures a second)")
+    console.print(", ".join(facts))
     for note in results["notes"]:
         console.print(f"Note: {note}")

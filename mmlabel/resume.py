@@ -8,6 +8,7 @@ from pytorch_lightning.loggers import Logger
 from mmlabel.classifier import read_checkpoint
 from mmlabel.cli import flatten
 from mmlabel.errors import UserError
+from mmlabel.models.build import uses_detector
 
 # What makes the network and what it reads, which a checkpoint's weights fit and no other.
 NETWORK = ("model", "decoder", "backbone", "lstm", "captions", "embedding")
@@ -19,7 +20,7 @@ def continued(settings: dict, overrides: list[str]) -> dict:
     Raises UserError if they do not, or there is no such checkpoint.
     """
     saved = read_checkpoint(Path(settings["ckpt_path"]))["mmlabel"]["settings"]
-    for group in NETWORK:
+    for group in _network_groups(saved):
         _check_same(group, settings[group], saved[group])
     schedule = settings["scheduler"]["name"]
     epochs, planned = (plan["trainer"]["max_epochs"] for plan in (settings, saved))
@@ -39,9 +40,9 @@ def evaluated(settings: dict, overrides: list[str]) -> dict:
     checkpoint = read_checkpoint(Path(settings["ckpt_path"]))["mmlabel"]
     saved = checkpoint["settings"]
     given = {override.lstrip("+~").split("=")[0].split(".")[0] for override in overrides}
-    for group in set(NETWORK) & given:
+    for group in given.intersection(_network_groups(saved)):
         _check_same(group, settings[group], saved[group])
-    own = {group: saved[group] for group in (*NETWORK, "loss", "optimizer", "seed")}
+    own = {group: saved[group] for group in (*_network_groups(saved), "loss", "optimizer", "seed")}
     # Pictures have to be as large as those it was trained on.
     own["data"] = settings["data"] | {"image_size": saved["data"]["image_size"]}
     if "threshold" not in given:
@@ -63,6 +64,10 @@ def replay_history(checkpoint: Path, loggers: list[Logger]) -> None:
             if values["epoch"] <= epochs:
                 for logger in loggers:
                     logger.log_metrics(values, step=int(values["step"]))
+
+
+def _network_groups(saved: dict) -> tuple[str, ...]:
+    return (*NETWORK, "detector") if uses_detector(saved) else NETWORK
 
 
 def _check_same(group: str, settings: dict, saved: dict) -> None:

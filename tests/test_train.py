@@ -187,7 +187,7 @@ def test_threshold_is_chosen_on_validation(finished: Path, settings_of, tmp_path
     probabilities[:, 1] = 0.3
     probabilities[:, 0] = 0.9  # no label has this number: it is no answer
     classifier.evaluated = probabilities, targets
-    classifier.choose_threshold()
+    classifier.calibrate()
     assert 0.2 < classifier.threshold <= 0.3
     assert classifier.scores["val/f1_micro"] == 1
 
@@ -256,6 +256,30 @@ def settings_of_options(options: list[str]) -> dict:
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return OmegaConf.to_container(compose("train", options), resolve=True)
+
+
+def test_a_detector_answers_without_training(settings_of, tmp_path: Path):
+    """A random one: its scores are noise, but take the whole way."""
+    options = ["detector=ssdlite320_mobilenet_v3_large", "detector.weights=none"]
+    options += ["data.rows=[16,12,12]", "threshold=per_label", "report=true"]
+    results = script.train(settings_of("model=detector", *options), tmp_path / "alone")
+    assert results["epochs"] == 0 and results["best_epoch"] is None
+    assert len(results["threshold"]) == 20
+    assert results["parameters"] > 3_000_000
+    assert results["pretrained"]["detector"].startswith("ssdlite320")
+    scored = predictions_of(tmp_path / "alone")[1]
+
+    fused = script.train(settings_of("model=detector_fusion", *options), tmp_path / "fused")
+    assert fused["epochs"] == 2
+    assert fused["seconds"]["detector"] == results["seconds"]["detector"], "computed once"
+    options = [
+        "train=false",
+        f"ckpt_path={tmp_path / 'fused' / 'best.ckpt'}",
+        "data.rows=[16,12,12]",
+    ]
+    again = script.train(settings_of(*options), tmp_path / "again", overrides=["train=false"])
+    assert again["scores"] == pytest.approx(fused["scores"], abs=1e-6)
+    assert scored.shape == (12, 18)
 
 
 def test_every_experiment_composes_and_builds():

@@ -18,6 +18,7 @@ from mmlabel.cache import atomic_write, fingerprint
 from mmlabel.data.annotations import Annotations, read_coco, read_csv, read_usyd
 from mmlabel.data.batch import Batch
 from mmlabel.data.captions import TokenisedCaptions, Vocabulary, encode, encode_texts, tokenise
+from mmlabel.data.detections import PictureScorer, detector_scores
 from mmlabel.data.embeddings import Embeddings, load_embeddings
 from mmlabel.data.features import FeatureStore, StoreUnavailable
 from mmlabel.data.splits import read_splits, split_rows
@@ -256,6 +257,7 @@ class CaptionedPictures(pl.LightningDataModule):
             split.
 
     Attributes:
+        detector: whose scores of the pictures stand in for them, to be set before `setup`; or None.
         extractor: the frozen backbone whose stored features stand in for the pictures, to be set
             before training; None: every batch holds pictures.
     """
@@ -273,6 +275,8 @@ class CaptionedPictures(pl.LightningDataModule):
         self.cache_dir = cache_dir
         self.vocabulary = vocabulary
         self.extractor: FrozenExtractor | None = None
+        self.detector: PictureScorer | None = None
+        self.detector_seconds = 0.0  # what detection took, now or when its scores were stored
         self.uses_pictures = "image" in inputs
         self.uses_captions = "caption" in inputs
         self.notes: list[str] = []  # what the run has to go without
@@ -308,6 +312,9 @@ class CaptionedPictures(pl.LightningDataModule):
         if not self.uses_pictures or self._has_looked:
             return
         self._has_looked = True
+        if self.detector is not None:
+            self._detect()
+            return
         if self.extractor is not None:
             try:
                 self._fill_store()
@@ -319,6 +326,21 @@ class CaptionedPictures(pl.LightningDataModule):
             if bad and self.settings["data"]["on_bad_image"] == "error":
                 load_picture(self.annotations.pictures[bad[0]], size=1, flipped=False)
             self._leave_out(bad)
+
+    def _detect(self) -> None:
+        wanted = np.sort(np.concatenate([self.rows[split] for split in SPLITS]))
+        found = detector_scores(
+            [self.annotations.pictures[row] for row in wanted],
+            self.detector,
+            cache_dir=self.cache_dir,
+            on_bad_image=self.settings["data"]["on_bad_image"],
+        )
+        self.detector_seconds = found.detector_seconds
+        self.features = torch.from_numpy(found.array)
+        # A mirrored picture has the same objects in it, so both views are one row.
+        self.feature_rows = np.zeros((len(self.annotations), 2), dtype=np.int64)
+        self.feature_rows[wanted] = np.arange(len(wanted))[:, None]
+        self._leave_out(wanted[found.bad].tolist())
 
     def _fill_store(self) -> None:
         settings, pictures = self.settings["features"], self.annotations.pictures

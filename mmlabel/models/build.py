@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mmlabel.data.batch import Batch
 from mmlabel.errors import UserError, nearest
 from mmlabel.models.backbones import (
     Backbone,
@@ -19,7 +20,7 @@ from mmlabel.models.caption_encoder import CaptionEncoder
 from mmlabel.models.decoder import LabelDecoder
 from mmlabel.models.fusion import Head, ImageEncoder, LateFusion, fused_features
 
-MODELS = ("fusion", "image_only", "caption_only", "decoder")
+MODELS = ("fusion", "image_only", "caption_only", "decoder", "detector", "detector_fusion")
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -94,6 +95,24 @@ def network_inputs(settings: dict) -> list[str]:
     return list(settings["model"]["inputs"])
 
 
+def uses_detector(settings: dict) -> bool:
+    """Whether a detector's scores (B, num_labels) are the image half of the batches."""
+    return settings["model"]["name"] in ("detector", "detector_fusion")
+
+
+class DetectorScores(nn.Module):
+    """The network of model=detector: passes the detector's scores through, as logits."""
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Scores (B, num_labels) in 0..1 to logits of the same shape."""
+        return torch.logit(batch.image.float(), eps=1e-6)
+
+    def evaluate(self, batch: Batch, criterion: nn.Module) -> tuple[Tensor, Tensor]:
+        """Logits (B, num_labels) and their loss."""
+        logits = self(batch)
+        return logits, criterion(logits, batch.targets)
+
+
 def build_network(
     settings: dict,
     *,
@@ -119,8 +138,12 @@ def build_network(
     Raises UserError for an unknown model or backbone, or a width, share or the like out of range.
     """
     model, inputs = settings["model"], network_inputs(settings)
+    if model["name"] == "detector":
+        return DetectorScores()
     encoders: dict[str, nn.Module] = {}
-    if "image" in inputs:
+    if model["name"] == "detector_fusion":
+        encoders["image"] = ImageEncoder(out_features=num_labels, backbone=None)
+    elif "image" in inputs:
         chosen = settings["backbone"]
         info = backbone_info(name=chosen["name"], model_name=chosen["model_name"])
         encoders["image"] = ImageEncoder(out_features=info.out_features, backbone=backbone)

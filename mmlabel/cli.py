@@ -50,6 +50,8 @@ def explain(error: Exception) -> str:
     if isinstance(error, MissingConfigException):
         if found := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
             group, name = found.groups()
+            if group == "hydra/sweeper":
+                return f'Hydra\'s sweeper "{name}" is not installed: pip install -e ".[search]"'
             return f'there is no {group}="{name}"{nearest(name, group_options(group))}'
     if found := re.search(r"Could not override '([^']+)'", text):
         key = found[1].split("@")[0]

@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    default = Path(os.environ.get("MMLABEL_CACHE") or Path.home() / ".cache" / "mmlabel")
+    default = Path(os.environ.get("MMLABEL_CACHE") or "~/.cache/mmlabel").expanduser()
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
         "--cache-dir", type=Path, default=default, help="the cache folder (default: %(default)s)"
@@ -41,10 +41,21 @@ def _parser() -> argparse.ArgumentParser:
     which = prune.add_mutually_exclusive_group(required=True)
     which.add_argument("--all", action="store_true", help="every store")
     which.add_argument(
-        "--older-than", type=float, metavar="DAYS", help="stores not used for this many days"
+        "--older-than", type=_days, metavar="DAYS", help="stores not used for this many days"
     )
     which.add_argument("--key", help="the store whose name, as listed, begins like this")
     return parser
+
+
+def _days(text: str) -> timedelta:
+    try:
+        age = timedelta(days=float(text))
+        datetime.now() - age  # a calendar begins somewhere
+    except (ValueError, OverflowError):
+        age = timedelta(days=-1)
+    if age < timedelta(0):
+        raise argparse.ArgumentTypeError(f'give a number of days, at least 0, not "{text}"')
+    return age
 
 
 def _print_table(found: list[StoreInfo], cache_dir: Path) -> None:
@@ -75,9 +86,9 @@ def _chosen(found: list[StoreInfo], options: argparse.Namespace) -> list[StoreIn
     if options.all:
         return found
     if options.key is None:
-        limit = datetime.now() - timedelta(days=options.older_than)
+        limit = datetime.now() - options.older_than
         return [info for info in found if info.last_used < limit]
-    chosen = [info for info in found if info.name.startswith(options.key)]
+    chosen = [info for info in found if options.key and info.name.startswith(options.key)]
     if len(chosen) == 1:
         return chosen
     names = ", ".join(info.name[:12] for info in chosen or found) or "there is none"

@@ -113,7 +113,8 @@ class VariantSummary:
         difference: from the baseline, in the study's metric.
         difference_interval: its 95 % interval.
         p_value: of the difference, corrected for several comparisons.
-        parameters, megabytes, seconds: cost of one run (the mean over runs); None if none finished.
+        parameters, megabytes, seconds: cost of one run; seconds are of the median one. None if none
+            finished.
         extra: further columns of the table, such as {"loss at the start": 0.69}.
     """
 

@@ -39,14 +39,14 @@ def loggers_for(
         return
     from pytorch_lightning.loggers import WandbLogger
 
+    study, variant = settings["study"]["name"], settings["study"]["variant"]
     run = start_wandb(
         settings["logger"]["wandb"],
-        flat=flatten(settings),
+        flat=flatten(settings) | {"study": study, "variant": variant},
         folder=folder,
         name=settings["name"] or ",".join(overrides) or "defaults",
-        group=settings["study"] or group,
-        tags=[tag for tag in (settings["study"], settings["variant"]) if tag]
-        or (["multirun"] if group else []),
+        group=study or group,
+        tags=[tag for tag in (study, variant) if tag] or (["multirun"] if group else []),
     )
     try:
         yield [*loggers, WandbLogger(experiment=run)]

@@ -35,7 +35,7 @@ from mmlabel.data.transforms import (
     BadPicture,
     picture_views,
     read_picture,
-    stack_pictures,
+    stack_views,
     transform_key,
 )
 
@@ -349,10 +349,10 @@ def picture_digests(pictures: Sequence[Path], memo: Path) -> list[bytes | None]:
     """SHA-256 of each picture file; None for one that cannot be read.
 
     Digests are remembered in the folder `memo`, one file per picture folder, for as long as a
-    picture's size and modification time stay: 40,000 known pictures take a fraction of a second. A
-    picture modified in the last two seconds is not remembered, for it could change again within the
-    resolution of its time stamp; one given new content of the same size and then its old time stamp
-    by hand is taken for unchanged.
+    picture's size and times stay: 40,000 known pictures take a fraction of a second. Besides the
+    modification time, which copying tools set back, this is the time of the last change, which they
+    cannot. A picture changed in the last two seconds is not remembered, for it could change again
+    within the resolution of its times.
     """
     known: dict[str, dict[str, list]] = {}
     changed: set[str] = set()
@@ -364,13 +364,13 @@ def picture_digests(pictures: Sequence[Path], memo: Path) -> list[bytes | None]:
             known[folder] = _read_memo(memo, folder)
         try:
             stat = os.stat(picture)
-            stamp, entry = [stat.st_size, stat.st_mtime_ns], known[folder].get(name)
-            if entry is None or entry[:2] != stamp:
+            stamp, entry = _stamp(stat), known[folder].get(name)
+            if entry is None or entry[:-1] != stamp:
                 entry = [*stamp, hashlib.sha256(read_picture(picture)).hexdigest()]
-                if now - stat.st_mtime_ns > SETTLED_NS:
+                if now - max(stat.st_mtime_ns, stat.st_ctime_ns) > SETTLED_NS:
                     known[folder][name] = entry
                     changed.add(folder)
-            digests.append(bytes.fromhex(entry[2]))
+            digests.append(bytes.fromhex(entry[-1]))
         except (OSError, BadPicture):
             digests.append(None)
     for folder in changed:
@@ -452,7 +452,7 @@ class _Chunks:
             # The file may have changed since it was listed: features belong to what was decoded.
             read = _Job(job.path, hashlib.sha256(content).digest(), job.flips)
             entries += read.entries()
-        return entries, stack_pictures(views) if views else None, bad
+        return entries, stack_views(views) if views else None, bad
 
 
 def _loader(
@@ -575,6 +575,10 @@ def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _stamp(stat: os.stat_result) -> list[int]:
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
 
 
 def _memo_path(memo: Path, folder: str) -> Path:

@@ -75,14 +75,11 @@ def picture_views(
     return views.transpose(0, 3, 1, 2)  # (V, 3, S, S)
 
 
-def stack_pictures(pictures: Sequence[np.ndarray]) -> "Tensor":
-    """Join pictures (3, S, S) or groups of views (V, 3, S, S) to (B, 3, S, S), channels-last."""
+def stack_views(groups: Sequence[np.ndarray]) -> "Tensor":
+    """Join the views of several pictures, each (V, 3, S, S), to (B, 3, S, S), channels-last."""
     import torch
 
-    groups = [p[None] if p.ndim == 3 else p for p in pictures]
-    total, (_, channels, height, width) = sum(map(len, groups)), groups[0].shape
-    batch = np.empty((total, height, width, channels), groups[0].dtype)
-    np.concatenate([group.transpose(0, 2, 3, 1) for group in groups], out=batch)
+    batch = np.concatenate([views.transpose(0, 2, 3, 1) for views in groups])  # (B, S, S, 3)
     return torch.from_numpy(batch).permute(0, 3, 1, 2)  # (B, 3, S, S)
 
 

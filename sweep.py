@@ -1,0 +1,320 @@
+"""Run a study, or continue one: `python sweep.py --help` shows how."""
+
+import argparse
+import json
+import logging
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
+from hydra.types import HydraContext, RunMode
+from omegaconf import OmegaConf
+from omegaconf.errors import MissingMandatoryValue
+
+from mmlabel.cache import fingerprint
+from mmlabel.cli import CONF, default_settings, run_cli
+from mmlabel.data.annotations import Annotations
+from mmlabel.errors import UserError
+from mmlabel.report import StudyReport
+from mmlabel.studies import (
+    Collection,
+    Job,
+    Study,
+    commands,
+    compared_keys,
+    failure,
+    finished,
+    load_study,
+    log_to_wandb,
+    override_key,
+    plan,
+    print_study,
+    seconds_needed,
+    study_names,
+    study_report,
+    write_index,
+    write_study,
+)
+
+log = logging.getLogger("mmlabel")
+
+OWN_OPTIONS = ("study", "seeds", "out", "wandb.workspace")
+HELP = """\
+python sweep.py study=lstm_layers                    one study on the built-in data set
+python sweep.py study=lstm_layers --dry-run          what would run, and how long it would take
+python sweep.py study=all seeds=5                    every study, with five seeds
+python sweep.py study=modality data=usyd data.root=DIR backbone=efficientnet_lite0
+python sweep.py study=lstm_layers hydra/launcher=joblib
+
+A study is a file of conf/study. Its runs go to OUT/runs, its tables and page to OUT/STUDY. Runs
+that have finished are not repeated, so the same command goes on after an interruption.
+
+  study=NAME              which study; without it, the studies are listed
+  seeds=N                 how many seeds; the study's file decides otherwise
+  out=DIR                 where everything goes (default: studies)
+  wandb.workspace=true    save a view in wandb that compares the study's variants
+  anything else           goes to every run, as train.py takes it: see python train.py --help"""
+
+
+def main() -> None:
+    """Read the command line and run what it asks for."""
+    parser = argparse.ArgumentParser(
+        "sweep.py", description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--dry-run", action="store_true", help="run nothing, say what would run")
+    parser.add_argument("options", nargs="*", metavar="OPTION=VALUE", help="see above")
+    arguments = parser.parse_intermixed_args()
+    own, overrides = split_options(arguments.options)
+    if "study" not in own:
+        if arguments.options:
+            raise UserError(f"which study? study=NAME, one of {', '.join(study_names())}")
+        list_studies()
+        return
+    log_to_terminal()
+    sweep = Sweep(own, overrides, dry_run=arguments.dry_run)
+    study = load_study(own["study"])
+    if isinstance(study, Study):
+        sweep.run(study, sweep.jobs(study, sweep.overrides), sweep.overrides)
+    else:
+        sweep.run_all(study)
+    if sweep.failed:
+        raise UserError(f"{sweep.failed} runs failed, see above; the same command tries them again")
+
+
+def split_options(options: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """sweep.py's own options, and the overrides for train.py."""
+    own, overrides = {}, []
+    for option in options:
+        key, found, value = option.partition("=")
+        if not found:
+            raise UserError(f'"{option}": options are given as OPTION=VALUE')
+        if key in OWN_OPTIONS:
+            own[key] = value
+        elif key == "seed":
+            raise UserError("seed is what a study repeats its runs over: give seeds=N, how many")
+        elif key in ("train", "test", "ckpt_path"):
+            raise UserError(f"{option}: a study trains and tests each of its runs; leave it out")
+        else:
+            overrides.append(option)
+    return own, overrides
+
+
+def list_studies() -> None:
+    """Name and title of each study."""
+    print("python sweep.py study=NAME, with one of\n")
+    for name in study_names():
+        print(f"  {name:<14} {load_study(name).title}")
+
+
+class Sweep:
+    """One call of sweep.py.
+
+    Args:
+        own: sweep.py's own options, as given.
+        overrides: for train.py, and options of Hydra's launcher.
+        dry_run: only say what would run.
+
+    Attributes:
+        failed: how many runs have failed.
+    """
+
+    def __init__(self, own: dict[str, str], overrides: list[str], *, dry_run: bool) -> None:
+        self.overrides = [item for item in overrides if not override_key(item).startswith("hydra")]
+        self.hydra_options = [item for item in overrides if item not in self.overrides]
+        self.command = shlex.join(["python", "sweep.py", *sys.argv[1:]])
+        self.out = Path(own.get("out", "studies")).expanduser()
+        self.seeds = _whole_number(own["seeds"]) if "seeds" in own else None
+        self.workspace = _true_or_false(own.get("wandb.workspace", "false"))
+        self.dry_run = dry_run
+        self.failed = 0
+        self._annotations: dict[str, Annotations] = {}
+
+    def run_all(self, collection: Collection) -> None:
+        """Each study of the collection, and the page that leads to them."""
+        planned = []
+        for study in collection.studies:
+            overrides = self.overrides_of(study)
+            # Before any of them runs, so that a mistake in the last one costs no hours.
+            planned.append((study, self.jobs(study, overrides), overrides))
+        reports = {}
+        for study, jobs, overrides in planned:
+            if report := self.run(study, jobs, overrides):
+                reports[study.name] = report
+                write_index(self.out / collection.name, collection, reports)
+        if reports:
+            log.info("all studies: %s", self.out / collection.name / "index.html")
+
+    def overrides_of(self, study: Study) -> list[str]:
+        """The command line's overrides without those that one study of several compares."""
+        compared = compared_keys(study)
+        for item in self.overrides:
+            if override_key(item) in compared:
+                log.info(
+                    'study "%s" compares %s: %s left out', study.name, override_key(item), item
+                )
+        return [item for item in self.overrides if override_key(item) not in compared]
+
+    def jobs(self, study: Study, overrides: list[str]) -> list[Job]:
+        """All runs of a study."""
+        return plan(
+            study,
+            seeds=self.seeds or study.seeds,
+            overrides=overrides,
+            runs=self.out / "runs",
+            settings_of=settings_of,
+            data_key=self.data_key,
+        )
+
+    def run(self, study: Study, jobs: list[Job], overrides: list[str]) -> StudyReport | None:
+        """What has not finished of a study, then its tables and page; None in a dry run."""
+        pending = [job for job in jobs if not finished(job.folder)]
+        equivalent = commands(
+            study,
+            seeds=self.seeds or study.seeds,
+            overrides=[*overrides, *self.hydra_options],
+        )
+        self.announce(study, jobs, pending, equivalent)
+        if self.dry_run:
+            return None
+        if pending:
+            launch(pending, runs=self.out / "runs", options=self.hydra_options)
+        settings = next(job for job in jobs if job.variant.name == study.baseline).settings
+        report = study_report(
+            study, jobs, command="\n".join(equivalent), annotations=self.annotations(settings)
+        )
+        folder = self.out / study.name
+        write_study(folder, report, jobs=jobs, command=self.command)
+        print_study(report)
+        for job in jobs:
+            if not finished(job.folder):
+                self.failed += 1
+                log.error("failed: %s: %s", job.title, failure(job.folder))
+        if pending or self.workspace:
+            log_to_wandb(study, report, settings=settings, folder=folder, workspace=self.workspace)
+        log.info("everything is in %s", folder)
+        return report
+
+    def announce(
+        self, study: Study, jobs: list[Job], pending: list[Job], equivalent: list[str]
+    ) -> None:
+        """Say what has finished, what will run, for how long, and the command for the same."""
+        print(f"{study.title}: {len(jobs)} runs, of which {len(jobs) - len(pending)} have finished")
+        print("The same runs with train.py:", *equivalent, sep="\n  ")
+        if self.dry_run:
+            for job in jobs:
+                state = "finished" if finished(job.folder) else "would run"
+                print(f"  {state:<10} {job.title:<28} {' '.join(job.variant.overrides)}")
+        if pending:
+            seconds = seconds_needed(jobs, pending, self.out / "runs")
+            known = "unknown, as nothing has run yet" if seconds is None else _duration(seconds)
+            print(f"Time for {len(pending)} runs, one after the other: {known}")
+
+    def annotations(self, settings: dict) -> Annotations:
+        """The data that a configuration names; read once, however many runs share it."""
+        data = settings["data"]
+        key = json.dumps(data, sort_keys=True)
+        if key not in self._annotations:
+            from mmlabel.data.datamodule import read_data
+
+            cache_dir = Path(settings["cache_dir"]).expanduser()
+            self._annotations[key] = read_data(data, cache_dir=cache_dir, require_pictures=False)
+        return self._annotations[key]
+
+    def data_key(self, settings: dict) -> str:
+        """Stands for the content of the data; a dry run fetches none, so it may not know."""
+        if self.dry_run and settings["data"].get("download"):
+            settings = settings | {"data": settings["data"] | {"download": False}}
+        try:
+            return fingerprint(self.annotations(settings).fingerprint)
+        except UserError:
+            if not self.dry_run:
+                raise
+            return "not there yet"
+
+
+def settings_of(overrides: list[str]) -> dict:
+    """The resolved configuration of a run."""
+    config = OmegaConf.create(default_settings(overrides))
+    try:
+        return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise UserError(f"{error.full_key} must be given: {error.full_key}=VALUE") from None
+
+
+def launch(jobs: Sequence[Job], *, runs: Path, options: Sequence[str]) -> None:
+    """Run the jobs with Hydra's launcher, as its multirun does, in one process if that is its way.
+
+    A sweep of Hydra's is a grid, and a study's variants are not, so the list of jobs is made here;
+    the launcher (basic, joblib, submitit, ray) gets it as it would from a sweeper. A job that fails
+    leaves failed.json in its folder, and the others go on.
+
+    Args:
+        jobs: to be run, all of them in the folder `runs`.
+        runs: the sweep's folder.
+        options: for Hydra, such as hydra/launcher=joblib.
+    """
+    from hydra._internal.callbacks import Callbacks
+
+    import train
+
+    for folder in {job.folder for job in jobs}:
+        # What an interrupted run has left would end up in the new one.
+        shutil.rmtree(folder, ignore_errors=True)
+    # Processes of data-parallel training start the script that this names.
+    sys.argv[0] = train.__file__
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3", job_name="train"):
+        hydra = GlobalHydra.instance().hydra
+        config = hydra.compose_config(
+            "train",
+            overrides=["hydra.mode=MULTIRUN", f"hydra.sweep.dir={runs.absolute()}", *options],
+            run_mode=RunMode.MULTIRUN,
+        )
+        launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=HydraContext(
+                config_loader=hydra.config_loader, callbacks=Callbacks(config)
+            ),
+            task_function=train.main.__wrapped__,
+            config=config,
+        )
+        try:
+            launcher.launch(
+                [[*job.overrides, f"hydra.sweep.subdir={job.folder.name}"] for job in jobs],
+                initial_job_idx=0,
+            )
+        except Exception as error:
+            # Of the launcher itself, a worker that was killed for instance: what finished counts.
+            log.error("the launcher stopped: %s", error)
+        finally:
+            log_to_terminal()
+
+
+def log_to_terminal() -> None:
+    """Also after a job, whose log file would get the sweep's messages otherwise."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+
+
+def _whole_number(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise UserError(f"seeds={text}: give a whole number, 1 or more, such as 3")
+    return int(text)
+
+
+def _true_or_false(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise UserError(f"wandb.workspace={text}: give true or false")
+    return text.lower() == "true"
+
+
+def _duration(seconds: float) -> str:
+    minutes = seconds / 60
+    return f"about {minutes:.0f} minutes" if minutes >= 2 else f"about {seconds:.0f} s"
+
+
+if __name__ == "__main__":
+    run_cli(main)

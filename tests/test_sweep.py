@@ -1,0 +1,181 @@
+"""sweep.py as users call it: what is run, repeated, recorded, printed."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from fake_runs import write_fake_run
+
+import sweep as script
+from mmlabel.errors import UserError
+from mmlabel.studies import Collection, Study, Variant
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *options: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["sweep.py", *options])
+    script.main()
+
+
+class Launcher:
+    """Stands in for Hydra's: finishes every job at once, or fails those it is told to."""
+
+    def __init__(self) -> None:
+        self.launched: list[list[str]] = []
+        self.failing: set[str] = set()
+
+    def __call__(self, jobs: list, *, runs: Path, options: list[str]) -> None:
+        self.launched.append([job.title for job in jobs])
+        for job in jobs:
+            if job.title in self.failing:
+                job.folder.mkdir(parents=True, exist_ok=True)
+                (job.folder / "failed.json").write_text(json.dumps({"error": "no weights"}))
+            else:
+                noise = 0.1 * (1 + len(job.variant.name + job.variant.overrides[-1]) % 5)
+                write_fake_run(job.folder, seed=job.seed, noise=noise, settings=job.settings)
+
+
+@pytest.fixture
+def launcher(monkeypatch: pytest.MonkeyPatch) -> Launcher:
+    fake = Launcher()
+    monkeypatch.setattr(script, "launch", fake)
+    return fake
+
+
+@pytest.fixture
+def options(quick: list[str], tmp_path: Path) -> list[str]:
+    return [*quick, f"out={tmp_path / 'studies'}"]
+
+
+def test_finished_runs_are_not_repeated(monkeypatch, launcher, options, tmp_path, capsys):
+    call(monkeypatch, "study=optimizer", "seeds=2", *options)
+    assert launcher.launched == [
+        ["adadelta, seed 0", "adadelta, seed 1", "adam, seed 0", "adam, seed 1"]
+    ]
+    printed = capsys.readouterr().out
+    assert "python train.py -m" in printed and "optimizer.lr=1e-3" in printed
+    assert "no difference shown" in printed or "worse" in printed or "better" in printed
+    folder = tmp_path / "studies" / "optimizer"
+    assert {path.name for path in folder.iterdir()} == {
+        "results.csv",
+        "runs.csv",
+        "table.md",
+        "report.html",
+    }
+
+    call(monkeypatch, "study=optimizer", "seeds=2", *options)
+    assert len(launcher.launched) == 1
+    call(monkeypatch, "study=optimizer", "seeds=3", *options)
+    assert launcher.launched[1:] == [["adadelta, seed 2", "adam, seed 2"]]
+
+
+def test_studies_share_the_runs_they_have_in_common(monkeypatch, launcher, options):
+    call(monkeypatch, "study=lstm_layers", "seeds=1", *options)
+    call(monkeypatch, "study=modality", "seeds=1", *options)
+    # One layer is the default, and so are both inputs.
+    assert launcher.launched[1] == ["image, seed 0", "caption, seed 0"]
+
+
+def test_failed_runs_are_recorded_and_tried_again(monkeypatch, launcher, options, tmp_path, capsys):
+    launcher.failing = {"2, seed 0", "2, seed 1"}
+    with pytest.raises(UserError, match="2 runs failed"):
+        call(monkeypatch, "study=lstm_layers", "seeds=2", *options)
+    assert "2, seed 0: no weights" in capsys.readouterr().err
+    page = (tmp_path / "studies" / "lstm_layers" / "report.html").read_text()
+    assert "no weights" in page
+    launcher.failing = set()
+    call(monkeypatch, "study=lstm_layers", "seeds=2", *options)
+    assert launcher.launched[1] == ["2, seed 0", "2, seed 1"]
+
+
+def test_a_dry_run_says_what_would_run_and_for_how_long(monkeypatch, launcher, options, capsys):
+    call(monkeypatch, "study=lstm_layers", "seeds=1", "--dry-run", *options)
+    assert launcher.launched == []
+    printed = capsys.readouterr().out
+    assert printed.count("would run") == 4 and "unknown" in printed
+    call(monkeypatch, "study=lstm_layers", "seeds=1", *options)
+    capsys.readouterr()
+    call(monkeypatch, "study=lstm_layers", "seeds=2", "--dry-run", *options)
+    printed = capsys.readouterr().out
+    assert printed.count("would run") == 4 and printed.count("finished  ") == 4
+    assert "about 40 s" in printed
+
+
+def test_a_dry_run_needs_no_data(monkeypatch, launcher, options, capsys, tmp_path):
+    missing = ["data=usyd", f"data.root={tmp_path / 'nowhere'}"]
+    options = [option for option in options if not option.startswith("data.rows")]
+    call(monkeypatch, "study=lstm_layers", "--dry-run", *options, *missing)
+    assert capsys.readouterr().out.count("would run") == 12
+    with pytest.raises(UserError, match="nowhere does not exist"):
+        call(monkeypatch, "study=lstm_layers", *options, *missing)
+    assert launcher.launched == []
+
+
+def test_a_collection_runs_each_study_and_leads_to_their_pages(
+    monkeypatch, launcher, options, tmp_path, capsys
+):
+    parts = [script.load_study("modality"), script.load_study("lstm_layers")]
+    both = Collection("both", "Both", "Which?", parts)
+    monkeypatch.setattr(script, "load_study", lambda name: both)
+    call(monkeypatch, "study=both", "seeds=1", "lstm.layers=1", *options)
+    assert [len(jobs) for jobs in launcher.launched] == [3, 3]
+    assert 'study "lstm_layers" compares lstm.layers' in capsys.readouterr().err
+    index = (tmp_path / "studies" / "both" / "index.html").read_text()
+    for part in parts:
+        assert f'href="../{part.name}/report.html"' in index
+        assert (tmp_path / "studies" / part.name / "report.html").is_file()
+        assert part.title in (tmp_path / "studies" / "both" / "table.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["study=lstm_layer"], 'did you mean "lstm_layers"'),
+        (["stdy=lstm_layers"], "which study"),
+        (["study=lstm_layers", "seeds=x"], "seeds=x: give a whole number"),
+        (["study=lstm_layers", "seed=1"], "give seeds=N"),
+        (["study=lstm_layers", "test=false"], "trains and tests"),
+        (["study=lstm_layers", "lstm.layers=1"], "is what the study"),
+        (["study=lstm_layers", "dryrun"], '"dryrun": options are given as'),
+        (["study=lstm_layers", "data=usyd"], "data.root must be given"),
+        (["study=lstm_layers", "wandb.workspace=yes"], "give true or false"),
+    ],
+)
+def test_mistakes_get_a_message(monkeypatch, launcher, given, message):
+    with pytest.raises(UserError) as error:
+        call(monkeypatch, *given)
+    assert message in str(error.value)
+    assert launcher.launched == []
+
+
+def test_without_a_study_they_are_listed(monkeypatch, capsys):
+    call(monkeypatch)
+    assert "lstm_layers" in capsys.readouterr().out
+
+
+def test_real_runs_through_hydras_launcher(monkeypatch, options, tmp_path, capsys):
+    variants = [
+        Variant("both", "Both", ["model=fusion"], 0.8, {}),
+        Variant("caption", "Caption", ["model=caption_only"], None, {}),
+        Variant("fast", "Too fast", ["optimizer.lr=1e30"], None, {}),
+    ]
+    study = Study("real", "Real runs", "Do they run?", "both", variants, columns=["loss_first"])
+    monkeypatch.setattr(script, "load_study", lambda name: study)
+    with pytest.raises(UserError, match="2 runs failed"):
+        call(monkeypatch, "study=real", "seeds=2", *options, "logger=wandb", "wandb.workspace=true")
+    said = capsys.readouterr().err
+    assert "failed: fast, seed 1: the training loss" in said and "no view was saved" in said
+
+    folders = list((tmp_path / "studies" / "runs").iterdir())
+    done = [json.loads(p.read_text()) for f in folders for p in f.glob("results.json")]
+    assert len(folders) == 6 and len(done) == 4
+    assert {(run["study"], run["variant"], run["settings"]["seed"]) for run in done} == {
+        ("real", name, seed) for name in ("both", "caption") for seed in (0, 1)
+    }
+    # Each run's own, and the study's summary.
+    assert len(list((tmp_path / "studies" / "runs").glob("*/wandb/offline-run-*/*.wandb"))) == 6
+    assert len(list((tmp_path / "studies" / "real").glob("wandb/offline-run-*/*.wandb"))) == 1
+    times = {path: path.stat().st_mtime_ns for f in folders for path in f.glob("results.json")}
+    with pytest.raises(UserError, match="2 runs failed"):
+        call(monkeypatch, "study=real", "seeds=2", *options)
+    assert times == {path: path.stat().st_mtime_ns for path in times}

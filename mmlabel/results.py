@@ -133,16 +133,21 @@ def write_predictions(
     probabilities: Tensor,
     targets: Tensor | None,
     label_names: Sequence[str],
+    answers: Tensor | None = None,
 ) -> None:
     """A row per image: ImageID, target_N for each label number N with a name, then prob_N.
 
     Args:
+        answers: (n, num_labels) bool; if given, a column Labels lists the numbers answered.
         probabilities: (n, num_labels); written with enough digits to be read back unchanged.
         targets: (n, num_labels), or None for images whose labels are not known.
     """
     numbers = [number for number, name in enumerate(label_names) if name]
     header = ["ImageID"]
     columns: list[list] = [list(ids)]
+    if answers is not None:
+        header.append("Labels")
+        columns.append([" ".join(str(n) for n in numbers if row[n]) for row in answers.tolist()])
     if targets is not None:
         header += [f"target_{n}" for n in numbers]
         columns += targets[:, numbers].long().T.tolist()

@@ -46,7 +46,7 @@ def loggers_for(
         folder=folder,
         name=settings["name"] or ",".join(overrides) or "defaults",
         group=study or group,
-        tags=[tag for tag in (study, variant) if tag] or (["multirun"] if group else []),
+        tags=[str(tag) for tag in (study, variant) if tag] or (["multirun"] if group else []),
     )
     try:
         yield [*loggers, WandbLogger(experiment=run)]

@@ -292,13 +292,36 @@ def test_every_experiment_composes_and_builds():
     assert settings_of_options(["experiment=report_vgg16"])["optimizer"]["lr"] == 5
 
 
+BUILT_IN = [
+    "data.rows=[1200,200,200]",
+    "data.image_size=96",
+    "backbone=efficientnet_lite0",
+    "backbone.weights=pretrained",
+    "lstm.hidden=128",
+    "embedding.dim=100",
+    "trainer.max_epochs=10",
+]
+
+
 def test_both_inputs_together_beat_each_alone(settings_of, tmp_path: Path):
     """On the built-in data set, which is made so that neither suffices."""
     scores = {}
     for model in ("fusion", "image_only", "caption_only"):
-        options = ["data=scenes", "data.rows=[1200,200,200]", "data.image_size=96"]
-        options += ["backbone=efficientnet_lite0", "backbone.weights=pretrained", "lstm.hidden=128"]
-        options += ["embedding.dim=100", "trainer.max_epochs=10", f"model={model}"]
-        results = script.train(settings_of(*options), tmp_path / model)
+        results = script.train(settings_of(*BUILT_IN, f"model={model}"), tmp_path / model)
         scores[model] = results["scores"]["test/f1_micro"]
     assert scores["fusion"] > max(scores["image_only"], scores["caption_only"]) + 0.03, scores
+
+
+def test_the_decoder_does_not_collapse(settings_of, tmp_path: Path):
+    """The report's answered label 1 for everything (its section 4.5.2)."""
+    # Ten epochs are few for sequences: both have the epochs of experiment=demo.
+    options = [*BUILT_IN, "trainer.max_epochs=15"]
+    for model in ("decoder", "image_only"):
+        script.train(settings_of(*options, f"model={model}"), tmp_path / model)
+    decoder, image_only = (
+        results_of(tmp_path / name)["scores"]["test/f1_micro"] for name in ("decoder", "image_only")
+    )
+    targets, _ = predictions_of(tmp_path / "decoder")
+    floor = f1_score(targets, np.eye(18, dtype=int)[[0] * len(targets)], average="micro")
+    assert decoder > floor + 0.15
+    assert decoder > image_only - 0.03

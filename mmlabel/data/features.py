@@ -52,7 +52,7 @@ SETTLED_NS = 2_000_000_000
 
 
 class StoreUnavailable(Exception):
-    """The store cannot be written or cannot hold these features: go on without it, and say why."""
+    """The store cannot be used or cannot hold these features: go on without it, and say why."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class FeatureStore:
         """Where each picture's features are: (N, 2) int64 rows of `array()`, plain then flipped.
 
         -1 stands for a view that the store does not have: never asked of `fill`, or of a picture
-        that cannot be read.
+        that cannot be read. Raises `StoreUnavailable`.
         """
         table = self._table()
         rows = np.full((len(pictures), 2), -1, np.int64)
@@ -183,7 +183,7 @@ class FeatureStore:
         one waits and uses its result.
 
         Raises `BadPicture` unless `on_bad_image` is "skip", and `StoreUnavailable` where the store
-        cannot be written; what is complete by then is kept.
+        cannot be read or written; what is complete by then is kept.
         """
         start = time.perf_counter()
         bad: list[BadPicture] = []
@@ -332,8 +332,11 @@ class FeatureStore:
 
     def _table(self) -> dict[bytes, int]:
         """The row of each entry."""
-        count = self._count()
-        data = self._entries.read_bytes() if count else b""
+        try:
+            count = self._count()
+            data = self._entries.read_bytes() if count else b""
+        except OSError as error:
+            raise _unavailable(self.folder, error) from error
         return {data[i * ENTRY_BYTES : (i + 1) * ENTRY_BYTES]: i for i in range(count)}
 
     def _count(self) -> int:
@@ -385,7 +388,7 @@ def stores(cache_dir: Path) -> list[StoreInfo]:
     found = []
     for path in (Path(cache_dir) / "features").glob("*/store.json"):
         # A store that another process removes meanwhile, or a folder of some other kind.
-        with suppress(OSError, ValueError, KeyError):
+        with suppress(OSError, ValueError, KeyError, TypeError):
             found.append(_describe(path))
     return sorted(found, key=lambda info: info.last_used, reverse=True)
 
@@ -558,7 +561,7 @@ def _raise_first(bad: list[BadPicture], on_bad_image: str) -> None:
 def _unavailable(folder: Path, error: Exception) -> StoreUnavailable:
     reason = getattr(error, "strerror", None) or str(error)
     return StoreUnavailable(
-        f"the feature store in {folder} cannot be written ({reason}); free some space (python -m "
+        f"the feature store in {folder} cannot be used ({reason}); free some space (python -m "
         "mmlabel.features prune) or set cache_dir to a folder that can be written"
     )
 

@@ -80,7 +80,8 @@ def stack_views(groups: Sequence[np.ndarray]) -> "Tensor":
     import torch
 
     batch = np.concatenate([views.transpose(0, 2, 3, 1) for views in groups])  # (B, S, S, 3)
-    return torch.from_numpy(batch).permute(0, 3, 1, 2)  # (B, 3, S, S)
+    # NumPy keeps the layout of what it joins, so this copies only views that were not so already.
+    return torch.from_numpy(np.ascontiguousarray(batch)).permute(0, 3, 1, 2)  # (B, 3, S, S)
 
 
 def transform_key(size: int) -> dict[str, object]:

@@ -1,0 +1,180 @@
+"""`python -m mmlabel.features list|prune`."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmlabel.cache import lock
+from mmlabel.data.features import FeatureStore
+from mmlabel.features import main
+
+DAY = 86_400
+BACKBONES = ["resnet50", "vgg16", "efficientnet_lite0"]
+
+
+@pytest.fixture
+def stores(tmp_path: Path) -> list[FeatureStore]:
+    """Three stores with 1, 2 and 3 rows, last used now, 10 and 20 days ago."""
+    made = []
+    for age, backbone in enumerate(BACKBONES):
+        store = FeatureStore.open(
+            tmp_path / "cache",
+            key={"backbone": backbone, "precision": "bf16"},
+            size=4,
+            width=48,
+            dtype="float16",
+        )
+        pictures = [tmp_path / f"{n}.png" for n in range(age + 1)]
+        for n, picture in enumerate(pictures):
+            Image.fromarray(np.full((4, 4, 3), n, np.uint8)).save(picture)
+        store.fill(
+            pictures,
+            flipped=[False] * len(pictures),
+            extract=lambda views: views.flatten(1).float(),
+            workers=0,
+        )
+        used = time.time() - age * 10 * DAY
+        os.utime(store.folder / "store.json", (used, used))
+        made.append(store)
+    return made
+
+
+@pytest.fixture
+def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Runs the command; gives its status and what it printed."""
+
+    def call(*arguments: str) -> tuple[int, str]:
+        capsys.readouterr()
+        status = main([*arguments, "--cache-dir", str(tmp_path / "cache")])
+        return status, "".join(capsys.readouterr())
+
+    return call
+
+
+def left(stores: list[FeatureStore]) -> list[bool]:
+    return [store.folder.exists() for store in stores]
+
+
+def test_list_shows_each_store_last_used_first(stores, run):
+    status, said = run("list")
+    head, *lines = said.splitlines()
+    assert status == 0 and head.split()[:2] == ["store", "backbone"]
+    for line, store, backbone, rows in zip(lines, stores, BACKBONES, (1, 2, 3), strict=True):
+        name, *rest = line.split()
+        assert store.folder.name.startswith(name)
+        assert rest[:5] == [backbone, "4", "bf16", "float16", str(rows)]
+        size = sum(file.stat().st_size for file in store.folder.iterdir()) / 1e6
+        assert rest[5] == f"{size:.1f}"
+    assert lines[0].split()[-2] == time.strftime("%Y-%m-%d", time.localtime())
+
+
+def test_list_says_where_there_is_none(run, tmp_path):
+    assert run("list") == (0, f"no feature stores in {tmp_path / 'cache'}\n")
+
+
+def test_list_passes_over_what_is_no_store(stores, run):
+    for content in ("", "[]", "{}", '{"key": {"size": 4}}'):
+        (stores[1].folder / "store.json").write_text(content)
+        status, said = run("list")
+        assert status == 0 and len(said.splitlines()) == 3
+
+
+def test_prune_all_removes_stores_and_remembered_digests(stores, run, tmp_path):
+    (tmp_path / "cache" / "features" / "digests").mkdir(exist_ok=True)
+    status, said = run("prune", "--all")
+    assert status == 0 and left(stores) == [False] * 3
+    assert all(f"({backbone}, " in said for backbone in BACKBONES) and "MB freed" in said
+    assert list((tmp_path / "cache" / "features").iterdir()) == []
+    assert run("prune", "--all") == (0, "nothing to remove\n")
+
+
+@pytest.mark.parametrize(
+    ("days", "stay"),
+    [("15", [True, True, False]), ("0.5", [True, False, False]), ("30", [True] * 3)],
+)
+def test_prune_by_age(stores, run, days, stay):
+    status, said = run("prune", "--older-than", days)
+    assert status == 0 and left(stores) == stay
+    assert ("nothing to remove" in said) == all(stay)
+
+
+def test_a_store_in_use_is_not_old(stores, run):
+    FeatureStore.open(
+        stores[2].folder.parent.parent,
+        key={"backbone": BACKBONES[2], "precision": "bf16"},
+        size=4,
+        width=48,
+        dtype="float16",
+    )
+    run("prune", "--older-than", "5")
+    assert left(stores) == [True, False, True]
+
+
+@pytest.mark.parametrize("days", ["-1", "nan", "inf", "1e9", "week"])
+def test_an_age_that_is_none_is_refused(stores, run, capsys, days):
+    with pytest.raises(SystemExit) as stop:
+        run("prune", f"--older-than={days}")
+    assert stop.value.code == 2 and f'not "{days}"' in capsys.readouterr().err
+    assert left(stores) == [True] * 3
+
+
+def test_prune_by_the_beginning_of_a_name(stores, run):
+    status, said = run("prune", "--key", stores[1].folder.name[:12])
+    assert status == 0 and left(stores) == [True, False, True]
+    assert "vgg16, 2 rows" in said
+
+
+def test_an_ambiguous_or_unknown_name_removes_nothing(stores, run):
+    twin = stores[0].folder.with_name(stores[0].folder.name[:10] + "x" * 22)
+    stores[1].folder.rename(twin)
+    status, said = run("prune", "--key", twin.name[:10])
+    assert status == 1 and "several stores are named" in said
+    assert twin.name[:12] in said and stores[0].folder.name[:12] in said
+    assert stores[2].folder.name[:12] not in said
+
+    status, said = run("prune", "--key", "zzz")
+    assert status == 1 and 'no store is named "zzz…"' in said and twin.name[:12] in said
+    assert twin.exists() and left(stores) == [True, False, True]
+
+
+def test_an_empty_name_names_no_store(stores, run):
+    """As an unset shell variable gives it."""
+    run("prune", "--older-than", "5")
+    status, said = run("prune", "--key", "")
+    assert status == 1 and stores[0].folder.name[:12] in said
+    assert left(stores) == [True, False, False]
+
+
+def test_what_to_prune_has_to_be_said(stores, run, capsys):
+    for options in ([], ["--all", "--key", "a"]):
+        with pytest.raises(SystemExit) as stop:
+            run("prune", *options)
+        assert stop.value.code == 2
+    assert left(stores) == [True] * 3
+
+
+def test_a_store_that_a_job_is_filling_is_left(stores, run):
+    with lock(stores[0].folder / "fill-0-of-1"):
+        status, said = run("prune", "--all")
+    assert status == 0 and left(stores) == [True, False, False]
+    assert f"left {stores[0].folder.name[:12]}" in said and "a job is filling it" in said
+    run("prune", "--all")
+    assert left(stores) == [False] * 3
+
+
+def test_as_a_command_with_the_cache_folder_from_the_environment(stores):
+    cache = stores[0].folder.parent.parent
+    done = subprocess.run(
+        [sys.executable, "-m", "mmlabel.features", "list"],
+        env={**os.environ, "MMLABEL_CACHE": "~/cache", "HOME": str(cache.parent)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert all(backbone in done.stdout for backbone in BACKBONES)

@@ -22,7 +22,13 @@ from mmlabel.data.detections import PictureScorer, detector_scores
 from mmlabel.data.embeddings import Embeddings, load_embeddings
 from mmlabel.data.features import FeatureStore, StoreUnavailable
 from mmlabel.data.splits import read_splits, split_rows
-from mmlabel.data.transforms import BadPicture, load_picture, picture_views, read_picture
+from mmlabel.data.transforms import (
+    BadPicture,
+    load_picture,
+    picture_views,
+    read_picture,
+    stack_views,
+)
 from mmlabel.errors import UserError, nearest
 
 log = logging.getLogger(__name__)
@@ -220,11 +226,13 @@ class SplitRows(Dataset):
             return self.features[where]  # (B, F)
         if self.pictures is None:
             return None
-        pictures = [
-            load_picture(self.pictures[row], size=self.image_size, flipped=flip)
-            for row, flip in zip(rows.tolist(), flipped.tolist(), strict=True)
-        ]
-        return torch.from_numpy(np.stack(pictures))  # (B, 3, S, S)
+        views = []
+        for row, flip in zip(rows.tolist(), flipped.tolist(), strict=True):
+            path = self.pictures[row]
+            views.append(
+                picture_views(read_picture(path), path=path, size=self.image_size, flips=[flip])
+            )
+        return stack_views(views)  # (B, 3, S, S)
 
 
 class FrozenExtractor(Protocol):
@@ -358,27 +366,38 @@ class CaptionedPictures(pl.LightningDataModule):
         wanted = np.sort(np.concatenate([self.rows[split] for split in SPLITS]))
         rows = store.rows(pictures)
         missing = (rows[wanted, 0] < 0) | (flipped[wanted] & (rows[wanted, 1] < 0))
-        if missing.any() or (trainer and trainer.world_size > 1):
-            filled = store.fill(
-                [pictures[row] for row in wanted],
-                flipped=flipped[wanted],
-                extract=self.extractor.extract(settings["precision"], device),
-                device=device,
-                batch_size=settings["batch_size"],
-                workers=settings["workers"],
-                rank=trainer.global_rank if trainer else 0,
-                world_size=trainer.world_size if trainer else 1,
-                on_bad_image=self.settings["data"]["on_bad_image"],
-            )
-            if filled.views:
-                log.info("features of %d views in %.1f s", filled.views, filled.seconds)
-            if trainer:
-                trainer.strategy.barrier()
+        if self._agree(bool(missing.any()), every=False):
+            problem = None
+            try:
+                filled = store.fill(
+                    [pictures[row] for row in wanted],
+                    flipped=flipped[wanted],
+                    extract=self.extractor.extract(settings["precision"], device),
+                    device=device,
+                    batch_size=settings["batch_size"],
+                    workers=settings["workers"],
+                    rank=trainer.global_rank if trainer else 0,
+                    world_size=trainer.world_size if trainer else 1,
+                    on_bad_image=self.settings["data"]["on_bad_image"],
+                )
+                if filled.views:
+                    log.info("features of %d views in %.1f s", filled.views, filled.seconds)
+            except (StoreUnavailable, UserError) as error:
+                problem = error
+            # One process that goes on alone would leave the others waiting for it for ever.
+            if not self._agree(problem is None, every=True):
+                raise problem or StoreUnavailable("another process could not store its features")
             rows = store.rows(pictures)
         self.features = torch.from_numpy(store.array())
         self.feature_rows = rows
         self._leave_out([row for row in wanted.tolist() if rows[row, 0] < 0])
         self._keep_on_gpu(device)
+
+    def _agree(self, decision: bool, *, every: bool) -> bool:
+        """Whether every process of the run (or any) decides so; they wait for each other."""
+        if self.trainer is None:
+            return decision
+        return self.trainer.strategy.reduce_boolean_decision(decision, all=every)
 
     def _keep_on_gpu(self, device: torch.device) -> None:
         """Move the features to a GPU with room for them, so that no step waits for a copy."""

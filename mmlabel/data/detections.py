@@ -8,10 +8,9 @@ killed at any moment loses no more than these.
 
 import hashlib
 import json
-import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,14 +23,14 @@ from filelock import Timeout
 
 from mmlabel.cache import atomic_write, fingerprint, lock
 from mmlabel.data.features import picture_digests
-from mmlabel.data.transforms import BadPicture, _decode, read_picture
+from mmlabel.data.progress import picture_progress, say
+from mmlabel.data.transforms import BadPicture, decode, read_picture
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 CHUNK = 32
 WRITE_SECONDS = 5.0
-LINE_SECONDS = 10.0
 
 
 class PictureScorer(Protocol):
@@ -141,7 +140,7 @@ class _Table:
         """Go on in memory alone."""
         self.keep = False
         reason = getattr(error, "strerror", None) or str(error)
-        _say(f"detections: scores are not kept, as {self.path} cannot be written ({reason})")
+        say(f"detections: scores are not kept, as {self.path} cannot be written ({reason})")
 
 
 def _missing(
@@ -170,7 +169,10 @@ def _compute(
 ) -> int:
     paths, computed, written = list(missing.values()), 0, time.monotonic()
     try:
-        with _progress(len(paths), quiet) as advance, ThreadPoolExecutor(4) as pool:
+        with (
+            picture_progress("detections", len(paths), quiet=quiet) as advance,
+            ThreadPoolExecutor(4) as pool,
+        ):
             for begin in range(0, len(paths), CHUNK):
                 start = time.perf_counter()
                 chunk = paths[begin : begin + CHUNK]
@@ -199,7 +201,7 @@ def _read_upright(path: Path) -> "tuple[bytes, Image] | BadPicture":
 
     try:
         content = read_picture(path)
-        picture = _decode(content, path)
+        picture = decode(content, path)
     except BadPicture as error:
         return error
     # The file may have changed since it was listed: scores belong to what was decoded.
@@ -214,7 +216,7 @@ def _turn(table: _Table) -> Iterator[None]:
         try:
             guard.acquire(timeout=0)
         except Timeout:
-            _say("detections: another job runs this detector; waiting to use its result")
+            say("detections: another job runs this detector; waiting to use its result")
             guard.acquire()
     except (OSError, NotImplementedError) as error:
         table.give_up(error)
@@ -225,48 +227,3 @@ def _turn(table: _Table) -> Iterator[None]:
         yield
     finally:
         guard.release()
-
-
-@contextmanager
-def _progress(total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
-    """Report pictures done and pictures a second: a bar on a terminal, else a line now and then."""
-    if quiet or not total:
-        yield lambda pictures: None
-    elif sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-        from rich.progress import ProgressColumn as Column
-
-        class Speed(Column):
-            def render(self, task: object) -> str:
-                return f"{task.finished_speed or task.speed or 0:,.1f} pictures/s"
-
-        columns = ("detections", BarColumn(), MofNCompleteColumn(), Speed(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task("", total=total)
-            yield lambda pictures: bar.advance(task, pictures)
-    else:
-        yield _lines(total)
-
-
-def _lines(total: int) -> Callable[[int], None]:
-    start = said = time.monotonic()
-    done = 0
-
-    def advance(pictures: int) -> None:
-        nonlocal done, said
-        done += pictures
-        now = time.monotonic()
-        if now - said >= LINE_SECONDS or done >= total:
-            speed = done / max(now - start, 1e-9)
-            _say(
-                f"detections: {done:,} of {total:,} pictures, {speed:,.1f} a second, "
-                f"{(total - done) / speed:,.0f} s left"
-            )
-            said = now
-
-    return advance
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

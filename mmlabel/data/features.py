@@ -18,7 +18,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -31,6 +30,7 @@ import numpy as np
 from filelock import Timeout
 
 from mmlabel.cache import atomic_write, fingerprint, lock
+from mmlabel.data.progress import picture_progress, say
 from mmlabel.data.transforms import (
     BadPicture,
     picture_views,
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 LAYOUT = 1
 ENTRY_BYTES = 33
 COMMIT_SECONDS = 5.0
-LINE_SECONDS = 10.0
 # A file whose time stamp is this young could change again without its time stamp changing.
 SETTLED_NS = 2_000_000_000
 
@@ -226,7 +225,10 @@ class FeatureStore:
         waiting: list[tuple[list[bytes], Tensor]] = []
         done: list[tuple[list[bytes], np.ndarray]] = []
         views, committed = 0, time.monotonic()
-        with _progress(len(jobs), quiet) as advance, torch.inference_mode():
+        with (
+            picture_progress("features", len(jobs), quiet=quiet) as advance,
+            torch.inference_mode(),
+        ):
             for entries, batch, failed in loader:
                 bad += failed
                 _raise_first(bad, on_bad_image)
@@ -283,7 +285,7 @@ class FeatureStore:
                 break
             except Timeout:
                 if not told:
-                    _say("features: another job computes them; waiting to use its result")
+                    say("features: another job computes them; waiting to use its result")
                 told = True
             except (OSError, NotImplementedError) as error:
                 raise _unavailable(self.folder, error) from error
@@ -506,51 +508,6 @@ def _append(path: Path, position: int, data: bytes | memoryview) -> None:
         with suppress(OSError):
             os.truncate(path, position)
         raise
-
-
-@contextmanager
-def _progress(total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
-    """Report pictures done and pictures a second: a bar on a terminal, else a line now and then."""
-    if quiet:
-        yield lambda pictures: None
-    elif sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-        from rich.progress import ProgressColumn as Column
-
-        class Speed(Column):
-            def render(self, task: object) -> str:
-                return f"{task.finished_speed or task.speed or 0:,.0f} pictures/s"
-
-        columns = ("features", BarColumn(), MofNCompleteColumn(), Speed(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task("", total=total)
-            yield lambda pictures: bar.advance(task, pictures)
-    else:
-        yield _lines(total)
-
-
-def _lines(total: int) -> Callable[[int], None]:
-    start = said = time.monotonic()
-    done = 0
-
-    def advance(pictures: int) -> None:
-        nonlocal done, said
-        done += pictures
-        now = time.monotonic()
-        if now - said >= LINE_SECONDS or done >= total:
-            speed = done / max(now - start, 1e-9)
-            _say(
-                f"features: {done:,} of {total:,} pictures, {speed:,.0f} a second, "
-                f"{(total - done) / speed:,.0f} s left"
-            )
-            said = now
-
-    return advance
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _raise_first(bad: list[BadPicture], on_bad_image: str) -> None:

@@ -64,7 +64,7 @@ def picture_views(
     `flips` says for each wanted view whether it is flipped; `path` is for the message of
     `BadPicture`. The memory is channels-last, as Pillow's is: convolutions run faster on it.
     """
-    pixels = np.asarray(_resize(_decode(content, path), size))  # (H, W, 3)
+    pixels = np.asarray(_resize(decode(content, path), size))  # (H, W, 3)
     height, width = pixels.shape[:2]
     # Python rounds halves to even, and so does torchvision's CenterCrop.
     top, left = round((height - size) / 2), round((width - size) / 2)
@@ -97,7 +97,8 @@ def transform_key(size: int) -> dict[str, object]:
     }
 
 
-def _decode(content: bytes, path: Path | str) -> Image.Image:
+def decode(content: bytes, path: Path | str) -> Image.Image:
+    """The RGB picture in the bytes of a file; raises `BadPicture`, which names `path`."""
     try:
         with Image.open(io.BytesIO(content)) as picture:
             return picture.convert("RGB")

@@ -67,7 +67,7 @@ def describe(
     seconds: dict[str, float],
 ) -> dict:
     """Everything about a finished run that can be compared with others: see README, "Outputs"."""
-    stored = classifier.backbone
+    stored, variant = classifier.backbone, settings["study"]["variant"]
     modules = [classifier.network, *([stored.backbone] if stored else [])]
     parameters, megabytes = model_size(*modules)
     if data.detector is not None:
@@ -88,7 +88,8 @@ def describe(
         "overrides": overrides,
         "settings": settings,
         "study": settings["study"]["name"],
-        "variant": settings["study"]["variant"],
+        # Hydra reads a variant named "2" as a number.
+        "variant": None if variant is None else str(variant),
         "data_fingerprint": fingerprint(data.annotations.fingerprint, *data.rows.values()),
         "seconds": seconds,
         "parameters": parameters,

@@ -325,3 +325,10 @@ def test_the_decoder_does_not_collapse(settings_of, tmp_path: Path):
     floor = f1_score(targets, np.eye(18, dtype=int)[[0] * len(targets)], average="micro")
     assert decoder > floor + 0.15
     assert decoder > image_only - 0.03
+
+
+def test_a_variant_may_be_named_by_a_number(settings_of, tmp_path: Path):
+    """As in the study of LSTM layers, whose page and wandb tags take text."""
+    options = ["model=caption_only", "study.name=layers", "study.variant=2", "report=true"]
+    assert script.train(settings_of(*options), tmp_path)["variant"] == "2"
+    assert (tmp_path / "report.html").is_file()

@@ -58,3 +58,18 @@ def settings_of(quick: list[str]) -> Callable[..., dict]:
             return OmegaConf.to_container(compose("train", [*quick, *overrides]), resolve=True)
 
     return resolve
+
+
+@pytest.fixture(scope="session")
+def scenes(settings_of: Callable[..., dict]) -> Path:
+    """The folder of the built-in pictures that a quick run reads."""
+    from mmlabel.data.scenes import scenes_folder
+
+    settings = settings_of()
+    data = settings["data"]
+    return scenes_folder(
+        Path(settings["cache_dir"]),
+        seed=data["scenes_seed"],
+        rows=tuple(data["rows"]),
+        size=data["image_size"],
+    )

@@ -71,9 +71,9 @@ def test_finished_runs_are_not_repeated(monkeypatch, launcher, options, tmp_path
 
 def test_studies_share_the_runs_they_have_in_common(monkeypatch, launcher, options):
     call(monkeypatch, "study=lstm_layers", "seeds=1", *options)
-    call(monkeypatch, "study=modality", "seeds=1", *options)
-    # One layer is the default, and so are both inputs.
-    assert launcher.launched[1] == ["image, seed 0", "caption, seed 0"]
+    call(monkeypatch, "study=pos_weight", "seeds=1", *options)
+    # One layer is the default, and so is a loss without weights.
+    assert launcher.launched[1] == ["with, seed 0"]
 
 
 def test_failed_runs_are_recorded_and_tried_again(monkeypatch, launcher, options, tmp_path, capsys):
@@ -114,11 +114,12 @@ def test_a_dry_run_needs_no_data(monkeypatch, launcher, options, capsys, tmp_pat
 def test_a_collection_runs_each_study_and_leads_to_their_pages(
     monkeypatch, launcher, options, tmp_path, capsys
 ):
-    parts = [script.load_study("modality"), script.load_study("lstm_layers")]
+    parts = [script.load_study("pos_weight"), script.load_study("lstm_layers")]
     both = Collection("both", "Both", "Which?", parts)
     monkeypatch.setattr(script, "load_study", lambda name: both)
     call(monkeypatch, "study=both", "seeds=1", "lstm.layers=1", *options)
-    assert [len(jobs) for jobs in launcher.launched] == [3, 3]
+    # The second shares one run with the first.
+    assert [len(jobs) for jobs in launcher.launched] == [2, 3]
     assert 'study "lstm_layers" compares lstm.layers' in capsys.readouterr().err
     index = (tmp_path / "studies" / "both" / "index.html").read_text()
     for part in parts:

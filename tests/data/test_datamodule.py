@@ -104,8 +104,8 @@ def test_a_flipped_picture_is_the_mirrored_one(settings_of):
     assert torch.equal(plain.flip(-1), flipped)
 
 
-def test_a_caption_only_run_reads_no_picture(settings_of, tmp_path: Path):
-    root = written(settings_of, tmp_path)
+def test_a_caption_only_run_reads_no_picture(settings_of, scenes: Path, tmp_path: Path):
+    root = Path(shutil.copytree(scenes, tmp_path / "copy"))
     shutil.rmtree(root / "data")
     settings = settings_of("model=caption_only")
     settings["data"] |= {"name": "usyd", "root": str(root), "file": "train.csv", "splits": None}
@@ -117,12 +117,6 @@ def test_a_caption_only_run_reads_no_picture(settings_of, tmp_path: Path):
         prepared(settings)
 
 
-def written(settings_of, tmp_path: Path) -> Path:
-    prepared(settings_of())
-    source = next(Path(settings_of()["cache_dir"]).glob("scenes/*/train.csv")).parent
-    return Path(shutil.copytree(source, tmp_path / "copy"))
-
-
 def test_coco_through_the_settings(settings_of, shared: Path):
     settings = settings_of()
     data = {"name": "coco", "root": str(shared / "data" / "coco-mini"), "download": False}
@@ -132,8 +126,8 @@ def test_coco_through_the_settings(settings_of, shared: Path):
     assert annotations.label_names[1] == "person"
 
 
-def test_a_csv_with_labels_of_its_own(settings_of, tmp_path: Path):
-    root = written(settings_of, tmp_path)
+def test_a_csv_with_labels_of_its_own(settings_of, scenes: Path, tmp_path: Path):
+    root = Path(shutil.copytree(scenes, tmp_path / "copy"))
     pictures = sorted((root / "data").iterdir())[:12]
     lines = [
         f"{path.name},{'cat|dog' if n % 2 else 'tree'},a caption\n"

@@ -294,9 +294,11 @@ def test_nothing_half_written_remains(server, tmp_path):
 
 
 INTERRUPTED = """
-import sys
+import signal, sys
 from pathlib import Path
 from mmlabel.data.download import download_coco
+# Tests that run in the background of a shell without job control inherit that Ctrl-C is ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 try:
     download_coco(Path(sys.argv[1]), base_url=sys.argv[2], workers=4)
 except KeyboardInterrupt:

@@ -272,7 +272,7 @@ split = SplitRows(
     feature_rows=np.arange(rows)[:, None].repeat(2, 1), image_size=224,
 )
 network = LateFusion(
-    encoders={"image": ImageEncoder(out_features=1280, backbone=None)},
+    encoders={"image": ImageEncoder(features=1280, backbone=None)},
     head=Head(in_features=1280, num_labels=20),
 )
 optimizer = torch.optim.Adam(network.parameters())

@@ -141,12 +141,18 @@ def build_network(
     if model["name"] == "detector":
         return DetectorScores()
     encoders: dict[str, nn.Module] = {}
+    projection = {}
+    if model["name"] != "decoder":
+        projection = {"projection": model["image_projection"]}
+        projection |= {name: model["head"][name] for name in ("dropout", "batch_norm")}
     if model["name"] == "detector_fusion":
-        encoders["image"] = ImageEncoder(out_features=num_labels, backbone=None)
+        encoders["image"] = ImageEncoder(features=num_labels, backbone=None, **projection)
     elif "image" in inputs:
         chosen = settings["backbone"]
         info = backbone_info(name=chosen["name"], model_name=chosen["model_name"])
-        encoders["image"] = ImageEncoder(out_features=info.out_features, backbone=backbone)
+        encoders["image"] = ImageEncoder(
+            features=info.out_features, backbone=backbone, **projection
+        )
     if "caption" in inputs:
         encoders["caption"] = CaptionEncoder(
             num_words=num_words,

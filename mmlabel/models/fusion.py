@@ -16,19 +16,53 @@ class ImageEncoder(nn.Module):
     """The image half: pictures go through the backbone, features that are ready go past it.
 
     Args:
-        out_features: F, the backbone's width.
+        features: F, the backbone's width.
         backbone: None when every batch will hold features.
+        projection: P, a width to which the features are brought by a fully connected layer;
+            None: they go on as they are, as in the report.
+        dropout: on both sides of the projection.
+        batch_norm: before the projection.
+
+    Attributes:
+        out_features: P, or F without a projection.
     """
 
-    def __init__(self, *, out_features: int, backbone: Backbone | None) -> None:
+    def __init__(
+        self,
+        *,
+        features: int,
+        backbone: Backbone | None,
+        projection: int | None = None,
+        dropout: float = 0.0,
+        batch_norm: bool = True,
+    ) -> None:
         super().__init__()
-        if backbone is not None and backbone.out_features != out_features:
-            raise ValueError(f"backbone of width {backbone.out_features}, not {out_features}")
-        self.out_features = out_features
+        if backbone is not None and backbone.out_features != features:
+            raise ValueError(f"backbone of width {backbone.out_features}, not {features}")
+        if projection is not None and projection < 1:
+            raise UserError(f"model.image_projection={projection}: at least 1, or null for none")
+        self.features = features
+        self.out_features = projection or features
         self.backbone = backbone
+        self.batch_norm = projection is not None and batch_norm
+        self.projection = nn.Identity()
+        if projection is not None:
+            self.projection = nn.Sequential(
+                nn.BatchNorm1d(features) if batch_norm else nn.Identity(),
+                nn.Dropout(dropout),
+                nn.Linear(features, projection),
+                nn.ReLU(),
+                nn.Dropout(dropout),
+            )
 
     def forward(self, image: Tensor | None) -> Tensor:
-        """Pictures (B, 3, S, S) in 0..255 or features (B, F) to features (B, F) float32."""
+        """Pictures (B, 3, S, S) in 0..255 or features (B, F) to (B, out_features) float32."""
+        features = self._features(image)  # (B, F)
+        if self.training and self.batch_norm:
+            _check_statistics(features)
+        return self.projection(features)  # (B, out_features)
+
+    def _features(self, image: Tensor | None) -> Tensor:
         if image is None:
             raise UserError("this model looks at pictures, but the batch has none")
         if image.ndim == 4:
@@ -38,10 +72,10 @@ class ImageEncoder(nn.Module):
                     "with one to give it pictures"
                 )
             return self.backbone(image)  # (B, F)
-        if image.ndim != 2 or image.shape[1] != self.out_features:
+        if image.ndim != 2 or image.shape[1] != self.features:
             raise UserError(
                 f"image features of shape {tuple(image.shape)} for a backbone with "
-                f"{self.out_features} features: they belong to another backbone"
+                f"{self.features} features: they belong to another backbone"
             )
         return image.float()  # (B, F)
 
@@ -88,12 +122,17 @@ class Head(nn.Module):
 
     def forward(self, fused: Tensor) -> Tensor:
         """(B, in_features) to logits (B, num_labels)."""
-        if self.training and self.batch_norm and len(fused) == 1:
-            raise UserError(
-                "a training batch of one row has no batch statistics: choose a batch size of at "
-                "least 2 that does not leave one row over, or turn the head's batch_norm off"
-            )
+        if self.training and self.batch_norm:
+            _check_statistics(fused)
         return self.layers(fused)
+
+
+def _check_statistics(batch: Tensor) -> None:
+    if len(batch) == 1:
+        raise UserError(
+            "a training batch of one row has no batch statistics: choose a batch size of at "
+            "least 2 that does not leave one row over, or turn the head's batch_norm off"
+        )
 
 
 def fused_features(encoders: Mapping[str, nn.Module]) -> int:

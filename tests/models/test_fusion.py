@@ -19,7 +19,7 @@ def captions(**options) -> CaptionEncoder:
 
 
 def cached(name: str = "resnet18") -> ImageEncoder:
-    return ImageEncoder(out_features=backbone_info(name=name).out_features, backbone=None)
+    return ImageEncoder(features=backbone_info(name=name).out_features, backbone=None)
 
 
 def network(encoders: dict[str, nn.Module], *, auxiliary: float = 0.0, **head) -> LateFusion:
@@ -64,7 +64,7 @@ def test_pictures_and_their_cached_features_give_the_same_logits() -> None:
     backbone = build_backbone(name="resnet18", weights="none")
     torch.manual_seed(0)
     half = captions()
-    whole = network({"image": ImageEncoder(out_features=512, backbone=backbone), "caption": half})
+    whole = network({"image": ImageEncoder(features=512, backbone=backbone), "caption": half})
     ready = network({"image": cached(), "caption": half})
     images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
     features = backbone(images)
@@ -103,7 +103,7 @@ def test_each_half_alone() -> None:
 def test_gradients_reach_all_that_is_trained(frozen: bool, auxiliary: float) -> None:
     backbone = build_backbone(name="resnet18", weights="none", frozen=frozen)
     encoders = {
-        "image": ImageEncoder(out_features=512, backbone=backbone),
+        "image": ImageEncoder(features=512, backbone=backbone),
         "caption": captions(embeddings=torch.randn(30, 7)),
     }
     model = network(encoders, auxiliary=auxiliary).train()
@@ -174,7 +174,7 @@ def test_parts_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match="encoders for one or both"):
         LateFusion(encoders={"picture": cached()}, head=head)
     with pytest.raises(ValueError, match="width 512, not 2048"):
-        ImageEncoder(out_features=2048, backbone=build_backbone(name="resnet18", weights="none"))
+        ImageEncoder(features=2048, backbone=build_backbone(name="resnet18", weights="none"))
     for option in ({"hidden": 0}, {"dropout": 1.0}):
         with pytest.raises(UserError):
             Head(in_features=512, num_labels=LABELS, **option)
@@ -204,3 +204,18 @@ def test_it_learns_what_only_both_halves_tell() -> None:
         scores[kind] = (predicted == rows.targets[:, 0].bool()).float().mean().item()
     assert scores["fusion"] > 0.95
     assert scores["caption"] < 0.7
+
+
+def test_features_are_projected_before_they_are_fused():
+    encoder = ImageEncoder(features=8, backbone=None, projection=3, dropout=0.5).eval()
+    assert encoder.out_features == 3
+    features = torch.randn(5, 8)
+    norm, _, linear, *_ = encoder.projection
+    expected = (norm(features) @ linear.weight.T + linear.bias).clamp(min=0)
+    assert torch.allclose(encoder(features), expected, atol=1e-6)
+    with pytest.raises(UserError, match="8 features"):
+        encoder(torch.randn(5, 3))
+    with pytest.raises(UserError, match="one row"):
+        encoder.train()(features[:1])
+    with pytest.raises(UserError, match="image_projection=0"):
+        ImageEncoder(features=8, backbone=None, projection=0)

@@ -10,7 +10,7 @@ import torch
 
 from mmlabel.classifier import Classifier, load_classifier
 from mmlabel.data.annotations import Annotations, read_unlabelled
-from mmlabel.data.batch import Batch
+from mmlabel.data.batches import Batch
 from mmlabel.data.captions import encode_texts
 from mmlabel.data.detections import detector_scores
 from mmlabel.data.transforms import load_picture

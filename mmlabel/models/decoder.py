@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmlabel.data.batch import Batch
+from mmlabel.data.batches import Batch
 from mmlabel.errors import UserError, nearest
 
 ORDERS = ("frequent_first", "rare_first", "as_given", "random")

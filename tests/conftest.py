@@ -54,10 +54,30 @@ def settings_of(quick: list[str]) -> Callable[..., dict]:
     from omegaconf import OmegaConf
 
     def resolve(*overrides: str) -> dict:
+        options = [option for option in quick if _fits(option, overrides)] + list(overrides)
         with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
-            return OmegaConf.to_container(compose("train", [*quick, *overrides]), resolve=True)
+            return OmegaConf.to_container(compose("train", options), resolve=True)
 
     return resolve
+
+
+def _fits(option: str, overrides: tuple[str, ...]) -> bool:
+    """Whether what the overrides choose has this option of QUICK at all."""
+    if option.startswith("data.rows="):
+        return not {"data=csv", "data=usyd", "data=coco"}.intersection(overrides)
+    if option.startswith("embedding.dim="):
+        return not {"embedding=glove", "embedding=file"}.intersection(overrides)
+    return True
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of few captioned pictures in each form that is read; see made_data.py."""
+    from made_data import write_made_data
+
+    folder = tmp_path_factory.mktemp("made")
+    write_made_data(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

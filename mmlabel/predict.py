@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from mmlabel.classifier import Classifier, load_classifier
-from mmlabel.data.annotations import Annotations, read_unlabelled
+from mmlabel.data.annotations import Annotations
 from mmlabel.data.batch import Batch
 from mmlabel.data.captions import encode_texts
 from mmlabel.data.detections import detector_scores
+from mmlabel.data.sources.report_csv import read_unlabelled
 from mmlabel.data.transforms import load_picture
 from mmlabel.errors import UserError
 from mmlabel.models.build import network_inputs, uses_detector

@@ -15,12 +15,15 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mmlabel.cache import atomic_write, fingerprint
-from mmlabel.data.annotations import Annotations, read_coco, read_csv, read_usyd
+from mmlabel.data.annotations import Annotations
 from mmlabel.data.batch import Batch
 from mmlabel.data.captions import TokenisedCaptions, Vocabulary, encode, encode_texts, tokenise
 from mmlabel.data.detections import PictureScorer, detector_scores
 from mmlabel.data.embeddings import Embeddings, load_embeddings
 from mmlabel.data.features import FeatureStore, StoreUnavailable
+from mmlabel.data.sources.coco import read_coco
+from mmlabel.data.sources.csv_table import read_csv
+from mmlabel.data.sources.report_csv import read_usyd
 from mmlabel.data.splits import read_splits, split_rows
 from mmlabel.data.transforms import (
     BadPicture,
@@ -105,7 +108,7 @@ def read_rows(data: dict, annotations: Annotations, *, cache_dir: Path) -> dict[
 
 
 def _scenes_folder(data: dict, cache_dir: Path) -> Path:
-    from mmlabel.data.scenes import scenes_folder
+    from mmlabel.data.sources.scenes import scenes_folder
 
     return scenes_folder(
         cache_dir, seed=data["scenes_seed"], rows=tuple(data["rows"]), size=data["image_size"]

@@ -10,7 +10,8 @@ use is None.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BeforeValidator, ConfigDict, Field, StrictBool, model_validator
@@ -18,6 +19,11 @@ from pydantic import BeforeValidator, ConfigDict, Field, StrictBool, model_valid
 from mmlabel.errors import UserError, nearest
 from mmlabel.models.names import BACKBONES, TORCHVISION_DETECTORS, ULTRALYTICS_DETECTORS
 from mmlabel.options import Group, declared, discriminator, shown, validate
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from mmlabel.data.annotations import Annotations
 
 MISSING = "???"  # Hydra's word for a value that has to be given
 
@@ -75,6 +81,21 @@ class Splits(Batches):
             )
         return self
 
+    def divide(self, annotations: Annotations, *, cache_dir: Path) -> dict[str, np.ndarray]:
+        """Sorted row numbers of "train", "val" and "test"."""
+        from mmlabel.data.splits import read_splits, split_rows
+
+        if self.splits is not None:
+            return read_splits(Path(self.splits).expanduser(), annotations.ids)
+        train, val, test = self.fractions
+        return split_rows(
+            annotations.targets,
+            fractions=(train, val, test),
+            seed=self.split_seed,
+            cache_dir=cache_dir,
+            ids=annotations.ids,
+        )
+
 
 class Scenes(Batches):
     """The built-in data set: pictures drawn from a seed, with captions that name part of them."""
@@ -89,6 +110,26 @@ class Scenes(Batches):
     on_missing: Literal["error", "continue"] = "continue"
     """What to do without weights, vectors or WordNet that cannot be fetched: stop, or go on without."""
 
+    def read(self, *, cache_dir: Path, require_pictures: bool) -> Annotations:
+        """The rows, drawn first if need be."""
+        from mmlabel.data.sources.report_csv import read_usyd
+
+        return read_usyd(self._folder(cache_dir), require_pictures=require_pictures)
+
+    def divide(self, annotations: Annotations, *, cache_dir: Path) -> dict[str, np.ndarray]:
+        """Sorted row numbers of "train", "val" and "test"."""
+        from mmlabel.data.splits import read_splits
+
+        return read_splits(self._folder(cache_dir) / "splits.csv", annotations.ids)
+
+    def _folder(self, cache_dir: Path) -> Path:
+        from mmlabel.data.sources.scenes import scenes_folder
+
+        train, val, test = self.rows
+        return scenes_folder(
+            cache_dir, seed=self.scenes_seed, rows=(train, val, test), size=self.image_size
+        )
+
 
 class Usyd(Splits):
     """The report's data set: ImageID,Labels,Caption and a folder of pictures."""
@@ -100,6 +141,17 @@ class Usyd(Splits):
     """The CSV in it."""
     pictures: Text = "data"
     """The folder of pictures in it."""
+
+    def read(self, *, cache_dir: Path, require_pictures: bool) -> Annotations:
+        """The rows of the CSV."""
+        from mmlabel.data.sources.report_csv import read_usyd
+
+        return read_usyd(
+            Path(self.root).expanduser(),
+            file=self.file,
+            pictures=self.pictures,
+            require_pictures=require_pictures,
+        )
 
 
 class Coco(Splits):
@@ -125,6 +177,32 @@ class Coco(Splits):
     base_url: Text = "http://images.cocodataset.org"
     """Where the download comes from."""
 
+    def read(self, *, cache_dir: Path, require_pictures: bool) -> Annotations:
+        """The pictures with one of the labels, downloaded first if that is asked for."""
+        from mmlabel.data.sources.coco import read_coco
+
+        root = Path(self.root).expanduser()
+        if self.download:
+            from mmlabel.data.download import download_coco
+
+            download_coco(
+                root,
+                year=self.year,
+                subset=self.subset,
+                base_url=self.base_url,
+                max_pictures=self.max_pictures,
+            )
+        # The archive holds several sets of annotations; the one asked for is meant.
+        fetched = f"instances_{self.subset}{self.year}.json" if self.download else None
+        return read_coco(
+            root,
+            instances=self.instances or fetched,
+            captions=self.captions,
+            seed=self.caption_seed,
+            max_pictures=self.max_pictures,
+            require_pictures=require_pictures,
+        )
+
 
 class CsvTable(Splits):
     """Any CSV with a picture, a list of labels and a caption in each row."""
@@ -146,6 +224,22 @@ class CsvTable(Splits):
     """The labels' names; null: numbers, or the names found in the file."""
     num_labels: Count | None = None
     """How many label numbers there are; null: the highest plus one."""
+
+    def read(self, *, cache_dir: Path, require_pictures: bool) -> Annotations:
+        """The rows of the CSV."""
+        from mmlabel.data.sources.csv_table import read_csv
+
+        return read_csv(
+            Path(self.file).expanduser(),
+            picture_column=self.picture_column,
+            label_column=self.label_column,
+            caption_column=self.caption_column,
+            root=None if self.root is None else Path(self.root).expanduser(),
+            separator=self.separator,
+            label_names=self.label_names,
+            num_labels=self.num_labels,
+            require_pictures=require_pictures,
+        )
 
 
 DataSource = Annotated[Scenes | Usyd | Coco | CsvTable, Field(discriminator="name")]

@@ -44,7 +44,6 @@ from mmlabel.data.prepare import (
     with_known_words,
     without_captions,
 )
-from mmlabel.data.splits import read_rows
 from mmlabel.errors import UserError
 from mmlabel.losses import build_loss, positive_weights
 from mmlabel.models.build import BackboneSource, build_network
@@ -278,7 +277,7 @@ def prepare(settings: Settings, resumed: Checkpoint | None) -> PreparedData:
     annotations = settings.data.read(
         cache_dir=cache_dir, require_pictures="image" in settings.inputs
     )
-    rows = read_rows(settings.data, annotations, cache_dir=cache_dir)
+    rows = settings.data.divide(annotations, cache_dir=cache_dir)
     if resumed is not None and annotations.label_names != resumed.label_names:
         raise UserError(
             f"the checkpoint knows the labels {', '.join(filter(None, resumed.label_names))}, the"

@@ -83,7 +83,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def scenes(settings_of: Callable[..., dict]) -> Path:
     """The folder of the built-in pictures that a quick run reads."""
-    from mmlabel.data.scenes import scenes_folder
+    from mmlabel.data.sources.scenes import scenes_folder
 
     settings = settings_of()
     data = settings["data"]

@@ -21,14 +21,13 @@ from mmlabel.cli import CONF, default_settings, run_cli
 from mmlabel.data.annotations import Annotations
 from mmlabel.errors import UserError
 from mmlabel.report import StudyReport
+from mmlabel.run_folder import failure, finished
 from mmlabel.studies import (
     Collection,
     Job,
     Study,
     commands,
     compared_keys,
-    failure,
-    finished,
     load_study,
     log_to_wandb,
     override_key,

@@ -20,7 +20,13 @@ from mmlabel.callbacks import (
     progress_callback,
     quiet_lightning,
 )
-from mmlabel.classifier import CALIBRATED, Classifier, complete_checkpoint, load_classifier
+from mmlabel.classifier import (
+    CALIBRATED,
+    Classifier,
+    complete_checkpoint,
+    load_classifier,
+    read_checkpoint,
+)
 from mmlabel.cli import (
     CONF,
     fail,
@@ -37,8 +43,9 @@ from mmlabel.errors import UserError, nearest
 from mmlabel.losses import positive_weights
 from mmlabel.models.build import BackboneSource, build_network, network_inputs, uses_detector
 from mmlabel.models.detectors import load_detector
-from mmlabel.results import describe, print_table, write_json, write_run
 from mmlabel.resume import continued, evaluated, replay_history
+from mmlabel.run_folder import describe, write_failure, write_run
+from mmlabel.terminal import print_table
 from mmlabel.tracking import loggers_for, summarise
 
 log = logging.getLogger("mmlabel")
@@ -56,7 +63,7 @@ def main(cfg: DictConfig) -> float | None:
                 plain_settings(cfg), folder, overrides=task_overrides(), group=sweep_name()
             )
     except Exception as error:
-        write_json(folder / "failed.json", {"status": "failed", "error": str(error)})
+        write_failure(folder, error)
         if is_multirun():
             # Hydra goes on with the other jobs, and raises this one's error after the last.
             log.error("%s failed: %s", " ".join(task_overrides()) or "the run", error)
@@ -110,13 +117,18 @@ def train(
             trainer.test(classifier, data, verbose=False)
         ended = time.monotonic()
 
+        variant = settings["study"]["variant"]
         results = describe(
-            settings,
+            settings=settings,
+            study=settings["study"]["name"],
+            # Hydra reads a variant named "2" as a number.
+            variant=None if variant is None else str(variant),
+            overrides=overrides,
             data=data,
             classifier=classifier,
-            overrides=overrides,
+            tested=settings["test"],
             epochs=epochs,
-            checkpoint=checkpoint,
+            best_epoch=read_checkpoint(Path(checkpoint))["epoch"] if checkpoint else None,
             seconds={
                 "setup": ready - started,
                 "train": trained - ready,
@@ -127,7 +139,14 @@ def train(
         if trainer.is_global_zero:
             if settings["train"] and checkpoint:
                 complete_checkpoint(Path(checkpoint), classifier)
-            write_run(folder, results, data=data, classifier=classifier)
+            write_run(
+                folder,
+                results,
+                data=data,
+                classifier=classifier,
+                tested=settings["test"],
+                page=settings["report"],
+            )
             summarise(loggers, results)
             print_table(results)
             log.info("everything is in %s", folder)

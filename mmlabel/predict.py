@@ -16,7 +16,7 @@ from mmlabel.data.detections import detector_scores
 from mmlabel.data.transforms import load_picture
 from mmlabel.errors import UserError
 from mmlabel.models.build import network_inputs, uses_detector
-from mmlabel.results import write_predictions
+from mmlabel.run_folder import write_predictions
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

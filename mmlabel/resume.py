@@ -1,6 +1,5 @@
 """Going on from a checkpoint: its settings against the command line's."""
 
-import csv
 from pathlib import Path
 
 from pytorch_lightning.loggers import Logger
@@ -9,6 +8,7 @@ from mmlabel.classifier import read_checkpoint
 from mmlabel.cli import flatten
 from mmlabel.errors import UserError
 from mmlabel.models.build import uses_detector
+from mmlabel.run_folder import read_history
 
 # What makes the network and what it reads, which a checkpoint's weights fit and no other.
 NETWORK = ("model", "decoder", "backbone", "lstm", "captions", "embedding")
@@ -55,15 +55,11 @@ def replay_history(checkpoint: Path, loggers: list[Logger]) -> None:
 
     They are read from metrics.csv beside it; without that file the history begins with the resume.
     """
-    path, epochs = checkpoint.parent / "metrics.csv", read_checkpoint(checkpoint)["epoch"]
-    if not path.is_file():
-        return
-    with open(path, newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            values = {name: float(text) for name, text in row.items() if text}
-            if values["epoch"] <= epochs:
-                for logger in loggers:
-                    logger.log_metrics(values, step=int(values["step"]))
+    epochs = read_checkpoint(checkpoint)["epoch"]
+    for line in read_history(checkpoint.parent):
+        if line["epoch"] <= epochs:
+            for logger in loggers:
+                logger.log_metrics(line, step=int(line["step"]))
 
 
 def _network_groups(saved: dict) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ their result, so that a run which has finished is found again, by this study or 
 """
 
 import csv
-import json
 import logging
 import os
 import shlex
@@ -38,16 +37,15 @@ from mmlabel.evidence import (
     verdict,
 )
 from mmlabel.report import (
-    RunRecord,
     Score,
     StudyReport,
     VariantSummary,
     markdown_table,
-    read_run,
     result_rows,
     write_results_csv,
     write_study_report,
 )
+from mmlabel.run_folder import RunRecord, failure, finished, read_results, read_run
 
 if TYPE_CHECKING:
     import wandb
@@ -335,19 +333,6 @@ def run_key(settings: dict, data: str) -> str:
     return fingerprint(__version__, flat, files, data)
 
 
-def finished(folder: Path) -> bool:
-    """Whether a run has left its results there; train.py writes them last, and whole."""
-    return (folder / "results.json").is_file() and (folder / "predictions.csv").is_file()
-
-
-def failure(folder: Path) -> str:
-    """Why the run in `folder` has no results."""
-    try:
-        return json.loads((folder / "failed.json").read_text(encoding="utf-8"))["error"]
-    except (OSError, ValueError, LookupError):
-        return "it ended without a result: see the log in its folder, if there is one"
-
-
 def commands(study: Study, *, seeds: int, overrides: Sequence[str]) -> list[str]:
     """The `python train.py -m` commands that make the same runs as the study.
 
@@ -384,11 +369,7 @@ def seconds_needed(jobs: Sequence[Job], pending: Sequence[Job], runs: Path) -> f
 
 
 def _seconds(folder: Path) -> float:
-    return _results(folder)["seconds"]["total"]
-
-
-def _results(folder: Path) -> dict:
-    return json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    return read_results(folder)["seconds"]["total"]
 
 
 # ------------------------------------------------------------------------------- what they show
@@ -579,7 +560,7 @@ def write_study(folder: Path, report: StudyReport, *, jobs: Sequence[Job], comma
         writer.writerow(["variant", "seed", "status", "folder", report.metric, "overrides"])
         for job in jobs:
             done = finished(job.folder)
-            score = _results(job.folder)["scores"][report.metric] if done else ""
+            score = read_results(job.folder)["scores"][report.metric] if done else ""
             status = "finished" if done else "failed"
             where = os.path.relpath(job.folder, folder)
             row = [job.variant.name, job.seed, status, where, score, " ".join(job.overrides)]

@@ -15,14 +15,13 @@ from fake_runs import write_fake_run
 from mmlabel.cli import CONF, default_settings, group_options, option_names
 from mmlabel.errors import UserError
 from mmlabel.evidence import bootstrap_interval, compare, holm
+from mmlabel.run_folder import failure, finished
 from mmlabel.studies import (
     Collection,
     Job,
     Study,
     commands,
     comparisons,
-    failure,
-    finished,
     job_overrides,
     load_study,
     override_key,

@@ -17,28 +17,24 @@ from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
 from mmlabel.cache import fingerprint
-from mmlabel.cli import CONF, default_settings, run_cli
+from mmlabel.cli import CONF, default_settings, flatten, run_cli
 from mmlabel.data.annotations import Annotations
 from mmlabel.errors import UserError
 from mmlabel.report import StudyReport
 from mmlabel.run_folder import failure, finished
-from mmlabel.studies import (
-    Collection,
+from mmlabel.study.definition import Collection, Study, load_study, override_key, study_names
+from mmlabel.study.output import write_index, write_study
+from mmlabel.study.plan import (
+    Configurations,
     Job,
-    Study,
     commands,
     compared_keys,
-    load_study,
-    log_to_wandb,
-    override_key,
     plan,
-    print_study,
     seconds_needed,
-    study_names,
-    study_report,
-    write_index,
-    write_study,
 )
+from mmlabel.study.summary import study_report
+from mmlabel.study.wandb_run import log_to_wandb
+from mmlabel.terminal import print_study
 
 log = logging.getLogger("mmlabel")
 
@@ -131,6 +127,13 @@ class Sweep:
         self.workspace = _true_or_false(own.get("wandb.workspace", "false"))
         self.dry_run = dry_run
         self.failed = 0
+        self.configurations = Configurations(
+            settings_of=settings_of,
+            differing=differing,
+            complete=dict,
+            unused=unused,
+            data_key=self.data_key,
+        )
         self._annotations: dict[str, Annotations] = {}
 
     def run_all(self, collection: Collection) -> None:
@@ -165,8 +168,7 @@ class Sweep:
             seeds=self.seeds or study.seeds,
             overrides=overrides,
             runs=self.out / "runs",
-            settings_of=settings_of,
-            data_key=self.data_key,
+            configurations=self.configurations,
         )
 
     def run(self, study: Study, jobs: list[Job], overrides: list[str]) -> StudyReport | None:
@@ -176,6 +178,7 @@ class Sweep:
             study,
             seeds=self.seeds or study.seeds,
             overrides=[*overrides, *self.hydra_options],
+            unused=unused,
         )
         self.announce(study, jobs, pending, equivalent)
         if self.dry_run:
@@ -194,7 +197,8 @@ class Sweep:
                 self.failed += 1
                 log.error("failed: %s: %s", job.title, failure(job.folder))
         if pending or self.workspace:
-            log_to_wandb(study, report, settings=settings, folder=folder, workspace=self.workspace)
+            options = settings["logger"]["wandb"]
+            log_to_wandb(study, report, options=options, folder=folder, workspace=self.workspace)
         log.info("everything is in %s", folder)
         return report
 
@@ -243,6 +247,21 @@ def settings_of(overrides: list[str]) -> dict:
         return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
         raise UserError(f"{error.full_key} must be given: {error.full_key}=VALUE") from None
+
+
+def differing(settings: dict) -> dict[str, object]:
+    """The options in which a configuration differs from a default run."""
+    defaults = flatten(default_settings([]))
+    return {
+        name: value
+        for name, value in flatten(settings).items()
+        if name not in defaults or defaults[name] != value
+    }
+
+
+def unused(overrides: list[str]) -> set[str]:
+    """Those of the overrides that have no effect beside the others."""
+    return set()
 
 
 def launch(jobs: Sequence[Job], *, runs: Path, options: Sequence[str]) -> None:

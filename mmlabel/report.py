@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from mmlabel.cache import atomic_write
-from mmlabel.evidence import METRICS, bootstrap_interval
 from mmlabel.run_folder import Predictions, RunRecord, read_run
+from mmlabel.study.evidence import METRICS, bootstrap_interval
 
 if TYPE_CHECKING:
     from mmlabel.data.annotations import Annotations

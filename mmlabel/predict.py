@@ -17,7 +17,7 @@ from mmlabel.data.detections import detector_scores
 from mmlabel.data.sources.report_csv import read_unlabelled
 from mmlabel.data.transforms import load_picture
 from mmlabel.errors import UserError
-from mmlabel.results import write_predictions
+from mmlabel.run_folder import write_predictions
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

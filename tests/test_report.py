@@ -17,17 +17,16 @@ from PIL import Image
 from mmlabel.data.annotations import Annotations
 from mmlabel.errors import UserError
 from mmlabel.report import (
-    RunRecord,
     Score,
     StudyReport,
     VariantSummary,
     markdown_table,
-    read_run,
     result_rows,
     write_results_csv,
     write_run_report,
     write_study_report,
 )
+from mmlabel.run_folder import RunRecord, read_run
 
 NAMES = ["", "person", "bicycle", "car & van"]
 EVIL = '<script>alert("caption")</script> & <img src=x onerror=alert(1)>'

@@ -14,11 +14,11 @@ from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, RunMode
 
 from mmlabel.cache import fingerprint
-from mmlabel.checkpoint import completed
 from mmlabel.cli import CONF, load_settings, run_cli
 from mmlabel.cli import unused as unused_options
 from mmlabel.data.annotations import Annotations
 from mmlabel.errors import UserError
+from mmlabel.former_settings import completed
 from mmlabel.report import StudyReport
 from mmlabel.run_folder import failure, finished
 from mmlabel.settings import Coco, Settings, read_settings

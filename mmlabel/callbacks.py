@@ -160,7 +160,10 @@ class BestCheckpoint(ModelCheckpoint):
         score = state_dict["best_model_score"]
         if score is None or self.resumed_from is None:
             return
-        best, former = Path(str(self.dirpath)) / "best.ckpt", self.resumed_from.with_name("best.ckpt")
+        best, former = (
+            Path(str(self.dirpath)) / "best.ckpt",
+            self.resumed_from.with_name("best.ckpt"),
+        )
         if not former.is_file() or self._score_of(former) != score.item():
             self.note(
                 f"there is no best.ckpt with {self.monitor} {score.item():.4f} beside"

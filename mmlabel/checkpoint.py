@@ -24,6 +24,7 @@ from mmlabel.classifier import BACKBONE, Classifier
 from mmlabel.data.captions import Vocabulary
 from mmlabel.data.prepare import PreparedData
 from mmlabel.errors import UserError
+from mmlabel.former_settings import completed
 from mmlabel.losses import build_loss
 from mmlabel.models.build import BackboneSource, build_network
 from mmlabel.options import shown
@@ -205,35 +206,6 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     )
 
 
-# What runs did before an option existed, where that is not the option's default.
-TRAINED_UNDER: dict[str, object] = {}
-# Options of earlier versions: gone, or told by something else now.
-_GONE = ("model.inputs", "model.threshold", "model.auxiliary")
-# Options that kinds of these groups once had in common, as null where they meant nothing.
-_KINDS_APART = ("embedding", "backbone")
-
-
-def completed(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of any version as this one reads them: what they lack is what they ran under."""
-    values: dict[str, Any] = {
-        key: dict(value) if isinstance(value, Mapping) else value for key, value in saved.items()
-    }
-    for name in _GONE:
-        group, _, option = name.partition(".")
-        values.get(group, {}).pop(option, None)
-    for group in _KINDS_APART:
-        if group in values and values[group] is not None:
-            values[group] = {k: v for k, v in values[group].items() if v is not None}
-    embedding = values.get("embedding")
-    if embedding is not None and embedding.get("kind") == "learned":
-        embedding.pop("frozen", None)
-    for name, value in TRAINED_UNDER.items():
-        group, _, option = name.rpartition(".")
-        if group in values or not group:
-            (values[group] if group else values).setdefault(option, value)
-    return values
-
-
 # ---- From a checkpoint to a network ---------------------------------------------------------
 
 
@@ -276,7 +248,9 @@ def load_classifier(path: str | Path) -> tuple[Classifier, Checkpoint]:
     found = {"state_dict": state, "mmlabel": {"threshold": checkpoint.threshold}}
     classifier.on_load_checkpoint(found)
     # Auxiliary classifiers of an earlier version only ever served training.
-    state = {k: v for k, v in found["state_dict"].items() if not k.startswith("network.classifiers")}
+    state = {
+        k: v for k, v in found["state_dict"].items() if not k.startswith("network.classifiers")
+    }
     try:
         classifier.load_state_dict(state)
     except RuntimeError as error:

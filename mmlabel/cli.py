@@ -37,7 +37,9 @@ _EXTRAS = {"optuna": "search", "joblib": "launchers", "submitit_local": "launche
 
 
 # "optimizer.name" and the like.
-CHOSEN_BY_GROUP = {option.name for option in declared(Settings) if option.choice} | {"detector.name"}
+CHOSEN_BY_GROUP = {option.name for option in declared(Settings) if option.choice} | {
+    "detector.name"
+}
 
 
 class Interrupted(BaseException):

@@ -78,7 +78,9 @@ def _line(option: Option, kinds: list[str | None] | None = None) -> str:
         only = f"With {group}={', '.join(str(kind).replace('|', ', ') for kind in kinds)}: "
     text = f"{only}{option.sentence} [{option.allowed}; {default}]"
     indent = " " * 30
-    body = fill(text, WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
+    body = fill(
+        text, WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
+    )
     if len(option.name) <= 26:
         return f"  {option.name:<28}{body[30:]}\n"
     return f"  {option.name}\n{body}\n"

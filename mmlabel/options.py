@@ -80,7 +80,9 @@ def declared(group: type[Group], prefix: str = "", kind: str | None = None) -> I
 def kind_of(group: type[Group]) -> str | None:
     """The name that chooses this kind of its group ("glove"); None if it has no such name."""
     name = discriminator(group)
-    return None if name is None else "|".join(map(str, get_args(group.model_fields[name].annotation)))
+    return (
+        None if name is None else "|".join(map(str, get_args(group.model_fields[name].annotation)))
+    )
 
 
 def discriminator(group: type[Group]) -> str | None:

@@ -245,9 +245,7 @@ def describe(
         "settings": settings,
         "study": study,
         "variant": variant,
-        "data_fingerprint": fingerprint(
-            prepared.annotations.fingerprint, *prepared.rows.values()
-        ),
+        "data_fingerprint": fingerprint(prepared.annotations.fingerprint, *prepared.rows.values()),
         "seconds": seconds,
         "parameters": parameters,
         "megabytes": megabytes,

@@ -810,7 +810,9 @@ class Settings(Group):
                 " batch, or model.head.batch_norm=false"
             )
         if self.resume_lr is not None and not (self.train and self.ckpt_path):
-            raise UserError("resume_lr is for a run that is resumed: add ckpt_path=FOLDER/last.ckpt")
+            raise UserError(
+                "resume_lr is for a run that is resumed: add ckpt_path=FOLDER/last.ckpt"
+            )
         limits = (self.trainer.max_epochs, self.trainer.max_time)
         if limits == (None, None) and self.trainer.max_steps == -1:
             raise UserError(
@@ -948,8 +950,10 @@ def _differing(group: Group, prefix: str) -> Iterable[tuple[str, Any]]:
         value = getattr(group, name)
         if isinstance(value, Group):
             yield from _differing(value, f"{prefix}{name}.")
-        elif field.is_required() or name == discriminator(type(group)) or (
-            value != field.get_default() and not (value is None and name in OPTIONAL)
+        elif (
+            field.is_required()
+            or name == discriminator(type(group))
+            or (value != field.get_default() and not (value is None and name in OPTIONAL))
         ):
             yield f"{prefix}{name}", value
     for name, value in (group.model_extra or {}).items():

@@ -225,9 +225,7 @@ def build(settings: Settings, resumed: Checkpoint | None, *, wandb_id: str | Non
     prepared = prepare(settings, resumed)
     detector = None
     if settings.detector is not None:
-        detector = load_detector(
-            **settings.detector.model_dump(), label_names=prepared.label_names
-        )
+        detector = load_detector(**settings.detector.model_dump(), label_names=prepared.label_names)
     backbone = None
     if settings.backbone is not None and loaded is None:
         backbone = BackboneSource(

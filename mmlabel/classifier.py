@@ -58,7 +58,7 @@ class Classifier(pl.LightningModule):
         self.label_names = label_names
         self.pretrained = pretrained
         self.backbone = backbone
-        self.criterion = build_loss(settings["loss"]["name"], pos_weight)
+        self.criterion = build_loss(**settings["loss"], pos_weight=pos_weight)
         # A number or one for each label; replaced by what is best on validation if that is asked
         # for.
         chosen = settings["threshold"]
@@ -159,12 +159,13 @@ class Classifier(pl.LightningModule):
 
     def configure_optimizers(self) -> dict:
         trainable = [p for p in self.network.parameters() if p.requires_grad]
-        optimizer = build_optimizer(trainable, self.settings["optimizer"])
+        optimizer = build_optimizer(trainable, **self.settings["optimizer"])
         scheduler = build_scheduler(
             optimizer,
-            self.settings["scheduler"],
+            **self.settings["scheduler"],
             steps=self.trainer.estimated_stepping_batches,
             monitor=self.settings["monitor"],
+            mode="min" if self.settings["monitor"].endswith("/loss") else "max",
         )
         if scheduler is None:
             return {"optimizer": optimizer}

@@ -18,3 +18,4 @@ class Batch(NamedTuple):
     targets: Tensor  # (B, num_labels) float32, 0 or 1
     rows: Tensor  # (B,) int64 position of each row within its split
     ids: list[str]  # image ids as the data set names them
+    known: Tensor | None = None  # (B, num_labels) bool: False leaves a target out; None: all known

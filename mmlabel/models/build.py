@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mmlabel.data.batch import Batch
 from mmlabel.errors import UserError, nearest
+from mmlabel.losses import Criterion
 from mmlabel.models.backbones import (
     Backbone,
     backbone_info,
@@ -18,6 +19,7 @@ from mmlabel.models.backbones import (
 )
 from mmlabel.models.caption_encoder import CaptionEncoder
 from mmlabel.models.decoder import LabelDecoder
+from mmlabel.models.encoder import Encoder
 from mmlabel.models.fusion import Head, ImageEncoder, LateFusion, fused_features
 
 MODELS = ("fusion", "image_only", "caption_only", "decoder", "detector", "detector_fusion")
@@ -107,10 +109,10 @@ class DetectorScores(nn.Module):
         """Scores (B, num_labels) in 0..1 to logits of the same shape."""
         return torch.logit(batch.image.float(), eps=1e-6)
 
-    def evaluate(self, batch: Batch, criterion: nn.Module) -> tuple[Tensor, Tensor]:
+    def evaluate(self, batch: Batch, criterion: Criterion) -> tuple[Tensor, Tensor]:
         """Logits (B, num_labels) and their loss."""
         logits = self(batch)
-        return logits, criterion(logits, batch.targets)
+        return logits, criterion(logits, batch.targets, batch.known)
 
 
 def build_network(
@@ -140,7 +142,7 @@ def build_network(
     model, inputs = settings["model"], network_inputs(settings)
     if model["name"] == "detector":
         return DetectorScores()
-    encoders: dict[str, nn.Module] = {}
+    encoders: dict[str, Encoder] = {}
     projection = {}
     if model["name"] != "decoder":
         projection = {"projection": model["image_projection"]}
@@ -172,4 +174,4 @@ def build_network(
             **options,
         )
     head = Head(in_features=fused_features(encoders), num_labels=num_labels, **model["head"])
-    return LateFusion(encoders=encoders, head=head, auxiliary=model["auxiliary"])
+    return LateFusion(encoders=encoders, head=head)

@@ -67,9 +67,9 @@ def test_best_threshold_is_the_best_and_central():
     assert best_threshold(torch.tensor([[0.9], [0.1]]), torch.tensor([[1], [0]])) == 0.5
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_what_is_not_known_is_left_out(seed):
-    probabilities, targets = random_split(seed)
+    probabilities, targets = random_split(seed, rows=60)
     rng = np.random.default_rng([seed, 1])
     known = rng.random(targets.shape) < rng.random(20)
     known[:9] = False
@@ -84,7 +84,7 @@ def test_what_is_not_known_is_left_out(seed):
         for truth, answer, kept in zip(targets, answers, known, strict=True)
         if kept.any()
     ]
-    assert len(by_row) <= 291
+    assert len(by_row) <= 51
     assert got["f1_samples"] == pytest.approx(np.mean(by_row), abs=1e-9)
     columns = [(targets[k, n], answers[k, n], probabilities[k, n]) for n, k in enumerate(known.T)]
     by_label = [

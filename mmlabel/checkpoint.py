@@ -238,8 +238,8 @@ def load_classifier(path: str | Path) -> tuple[Classifier, Checkpoint]:
             embedding_dim=_embedding_dim(state),
         ),
         criterion=build_loss(
-            settings.loss.name if settings.loss else "bce",
-            None if weights is None else weights.numpy(),
+            **(settings.loss.model_dump() if settings.loss else {"name": "bce"}),
+            pos_weight=None if weights is None else weights.numpy(),
         ),
         label_names=checkpoint.label_names,
         threshold=checkpoint.threshold,

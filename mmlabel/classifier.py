@@ -31,11 +31,13 @@ class Evaluated:
     Attributes:
         rows: (n,) positions within the split; all of it, unless Lightning was told to limit it.
         probabilities, targets: (n, num_labels).
+        known: (n, num_labels) bool, which of the targets are; None: all.
     """
 
     rows: Tensor
     probabilities: Tensor
     targets: Tensor
+    known: Tensor | None
 
 
 class Classifier(pl.LightningModule):
@@ -141,7 +143,12 @@ class Classifier(pl.LightningModule):
     def _evaluate(self, batch: Batch) -> None:
         logits, loss = self.network.evaluate(batch, self.criterion)  # type: ignore[operator]
         probabilities = logits.float().sigmoid()
-        self._seen.append((batch.rows, probabilities, batch.targets, loss.expand(len(logits))))
+        known = torch.ones_like(batch.targets, dtype=torch.bool)
+        if batch.known is not None:
+            known = batch.known
+        # A batch's loss is a mean over what is known in it, and counts accordingly.
+        share = known.sum(dim=1) * (loss.double() / known.sum().clamp(min=1))
+        self._seen.append((batch.rows, probabilities, batch.targets, known, share))
 
     def _finish(self, split: str) -> None:
         """Score what was seen of the split at once, over all processes, each row once."""
@@ -151,10 +158,15 @@ class Classifier(pl.LightningModule):
         self._seen.clear()
         if self.trainer.world_size > 1:
             columns = [torch.cat(gather_all_tensors(column.contiguous())) for column in columns]
-        rows, probabilities, targets, losses = (column.cpu() for column in columns)
+        rows, probabilities, targets, known, losses = (column.cpu() for column in columns)
         order = rows.argsort()
-        self.evaluated[split] = Evaluated(rows[order], probabilities[order], targets[order])
-        self.scores[f"{split}/loss"] = losses.double().mean().item()
+        self.evaluated[split] = Evaluated(
+            rows[order],
+            probabilities[order],
+            targets[order],
+            None if known.all() else known[order],
+        )
+        self.scores[f"{split}/loss"] = (losses.sum() / known.sum().clamp(min=1)).item()
         self._score(split)
         # The pass that scores the selected checkpoint is no point of the learning curves.
         if split == "test" or self.trainer.state.fn == "fit":
@@ -165,7 +177,8 @@ class Classifier(pl.LightningModule):
         threshold = torch.tensor(self.threshold)
         if threshold.ndim:
             threshold = threshold[self._label_numbers]
-        scores = score(*self._existing_labels(split), threshold)
+        probabilities, targets, known = self._existing_labels(split)
+        scores = score(probabilities, targets, threshold, known)
         self.scores |= {f"{split}/{name}": value for name, value in scores.items()}
 
     @property
@@ -173,9 +186,10 @@ class Classifier(pl.LightningModule):
         """Without those that do not exist (0 and 12 in the report's data), which are no answers."""
         return [number for number, name in enumerate(self.label_names) if name]
 
-    def _existing_labels(self, split: str) -> list[Tensor]:
-        found = self.evaluated[split]
-        return [part[:, self._label_numbers] for part in (found.probabilities, found.targets)]
+    def _existing_labels(self, split: str) -> tuple[Tensor, Tensor, Tensor | None]:
+        found, numbers = self.evaluated[split], self._label_numbers
+        known = None if found.known is None else found.known[:, numbers]
+        return found.probabilities[:, numbers], found.targets[:, numbers], known
 
     def answer_at(self, threshold: float | str) -> None:
         """Answer at another threshold, or find it on validation ("auto", "per_label")."""

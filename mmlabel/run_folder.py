@@ -229,7 +229,11 @@ def describe(
     labels = {}
     if test := classifier.evaluated.get("test"):
         labels = label_table(
-            test.probabilities, test.targets, classifier.label_names, classifier.threshold
+            test.probabilities,
+            test.targets,
+            classifier.label_names,
+            classifier.threshold,
+            test.known,
         )
     seen = {split: len(found.rows) for split, found in classifier.evaluated.items()}
     rows = {"train": classifier.rows_trained or len(prepared.rows["train"]), "val": 0, "test": 0}
@@ -284,13 +288,14 @@ def label_table(
     targets: "Tensor",
     label_names: Sequence[str],
     threshold: float | list[float],
+    known: "Tensor | None" = None,
 ) -> dict[str, dict]:
     """Name, support, precision, recall and F1 of each label that occurs, by label number."""
     import torch
 
     from mmlabel.metrics import per_label
 
-    rows = per_label(probabilities, targets, torch.tensor(threshold))
+    rows = per_label(probabilities, targets, torch.tensor(threshold), known)
     return {
         str(number): {"name": label_names[number], **row}
         for number, row in enumerate(rows)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, DeviceStatsMonitor
@@ -342,10 +343,9 @@ def new_classifier(
         label_frequency=targets.sum(axis=0),
         given_order=None if order is None else torch.from_numpy(order),
     )
-    loss = settings.loss.name if settings.loss else "bce"
     return Classifier(
         network=network,
-        criterion=build_loss(loss, positive_weights(targets) if loss != "bce" else None),
+        criterion=criterion_for(settings, targets, prepared.training_known),
         label_names=prepared.label_names,
         threshold=settings.answers_at,
         seed=settings.seed,
@@ -353,6 +353,16 @@ def new_classifier(
         content=content,
         backbone=backbone if stored else None,
     )
+
+
+def criterion_for(
+    settings: Settings, targets: np.ndarray, known: np.ndarray | None
+) -> torch.nn.Module:
+    """The loss; a model that has one of its own is evaluated with plain cross-entropy."""
+    if settings.loss is None:
+        return build_loss("bce")
+    weights = positive_weights(targets, known)
+    return build_loss(**settings.loss.model_dump(), pos_weight=weights)
 
 
 def optimizer_for(settings: Settings) -> Callable[[list[torch.nn.Parameter], int], Any] | None:

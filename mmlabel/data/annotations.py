@@ -35,6 +35,8 @@ class Annotations:
         pictures: one path a row.
         label_order: (N, num_labels) int8, where in the file's list each of a row's labels stands,
             ABSENT for labels that the row does not have; None where labels are not listed in order.
+        known: (N, num_labels) bool, False where it is not known whether the row has the label; None:
+            all are known.
     """
 
     ids: list[str]
@@ -43,6 +45,7 @@ class Annotations:
     label_names: list[str]
     pictures: list[Path]
     label_order: np.ndarray | None = None
+    known: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -66,6 +69,7 @@ class Annotations:
             label_names=self.label_names,
             pictures=[self.pictures[row] for row in rows],
             label_order=None if self.label_order is None else self.label_order[rows],
+            known=None if self.known is None else self.known[rows],
         )
 
 

@@ -26,6 +26,7 @@ class Batch(NamedTuple):
     targets: Tensor  # (B, num_labels) float32, 0 or 1
     rows: Tensor  # (B,) int64 position of each row within its split
     ids: list[str]  # image ids as the data set names them
+    known: Tensor | None = None  # (B, num_labels) bool: False leaves a target out; None: all known
 
 
 class EpochBatches(Sampler):
@@ -113,6 +114,7 @@ class SplitRows(Dataset):
         *,
         ids: list[str],
         targets: np.ndarray,
+        known: np.ndarray | None = None,
         tokens: np.ndarray,
         lengths: np.ndarray,
         pictures: list[Path] | None = None,
@@ -122,6 +124,7 @@ class SplitRows(Dataset):
     ) -> None:
         self.ids = np.array(ids, dtype=object)
         self.targets = torch.from_numpy(targets.astype(np.float32))
+        self.known = None if known is None else torch.from_numpy(known)
         self.tokens = torch.from_numpy(tokens)
         self.lengths = torch.from_numpy(lengths)
         self.pictures = pictures
@@ -143,6 +146,7 @@ class SplitRows(Dataset):
             targets=self.targets[rows],
             rows=rows,
             ids=self.ids[index[0]].tolist(),
+            known=None if self.known is None else self.known[rows],
         )
 
     def _images(self, rows: torch.Tensor, flipped: torch.Tensor) -> torch.Tensor | None:

@@ -222,6 +222,7 @@ class CaptionedPictures(pl.LightningDataModule):
         return SplitRows(
             ids=part.ids,
             targets=part.targets,
+            known=part.known,
             tokens=prepared.tokens[rows],
             lengths=prepared.lengths[rows],
             pictures=part.pictures if live else None,
@@ -257,7 +258,7 @@ class CaptionedPictures(pl.LightningDataModule):
         if device.type == "cpu":
             return batch
         # Lengths are needed on the CPU, to pack the captions.
-        names = ("image", "tokens", "targets", "rows")
+        names = ("image", "tokens", "targets", "rows", "known")
         tensors = {name: getattr(batch, name) for name in names}
         return batch._replace(
             **{

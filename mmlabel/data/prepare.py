@@ -58,6 +58,12 @@ class PreparedData:
         return self.annotations.targets[self.rows["train"]]
 
     @property
+    def training_known(self) -> np.ndarray | None:
+        """(N, num_labels) bool of the training split, which of its targets are; None: all."""
+        known = self.annotations.known
+        return None if known is None else known[self.rows["train"]]
+
+    @property
     def training_label_order(self) -> np.ndarray | None:
         """`Annotations.label_order` of the training split."""
         order = self.annotations.label_order

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mmlabel import settings
 from mmlabel.data.batches import Batch
+from mmlabel.losses import Criterion
 from mmlabel.models.backbones import (
     Backbone,
     backbone_info,
@@ -18,6 +19,7 @@ from mmlabel.models.backbones import (
 )
 from mmlabel.models.caption_encoder import CaptionEncoder
 from mmlabel.models.decoder import LabelDecoder
+from mmlabel.models.encoder import Encoder
 from mmlabel.models.fusion import Head, ImageEncoder, LateFusion, fused_features
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -98,10 +100,10 @@ class DetectorScores(nn.Module):
         assert batch.image is not None
         return torch.logit(batch.image.float(), eps=1e-6)
 
-    def evaluate(self, batch: Batch, criterion: nn.Module) -> tuple[Tensor, Tensor]:
+    def evaluate(self, batch: Batch, criterion: Criterion) -> tuple[Tensor, Tensor]:
         """Logits (B, num_labels) and their loss."""
         logits = self(batch)
-        return logits, criterion(logits, batch.targets)
+        return logits, criterion(logits, batch.targets, batch.known)
 
 
 def build_network(
@@ -140,7 +142,7 @@ def build_network(
     """
     if isinstance(model, settings.DetectorModel):
         return DetectorScores()
-    encoders: dict[str, nn.Module] = {}
+    encoders: dict[str, Encoder] = {}
     if image_features is not None:
         if isinstance(model, settings.Fusion | settings.ImageOnly | settings.DetectorFusion):
             encoders["image"] = ImageEncoder(

@@ -11,8 +11,6 @@ import os
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from html import escape
-from importlib import resources
 from pathlib import Path
 from statistics import fmean, median
 from typing import TYPE_CHECKING
@@ -38,16 +36,17 @@ from mmlabel.evidence import (
     verdict,
 )
 from mmlabel.report import (
-    RunRecord,
     Score,
     StudyReport,
     VariantSummary,
     markdown_table,
-    read_run,
     result_rows,
+    verdicts,
     write_results_csv,
     write_study_report,
 )
+from mmlabel.report import write_index as write_index_page
+from mmlabel.run_folder import RunRecord, read_run
 
 if TYPE_CHECKING:
     import wandb
@@ -615,15 +614,6 @@ def markdown_page(report: StudyReport, level: int = 1) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def verdicts(report: StudyReport) -> list[str]:
-    """A sentence for each variant but the baseline."""
-    return [
-        f"{variant.label}: {variant.explanation or 'no run finished'}"
-        for variant in report.variants
-        if variant.name != report.baseline
-    ]
-
-
 def run_notes(report: StudyReport) -> list[str]:
     """What runs had to go without, each once, with the variants it holds for."""
     found: dict[str, list[str]] = {}
@@ -665,23 +655,7 @@ def print_study(report: StudyReport) -> None:
 
 def write_index(folder: Path, collection: Collection, reports: Mapping[str, StudyReport]) -> None:
     """Write index.html, which leads to the studies' pages beside `folder`, and table.md."""
-    items = []
-    for name, report in reports.items():
-        lines = "".join(f"<li>{escape(line)}</li>" for line in verdicts(report))
-        items.append(
-            f'<section><h2><a href="../{name}/report.html">{escape(report.title)}</a></h2>'
-            f"<p>{escape(report.question)}</p><ul>{lines}</ul></section>"
-        )
-    style = (resources.files("mmlabel") / "report_assets" / "page.css").read_text(encoding="utf-8")
-    title = escape(collection.title)
-    page = (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{style}</style></head><body><main><h1>{title}</h1>"
-        f"<p>{escape(collection.question)}</p>{''.join(items)}</main></body></html>\n"
-    )
-    with atomic_write(folder / "index.html") as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    write_index_page(folder, title=collection.title, question=collection.question, reports=reports)
     tables = [f"# {collection.title}\n\n{collection.question}\n"]
     tables += [markdown_page(report, level=2) for report in reports.values()]
     with atomic_write(folder / "table.md") as temporary:

@@ -23,7 +23,7 @@ from mmlabel.report import StudyReport
 from mmlabel.run_folder import failure, finished
 from mmlabel.settings import Coco, Settings, read_settings
 from mmlabel.study.definition import Collection, Study, load_study, override_key, study_names
-from mmlabel.study.output import write_index, write_study
+from mmlabel.study.output import write_collection, write_study
 from mmlabel.study.plan import (
     Configurations,
     Job,
@@ -146,7 +146,7 @@ class Sweep:
         for study, jobs, overrides in planned:
             if report := self.run(study, jobs, overrides):
                 reports[study.name] = report
-                write_index(self.out / collection.name, collection, reports)
+                write_collection(self.out / collection.name, collection, reports)
         if reports:
             log.info("all studies: %s", self.out / collection.name / "index.html")
 

@@ -146,9 +146,7 @@ class Classifier(pl.LightningModule):
         known = torch.ones_like(batch.targets, dtype=torch.bool)
         if batch.known is not None:
             known = batch.known
-        # A batch's loss is a mean over what is known in it, and counts accordingly.
-        share = known.sum(dim=1) * (loss.double() / known.sum().clamp(min=1))
-        self._seen.append((batch.rows, probabilities, batch.targets, known, share))
+        self._seen.append((batch.rows, probabilities, batch.targets, known, loss.expand(len(logits))))
 
     def _finish(self, split: str) -> None:
         """Score what was seen of the split at once, over all processes, each row once."""
@@ -166,7 +164,7 @@ class Classifier(pl.LightningModule):
             targets[order],
             None if known.all() else known[order],
         )
-        self.scores[f"{split}/loss"] = (losses.sum() / known.sum().clamp(min=1)).item()
+        self.scores[f"{split}/loss"] = _mean_loss(losses.double(), known)
         self._score(split)
         # The pass that scores the selected checkpoint is no point of the learning curves.
         if split == "test" or self.trainer.state.fn == "fit":
@@ -224,3 +222,11 @@ class Classifier(pl.LightningModule):
         for key in [key for key in own if key.startswith(BACKBONE) and key not in saved]:
             saved[key] = own[key]
         self.threshold = checkpoint["mmlabel"]["threshold"]
+
+
+def _mean_loss(losses: Tensor, known: Tensor) -> float:
+    """The mean over what is known, of losses (n,) each of which is the mean of its batch."""
+    if known.all():
+        return losses.mean().item()
+    counts = known.sum(dim=1)
+    return ((losses * counts).sum() / counts.sum().clamp(min=1)).item()

@@ -76,7 +76,8 @@ def print_study(report: "StudyReport") -> None:
     from rich.table import Table
 
     from mmlabel.report import result_rows
-    from mmlabel.study.output import run_notes, verdicts
+    from mmlabel.report import verdicts
+    from mmlabel.study.output import run_notes
 
     metric = report.metric
     table = Table(title=printable(report.title), title_justify="left", box=box.SIMPLE_HEAD)

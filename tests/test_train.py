@@ -12,6 +12,7 @@ from sklearn.metrics import average_precision_score, f1_score
 
 from mmlabel import training
 from mmlabel.classifier import load_classifier
+from mmlabel.cli import CONF, load_settings
 from mmlabel.errors import UserError
 from mmlabel.training import train
 
@@ -238,20 +239,12 @@ def test_a_picture_that_is_none(scenes: Path, quick: list[str], tmp_path: Path):
     options = ["data=usyd", f"data.root={data}", "data.image_size=32", "data.workers=0"]
     options += [option for option in quick if not option.startswith("data.")]
     for mode in ("auto", "off"):
-        settings = settings_of_options([*options, f"features.mode='{mode}'"])
+        settings = load_settings([*options, f"features.mode='{mode}'"])
         with pytest.raises(UserError, match=broken.name):
             train(settings, tmp_path / f"error-{mode}")
-        settings["data"]["on_bad_image"] = "skip"
+        settings = load_settings([*options, f"features.mode='{mode}'", "data.on_bad_image=skip"])
         results = train(settings, tmp_path / f"skip-{mode}")
         assert broken.name in results["notes"][0]
-
-
-def settings_of_options(options: list[str]):
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
-
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return OmegaConf.to_container(compose("train", options), resolve=True)
 
 
 def test_a_detector_answers_without_training(settings_of, tmp_path: Path):
@@ -282,10 +275,10 @@ def test_every_experiment_composes_and_builds():
     experiments = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
     assert {"demo", "report_resnet50", "report_vgg16"} <= set(experiments)
     for name in experiments:
-        settings = settings_of_options([f"experiment={name}"])
+        settings = load_settings([f"experiment={name}"])
         assert f"experiment={name}" in (CONF / "experiment" / f"{name}.yaml").read_text()
-        assert settings["trainer"]["max_epochs"] >= 10
-    assert settings_of_options(["experiment=report_vgg16"])["optimizer"]["lr"] == 5
+        assert settings.trainer.max_epochs >= 10
+    assert load_settings(["experiment=report_vgg16"]).optimizer.lr == 5
 
 
 BUILT_IN = [

@@ -12,7 +12,7 @@ from mmlabel.classifier import Classifier, load_classifier
 from mmlabel.data.annotations import Annotations, read_unlabelled
 from mmlabel.data.batch import Batch
 from mmlabel.data.captions import encode_texts
-from mmlabel.data.detections import detector_scores
+from mmlabel.data.feature_store import detector_scores
 from mmlabel.data.transforms import load_picture
 from mmlabel.errors import UserError
 from mmlabel.models.build import network_inputs, uses_detector

@@ -1,10 +1,7 @@
 """From a data set's files to batches."""
 
-import json
 import logging
-import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -14,21 +11,16 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from mmlabel.cache import atomic_write, fingerprint
 from mmlabel.data.annotations import Annotations, read_coco, read_csv, read_usyd
 from mmlabel.data.batch import Batch
 from mmlabel.data.captions import TokenisedCaptions, Vocabulary, encode, encode_texts, tokenise
-from mmlabel.data.detections import PictureScorer, detector_scores
+from mmlabel.data.digests import unreadable_pictures
 from mmlabel.data.embeddings import Embeddings, load_embeddings
-from mmlabel.data.features import FeatureStore, StoreUnavailable
+from mmlabel.data.feature_store import FeatureStore, PictureScorer, detector_scores
+from mmlabel.data.pictures import read_picture
+from mmlabel.data.row_store import StoreUnavailable
 from mmlabel.data.splits import read_splits, split_rows
-from mmlabel.data.transforms import (
-    BadPicture,
-    load_picture,
-    picture_views,
-    read_picture,
-    stack_views,
-)
+from mmlabel.data.transforms import picture_views, stack_views
 from mmlabel.errors import UserError, nearest
 
 log = logging.getLogger(__name__)
@@ -330,10 +322,14 @@ class CaptionedPictures(pl.LightningDataModule):
                 self.extractor = None
                 self.note(f"{reason}; the backbone runs in every epoch instead")
         if self.extractor is None:
-            bad = unreadable_pictures(self.annotations.pictures, cache_dir=self.cache_dir)
+            bad = unreadable_pictures(
+                self.annotations.pictures,
+                size=self.settings["data"]["image_size"],
+                cache_dir=self.cache_dir,
+            )
             if bad and self.settings["data"]["on_bad_image"] == "error":
-                load_picture(self.annotations.pictures[bad[0]], size=1, flipped=False)
-            self._leave_out(bad)
+                raise next(iter(bad.values()))
+            self._leave_out(list(bad))
 
     def _detect(self) -> None:
         wanted = np.sort(np.concatenate([self.rows[split] for split in SPLITS]))
@@ -550,30 +546,3 @@ class CaptionedPictures(pl.LightningDataModule):
 
     def test_dataloader(self) -> DataLoader:
         return self._loader("test")
-
-
-def unreadable_pictures(pictures: list[Path], *, cache_dir: Path) -> list[int]:
-    """The rows whose picture files cannot be decoded to the end.
-
-    They are looked for before training rather than found hours into it. The answer is kept for as
-    long as no file changes its size or time.
-    """
-    stats = [(str(path), os.stat(path)) for path in pictures]
-    key = fingerprint([[path, stat.st_size, stat.st_mtime_ns] for path, stat in stats])
-    kept = cache_dir / "checked" / f"{key}.json"
-    if kept.exists():
-        return json.loads(kept.read_text())
-    log.info("checking %d pictures", len(pictures))
-    with ThreadPoolExecutor() as pool:
-        bad = [row for row, good in enumerate(pool.map(_readable, pictures)) if not good]
-    with atomic_write(kept) as temporary:
-        temporary.write_text(json.dumps(bad))
-    return bad
-
-
-def _readable(path: Path) -> bool:
-    try:
-        picture_views(read_picture(path), path=path, size=1, flips=[])
-    except BadPicture:
-        return False
-    return True

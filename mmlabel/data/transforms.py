@@ -1,4 +1,4 @@
-"""Pictures from files to fixed-size arrays, the report's way (§3.1.2), with Pillow alone.
+"""Pictures to fixed-size arrays, the report's way (§3.1.2).
 
 The report's transforms are torchvision's `Resize(S)`, `RandomHorizontalFlip()`, `CenterCrop(S)` in
 this order. Flipping is the only random step, so a picture has exactly two views: plain and flipped.
@@ -6,7 +6,6 @@ The crop comes after the flip, hence where the margin is odd the flipped view is
 mirror image of the plain one.
 """
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,26 +15,10 @@ import PIL
 from PIL import Image
 from PIL import features as pillow_features
 
-from mmlabel.errors import UserError
+from mmlabel.data.pictures import decode, read_picture
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-class BadPicture(UserError):
-    """A picture file that is missing, cut short or not a picture; has `.path` and `.reason`."""
-
-    def __init__(self, path: Path | str, reason: str) -> None:
-        super().__init__(
-            f"{path} is not a readable picture ({reason}): replace the file, or leave such rows "
-            "out with data.on_bad_image=skip"
-        )
-        self.path = Path(path)
-        self.reason = reason
-
-    def __reduce__(self) -> tuple[type, tuple[Path, str]]:
-        # The default would rebuild it from the message alone, and fail in a loader's worker.
-        return BadPicture, (self.path, self.reason)
 
 
 def load_picture(path: Path | str, *, size: int, flipped: bool) -> np.ndarray:
@@ -46,14 +29,6 @@ def load_picture(path: Path | str, *, size: int, flipped: bool) -> np.ndarray:
     pictures become RGB, and EXIF orientation is not applied. Raises `BadPicture`.
     """
     return picture_views(read_picture(path), path=path, size=size, flips=[flipped])[0]
-
-
-def read_picture(path: Path | str) -> bytes:
-    """The bytes of a picture file; raises `BadPicture` if there is no such file."""
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise BadPicture(path, error.strerror or str(error)) from error
 
 
 def picture_views(
@@ -95,20 +70,6 @@ def transform_key(size: int) -> dict[str, object]:
         "pillow": PIL.__version__,
         "jpeg": pillow_features.version("libjpeg_turbo") or pillow_features.version("jpg"),
     }
-
-
-def decode(content: bytes, path: Path | str) -> Image.Image:
-    """The RGB picture in the bytes of a file; raises `BadPicture`, which names `path`."""
-    try:
-        with Image.open(io.BytesIO(content)) as picture:
-            return picture.convert("RGB")
-    except MemoryError:
-        raise
-    except Image.UnidentifiedImageError as error:
-        raise BadPicture(path, "not an image file" if content else "an empty file") from error
-    except Exception as error:
-        # Damaged files make Pillow's many decoders raise errors of nearly any kind.
-        raise BadPicture(path, str(error) or type(error).__name__) from error
 
 
 def _resize(picture: Image.Image, size: int) -> Image.Image:

@@ -8,14 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mmlabel.data.transforms import (
-    BadPicture,
-    load_picture,
-    picture_views,
-    read_picture,
-    stack_views,
-    transform_key,
-)
+from mmlabel.data.pictures import BadPicture, read_picture
+from mmlabel.data.transforms import load_picture, picture_views, stack_views, transform_key
 
 
 def noise(width: int, height: int, channels: int = 3) -> Image.Image:

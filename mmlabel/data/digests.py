@@ -5,7 +5,6 @@ copying tools set back, this is the time of the last change, which they cannot. 
 be written, or that is damaged, costs time at the next start and nothing else.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -17,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from mmlabel.cache import atomic_write, fingerprint
-from mmlabel.data.pictures import BadPicture, read_picture
+from mmlabel.data.pictures import BadPicture, content_digest, read_picture
 from mmlabel.data.transforms import picture_views, transform_key
 from mmlabel.progress import progress
 
@@ -26,7 +25,7 @@ SETTLED_NS = 2_000_000_000
 
 
 def picture_digests(pictures: Sequence[Path], memo: Path) -> list[bytes | None]:
-    """SHA-256 of each picture file; None for one that cannot be read.
+    """`content_digest` of each picture file; None for one that cannot be read.
 
     Digests are remembered in the folder `memo`, one file per picture folder: 40,000 known pictures
     take a fraction of a second. A picture changed in the last two seconds is not remembered, for it
@@ -45,12 +44,12 @@ def picture_digests(pictures: Sequence[Path], memo: Path) -> list[bytes | None]:
             stat = os.stat(picture)
             stamp, entry = _stamp(stat), known[folder].get(name)
             if entry is None or entry[:-1] != stamp:
-                entry = [*stamp, hashlib.sha256(read_picture(picture)).hexdigest()]
+                entry = [*stamp, content_digest(read_picture(picture)).hex()]
                 if now - max(stat.st_mtime_ns, stat.st_ctime_ns) > SETTLED_NS:
                     known[folder][name] = entry
                     changed.add(folder)
             digests.append(bytes.fromhex(entry[-1]))
-        except (OSError, BadPicture):
+        except (OSError, ValueError, BadPicture):
             digests.append(None)
     for folder in changed:
         _remember(_memo_path(memo, folder), known[folder])
@@ -103,7 +102,7 @@ def _problem(picture: Path, size: int) -> str | None:
 def _stamp_of(picture: Path) -> list[int]:
     try:
         return _stamp(os.stat(picture))
-    except OSError:
+    except (OSError, ValueError):
         return []
 
 

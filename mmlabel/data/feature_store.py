@@ -53,9 +53,10 @@ class Filled:
 class FeatureStore:
     """The features of one backbone, precision and transform. Make it with `FeatureStore.open`."""
 
-    def __init__(self, store: RowStore, *, size: int, digests: Path) -> None:
+    def __init__(self, store: RowStore, *, size: int, upright: bool, digests: Path) -> None:
         self.folder = store.folder
         self.size = size
+        self.upright = upright
         self.width = store.width
         self._store = store
         self._digests = digests
@@ -69,17 +70,19 @@ class FeatureStore:
         size: int,
         width: int,
         dtype: Literal["float32", "float16"],
+        upright: bool = False,
     ) -> "FeatureStore":
         """Open the store of these settings under `cache_dir`, or begin one.
 
         `key` holds, as plain JSON values, all that the features depend on besides pictures and
         transform: the backbone's name ("backbone"), a digest of its weights, the precision of the
         arithmetic ("precision"), versions. `size` is the side of a view, `width` the number of
-        features, `dtype` the type they are stored in. Raises `StoreUnavailable`.
+        features, `dtype` the type they are stored in; `upright` turns pictures as their EXIF data
+        says. Raises `StoreUnavailable`.
         """
-        key = {**key, **transform_key(size)}
+        key = {**key, **transform_key(size, upright=upright)}
         store = RowStore.open(cache_dir, key=key, width=width, dtype=dtype)
-        return cls(store, size=size, digests=digests_folder(cache_dir))
+        return cls(store, size=size, upright=upright, digests=digests_folder(cache_dir))
 
     def rows(self, pictures: Sequence[Path]) -> np.ndarray:
         """Where each picture's features are: (N, 2) int64 rows of `array()`, plain then flipped.
@@ -134,7 +137,7 @@ class FeatureStore:
                 views = compute(
                     missing_views(missing, self._store),
                     work="features",
-                    look=partial(_views, size=self.size),
+                    look=partial(_views, size=self.size, upright=self.upright),
                     join=stack_views,
                     extract=lambda batch: extract(batch.to(device, non_blocking=True)),
                     keep=self._store.append,
@@ -290,15 +293,13 @@ class _Scored:
         say(f"detections: scores are not kept: {reason}")
 
 
-def _views(content: bytes, job: Job, *, size: int) -> np.ndarray:
+def _views(content: bytes, job: Job, *, size: int, upright: bool) -> np.ndarray:
     flips = [flip == 1 for flip in job.flips]
-    return picture_views(content, path=job.path, size=size, flips=flips)
+    return picture_views(content, path=job.path, size=size, flips=flips, upright=upright)
 
 
 def _upright(content: bytes, job: Job) -> "Image":
-    from PIL import ImageOps
-
-    return ImageOps.exif_transpose(decode(content, job.path))
+    return decode(content, job.path, upright=True)
 
 
 def _timed_scores(detector: PictureScorer, pictures: "list[Image]") -> "Tensor":

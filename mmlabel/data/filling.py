@@ -4,7 +4,6 @@ The same for a backbone's features and a detector's scores: which pictures have 
 batches, and the loop that computes these and keeps them every few seconds.
 """
 
-import hashlib
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
 import numpy as np
 
 from mmlabel.data.digests import picture_digests
-from mmlabel.data.pictures import BadPicture, read_picture
+from mmlabel.data.pictures import BadPicture, content_digest, read_picture
 from mmlabel.data.row_store import RowStore
 from mmlabel.progress import progress
 
@@ -164,7 +163,7 @@ class _Chunks:
                 bad.append(error)
                 continue
             # The file may have changed since it was listed: rows belong to what was decoded.
-            entries += entries_of([job._replace(digest=hashlib.sha256(content).digest())])
+            entries += entries_of([job._replace(digest=content_digest(content))])
         return entries, self.join(items) if items else None, bad
 
 

@@ -15,31 +15,48 @@ import PIL
 from PIL import Image
 from PIL import features as pillow_features
 
-from mmlabel.data.pictures import decode, read_picture
+from mmlabel.data.pictures import BadPicture, decode, read_picture
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+# Of a picture whose shorter side is brought to size; at 224 px it may be 668 times as long as wide.
+RESIZED_PIXELS = 2**25
 
-def load_picture(path: Path | str, *, size: int, flipped: bool) -> np.ndarray:
+
+def load_picture(
+    path: Path | str, *, size: int, flipped: bool, upright: bool = False
+) -> np.ndarray:
     """One view of a picture: (3, size, size) uint8, RGB, values 0..255.
 
     Equal, bit for bit, to torchvision's `Resize(size)`, then a horizontal flip if `flipped`, then
     `CenterCrop(size)` on the picture as `ImageFolder` loads it: grey, palette, CMYK and transparent
-    pictures become RGB, and EXIF orientation is not applied. Raises `BadPicture`.
+    pictures become RGB, and EXIF orientation is not applied. With `upright` it is, first of all;
+    and values of more than 8 bits are scaled rather than clamped (see `pictures.decode`). Raises
+    `BadPicture`.
     """
-    return picture_views(read_picture(path), path=path, size=size, flips=[flipped])[0]
+    content = read_picture(path)
+    return picture_views(content, path=path, size=size, flips=[flipped], upright=upright)[0]
 
 
 def picture_views(
-    content: bytes, *, path: Path | str, size: int, flips: Sequence[bool]
+    content: bytes,
+    *,
+    path: Path | str,
+    size: int,
+    flips: Sequence[bool],
+    upright: bool = False,
 ) -> np.ndarray:
     """Views of one picture file, decoded and resized once: (len(flips), 3, size, size) uint8.
 
     `flips` says for each wanted view whether it is flipped; `path` is for the message of
     `BadPicture`. The memory is channels-last, as Pillow's is: convolutions run faster on it.
     """
-    pixels = np.asarray(_resize(decode(content, path), size))  # (H, W, 3)
+    picture = decode(content, path, upright=upright)
+    try:
+        pixels = np.asarray(_resize(picture, size))  # (H, W, 3)
+    except (ValueError, MemoryError) as error:
+        raise BadPicture(path, str(error) or "too large for the memory there is") from error
     height, width = pixels.shape[:2]
     # Python rounds halves to even, and so does torchvision's CenterCrop.
     top, left = round((height - size) / 2), round((width - size) / 2)
@@ -59,17 +76,18 @@ def stack_views(groups: Sequence[np.ndarray]) -> "Tensor":
     return torch.from_numpy(np.ascontiguousarray(batch)).permute(0, 3, 1, 2)  # (B, 3, S, S)
 
 
-def transform_key(size: int) -> dict[str, object]:
+def transform_key(size: int, *, upright: bool = False) -> dict[str, object]:
     """What a view depends on besides the file: part of every key under which views are cached.
 
     The decoder and the resampling are Pillow's, so its version belongs to it.
     """
-    return {
+    key: dict[str, object] = {
         "transform": "resize, flip, centre crop",
         "size": size,
         "pillow": PIL.__version__,
         "jpeg": pillow_features.version("libjpeg_turbo") or pillow_features.version("jpg"),
     }
+    return {**key, "exif": "upright"} if upright else key
 
 
 def _resize(picture: Image.Image, size: int) -> Image.Image:
@@ -77,5 +95,10 @@ def _resize(picture: Image.Image, size: int) -> Image.Image:
     width, height = picture.size
     short, long = min(width, height), max(width, height)
     longer = int(size * long / short)
+    if size * longer > RESIZED_PIXELS:
+        raise ValueError(
+            f"{width}x{height} pixels, with the shorter side brought to {size} the longer one would"
+            f" be {longer:,}; crop it"
+        )
     shape = (size, longer) if width <= height else (longer, size)
     return picture if shape == picture.size else picture.resize(shape, Image.Resampling.BILINEAR)

@@ -217,6 +217,22 @@ def test_filling_draws_no_random_numbers(tmp_path, pictures):
     assert np.random.get_state()[1].tolist() == before[1]
 
 
+def test_upright_views_have_a_store_of_their_own(tmp_path, pictures):
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.open(pictures[0]).save(tmp_path / "turned.png", exif=turned)
+    store, upright = open_store(tmp_path), open_store(tmp_path, upright=True)
+    assert store.folder != upright.folder
+    for each, turn in ((store, False), (upright, True)):
+        fill(each, [tmp_path / "turned.png"])
+        rows, array = each.rows([tmp_path / "turned.png"])[0], each.array()
+        for flip in (0, 1):
+            path = tmp_path / "turned.png"
+            expected = load_picture(path, size=SIZE, flipped=bool(flip), upright=turn)
+            np.testing.assert_array_equal(array[rows[flip]], expected.ravel())
+    assert (array != store.array()).any()
+
+
 # Digests
 
 
@@ -583,6 +599,12 @@ def test_a_bad_picture_is_named(tmp_path, pictures, damaged, workers, which):
     good = [picture for picture in pictures if picture not in damaged]
     with pytest.raises(BadPicture, match=f"{pictures[which]} is not a readable picture"):
         fill(open_store(tmp_path), [*good, pictures[which]], batch_size=2, workers=workers)
+
+
+def test_a_pipe_among_the_pictures_blocks_nothing(tmp_path, pictures):
+    os.mkfifo(tmp_path / "pipe.bmp")
+    filled = fill(open_store(tmp_path), [*pictures, tmp_path / "pipe.bmp"], on_bad_image="skip")
+    assert filled.views == 12 and [error.path.name for error in filled.bad] == ["pipe.bmp"]
 
 
 @pytest.mark.parametrize("workers", [0, 1])

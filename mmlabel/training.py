@@ -242,6 +242,7 @@ def build(settings: Settings, resumed: Checkpoint | None, *, wandb_id: str | Non
         prepared,
         looks_at_pictures="image" in settings.inputs,
         image_size=settings.data.image_size,
+        upright=settings.data.upright,
         batch_size=settings.data.batch_size,
         workers=settings.data.workers,
         on_bad_image=settings.data.on_bad_image,

@@ -4,22 +4,19 @@ The slow part, which loads NLTK and WordNet, works on all captions at once and i
 vocabulary is then taken from the training rows alone.
 """
 
-import http.client
-import io
 import os
-import socket
-import threading
 import unicodedata
-import urllib.request
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 
+from mmlabel import network
 from mmlabel.cache import atomic_write, fingerprint, lock
 from mmlabel.errors import UserError, nearest
 
@@ -28,7 +25,7 @@ SPECIAL_WORDS = ["<pad>", "<unk>"]
 
 # Part of the key of what is kept on disk: raise it when the steps below change.
 _VERSION = 1
-_NETWORK_SECONDS = 15.0
+_MOST_INDEX, _MOST_WORDNET = 10_000_000, 200_000_000  # bytes
 
 
 @dataclass
@@ -176,31 +173,6 @@ def encode_texts(
     return *encode(tokenised, vocabulary, max_length=max_length), tokenised.note
 
 
-def fetch(url: str, *, seconds: float = _NETWORK_SECONDS) -> bytes:
-    """The content of a small file; raises OSError after `seconds` in all.
-
-    A socket's own timeout counts neither the look-up of the host's name nor the attempts at each
-    of its addresses together, so the wait is on a thread.
-    """
-    answer: list[bytes | Exception] = []
-
-    def ask() -> None:
-        try:
-            with urllib.request.urlopen(url, timeout=seconds) as response:
-                answer.append(response.read())
-        except (OSError, http.client.HTTPException) as error:
-            answer.append(error)
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if not answer:
-        raise TimeoutError(f"{url}: no answer within {seconds:g} s")
-    if isinstance(answer[0], Exception):
-        raise OSError(f"{url}: {answer[0]}") from answer[0]
-    return answer[0]
-
-
 def _split(captions: Sequence[str]) -> TokenisedCaptions:
     from nltk.tokenize import NLTKWordTokenizer
 
@@ -286,22 +258,33 @@ def _wordnet_problem(nltk_data: str) -> str:
         _download_wordnet()
         WordNetLemmatizer().lemmatize("words")
         return ""
-    except (LookupError, OSError, ValueError, zipfile.BadZipFile) as error:
+    except (
+        network.NetworkError,
+        ElementTree.ParseError,
+        LookupError,
+        OSError,
+        zipfile.BadZipFile,
+    ) as error:
         return f"{absent} nor could it be downloaded ({' '.join(str(error).split())})"
 
 
 def _download_wordnet() -> None:
-    import nltk
+    """Put WordNet where NLTK keeps what it downloads."""
     from nltk.downloader import Downloader
 
-    fetch(Downloader.DEFAULT_URL)
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_NETWORK_SECONDS)
-    try:
-        silent = io.StringIO()
-        nltk.download("wordnet", quiet=True, raise_on_error=True, print_error_to=silent)
-    finally:
-        socket.setdefaulttimeout(timeout)
+    index = ElementTree.fromstring(network.fetch(Downloader.DEFAULT_URL, max_bytes=_MOST_INDEX))
+    package = index.find(".//package[@id='wordnet']")
+    url = "" if package is None else package.get("url", "")
+    if package is None or not url:
+        raise network.NetworkError(f"{Downloader.DEFAULT_URL} lists no WordNet")
+    algorithm = "sha256" if package.get("sha256_checksum") else "md5"
+    network.fetch_file(
+        url,
+        Path(Downloader().default_download_dir()) / "corpora" / "wordnet.zip",
+        max_bytes=_MOST_WORDNET,
+        checksum=(algorithm, package.get("sha256_checksum") or package.get("checksum", "")),
+        work="WordNet",
+    )
 
 
 def _write(path: Path, tokenised: TokenisedCaptions) -> None:

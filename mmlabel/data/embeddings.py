@@ -8,21 +8,20 @@ import gzip
 import json
 import os
 import re
-import socket
-import sys
+import shutil
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from types import ModuleType
 from typing import BinaryIO
 
 import numpy as np
 
+from mmlabel import network
 from mmlabel.cache import atomic_write, fingerprint, lock
-from mmlabel.data.captions import PAD, SPECIAL_WORDS, Vocabulary, fetch
+from mmlabel.data.captions import PAD, SPECIAL_WORDS, Vocabulary
 from mmlabel.errors import UserError, nearest
 
 KINDS = ("glove", "word2vec", "file", "learned")
@@ -50,7 +49,7 @@ _DEFAULT_DIM = 100
 _LEARNED_STD = 0.1
 # Part of the key of what is kept on disk: raise it when the same inputs give other vectors.
 _VERSION = 1
-_NETWORK_SECONDS = 15.0
+_MOST_LIST, _MOST_VECTORS = 10_000_000, 20_000_000_000  # bytes
 
 
 @dataclass
@@ -237,7 +236,7 @@ def _gensim_file(name: str, cache_dir: Path) -> Path:
     """The file of one of gensim's sets, downloaded if need be.
 
     gensim's own `load` asks the network, without a time limit, even for a set that is present, and
-    keeps all of its vectors in memory; so only its download is used.
+    keeps all of its vectors in memory; so only its addresses and its layout are used.
     """
     folder = Path(os.environ.get("GENSIM_DATA_DIR") or "~/gensim-data").expanduser()
     if path := _present(folder, name):
@@ -245,9 +244,12 @@ def _gensim_file(name: str, cache_dir: Path) -> Path:
     present = sorted(entry.name for entry in folder.glob("*") if _present(folder, entry.name))
     known = {*GENSIM_NAMES, *present, *_listed(folder)}
     tried = f"word vectors {name} are not in {folder} (which has {', '.join(present) or 'none'})"
+    from gensim import downloader
+
     try:
-        online = json.loads(fetch(_gensim_downloader(folder).DATA_LIST_URL))["models"]
-    except (OSError, ValueError, KeyError) as error:
+        listing = network.fetch(downloader.DATA_LIST_URL, max_bytes=_MOST_LIST)
+        online: dict[str, dict] = json.loads(listing)["models"]
+    except (network.NetworkError, ValueError, KeyError) as error:
         if name not in known:
             hint = nearest(name, known)
             raise UserError(f"unknown word vectors embedding.name={name}{hint}") from error
@@ -258,9 +260,8 @@ def _gensim_file(name: str, cache_dir: Path) -> Path:
     try:
         with lock(cache_dir / "embeddings" / f"download-{name}"):
             if not _present(folder, name):
-                _download(name, folder)
-    # gensim raises bare exceptions for a wrong checksum and for a folder it cannot write.
-    except Exception as error:
+                _download(online[name], f"{downloader.DOWNLOAD_BASE_URL}/{name}", folder / name)
+    except (network.NetworkError, OSError, ValueError) as error:
         raise _NotToBeHad(f"{tried} and could not be downloaded ({error})") from error
     if path := _present(folder, name):
         return path
@@ -269,7 +270,8 @@ def _gensim_file(name: str, cache_dir: Path) -> Path:
 
 def _present(folder: Path, name: str) -> Path | None:
     """The file with a set's vectors in gensim's folder, if it is there."""
-    path = folder / name / _listed(folder).get(name, {}).get("file_name", f"{name}.gz")
+    file_name = _listed(folder).get(name, {}).get("file_name", f"{name}.gz")
+    path = folder / name / Path(file_name).name
     return path if path.is_file() else None
 
 
@@ -281,23 +283,31 @@ def _listed(folder: Path) -> dict[str, dict]:
         return {}
 
 
-def _gensim_downloader(folder: Path) -> ModuleType:
-    import gensim.downloader
-
-    # gensim reads GENSIM_DATA_DIR once, when it is imported.
-    gensim.downloader.BASE_DIR = str(folder)
-    return gensim.downloader
-
-
-def _download(name: str, folder: Path) -> None:
-    downloader = _gensim_downloader(folder)
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_NETWORK_SECONDS)
-    try:
-        with redirect_stdout(sys.stderr):
-            downloader.load(name, return_path=True)
-    finally:
-        socket.setdefaulttimeout(timeout)
+def _download(entry: dict, base_url: str, folder: Path) -> None:
+    """Fetch a set as gensim's list describes it, in gensim's layout."""
+    name, parts = folder.name, int(entry.get("parts", 1))
+    target = folder / f"{name}.gz"
+    # gensim takes a folder for a set that is present, and imports it.
+    initial = network.fetch(f"{base_url}/__init__.py", max_bytes=_MOST_LIST)
+    pieces = [target] if parts == 1 else [folder / f"{name}.gz_0{part}" for part in range(parts)]
+    for part, piece in enumerate(pieces):
+        network.fetch_file(
+            f"{base_url}/{name}.gz" if parts == 1 else f"{base_url}/{piece.name}",
+            piece,
+            max_bytes=_MOST_VECTORS,
+            checksum=("md5", entry.get("checksum" if parts == 1 else f"checksum-{part}", "")),
+            resume=True,
+            work=piece.name,
+        )
+    if parts > 1:
+        with atomic_write(target) as temporary, open(temporary, "wb") as whole:
+            for piece in pieces:
+                with open(piece, "rb") as opened:
+                    shutil.copyfileobj(opened, whole)
+        for piece in pieces:
+            piece.unlink()
+    with atomic_write(folder / "__init__.py") as temporary:
+        temporary.write_bytes(initial)
 
 
 def _read_vectors(path: Path, words: Sequence[str]) -> tuple[dict[str, np.ndarray], int]:

@@ -146,7 +146,7 @@ def build(settings: dict) -> tuple[CaptionedPictures, Classifier]:
     )
     data.prepare()
     if uses_detector(settings):
-        data.detector = load_detector(settings["detector"], label_names=data.label_names)
+        data.detector = load_detector(**settings["detector"], label_names=data.label_names)
     if loaded is None:
         looks = data.uses_pictures and data.detector is None
         backbone = BackboneSource(settings) if looks else None

@@ -76,7 +76,7 @@ def probabilities_of(classifier: Classifier, rows: Annotations, *, batch_size: i
     if uses_detector(settings):
         from mmlabel.models.detectors import load_detector
 
-        detector = load_detector(settings["detector"], label_names=classifier.label_names)
+        detector = load_detector(**settings["detector"], label_names=classifier.label_names)
         cache = Path(settings["cache_dir"]).expanduser()
         scores = detector_scores(rows.pictures, detector, cache_dir=cache).array
 

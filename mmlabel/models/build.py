@@ -9,16 +9,11 @@ from torch import Tensor, nn
 
 from mmlabel.data.batch import Batch
 from mmlabel.errors import UserError, nearest
-from mmlabel.models.backbones import (
-    Backbone,
-    backbone_info,
-    build_backbone,
-    resolve_weights,
-    weights_digest,
-)
+from mmlabel.models.backbones import Backbone, backbone_info, build_backbone
 from mmlabel.models.caption_encoder import CaptionEncoder
 from mmlabel.models.decoder import LabelDecoder
 from mmlabel.models.fusion import Head, ImageEncoder, LateFusion, fused_features
+from mmlabel.models.weights import resolve_weights, weights_digest
 
 MODELS = ("fusion", "image_only", "caption_only", "decoder", "detector", "detector_fusion")
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}

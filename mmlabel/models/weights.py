@@ -1,6 +1,7 @@
 """Files of weights: found or fetched, told apart by their content, and read."""
 
 import importlib
+import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -110,7 +111,7 @@ def timm_config(model_name: str | None) -> "PretrainedCfg":
 
 def weights_file(weights: str, *, option: str) -> Path:
     """The file or folder that `option` names; raises UserError if there is none."""
-    path = Path(weights).expanduser()
+    path = Path(os.path.expanduser(weights))
     if not path.exists():
         hint = nearest(weights, ["pretrained", "none"])
         raise UserError(f"{option}={weights}: there is no such file{hint}")

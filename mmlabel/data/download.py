@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from mmlabel import network
 from mmlabel.cache import atomic_write, lock
-from mmlabel.data.annotations import read_coco
+from mmlabel.data.sources.coco import read_coco
 from mmlabel.errors import UserError
 from mmlabel.progress import progress
 

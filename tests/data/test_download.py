@@ -17,8 +17,9 @@ from web import Server, serving
 
 from mmlabel import network
 from mmlabel.data import download
-from mmlabel.data.annotations import REPORT_LABELS, read_coco
+from mmlabel.data.annotations import REPORT_LABELS
 from mmlabel.data.download import download_coco
+from mmlabel.data.sources.coco import read_coco
 from mmlabel.errors import UserError
 
 ARCHIVE = "/annotations/annotations_trainval2017.zip"

@@ -246,11 +246,11 @@ def test_a_real_detector_on_real_rows(shared: Path, cache: Path) -> None:
         "image_size": None,
         "min_confidence": 0.01,
     }
-    detector = load_detector(settings, label_names=rows.label_names)
+    detector = load_detector(**settings, label_names=rows.label_names)
     scores = detector_scores(rows.pictures, detector, cache_dir=cache)
     assert scores.computed == 48 and os.environ.get("YOLO_OFFLINE") is None
     assert detector.parameters == pytest.approx(3.18e6, rel=0.01)
     assert f1_score(rows.targets, scores.array >= 0.25, average="micro") > 0.65
-    fresh = load_detector(settings, label_names=rows.label_names)
+    fresh = load_detector(**settings, label_names=rows.label_names)
     again = detector_scores(rows.pictures, fresh, cache_dir=cache)
     assert again.computed == 0 and np.array_equal(again.array, scores.array)

@@ -92,11 +92,9 @@ def read_run(folder: Path) -> RunRecord:
     """
     folder = Path(folder)
     try:
-        results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
-        results["scores"], results["threshold"]
         return RunRecord(
             folder=folder,
-            results=results,
+            results=_read_results(folder / RESULTS, "scores", "threshold"),
             history=_by_epoch(_read_history(folder / HISTORY)),
             predictions=_read_predictions(folder / PREDICTIONS),
         )
@@ -114,12 +112,17 @@ def read_results(folder: Path) -> dict:
     """
     path = folder / RESULTS
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-        results["scores"], results["settings"], results["seconds"]["total"]
+        return _read_results(path, "scores", "settings", "seconds")
     except FileNotFoundError:
         raise UserError(f"{path} is missing: has the run finished?") from None
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise UserError(f"{path} cannot be read ({error}); run it again") from error
+
+
+def _read_results(path: Path, *needed: str) -> dict:
+    results = json.loads(path.read_text(encoding="utf-8"))
+    if missing := [key for key in needed if key not in results]:
+        raise ValueError(f"{path.name} lacks {missing[0]}")
     return results
 
 

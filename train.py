@@ -43,8 +43,9 @@ from mmlabel.errors import UserError, nearest
 from mmlabel.losses import positive_weights
 from mmlabel.models.build import BackboneSource, build_network, network_inputs, uses_detector
 from mmlabel.models.detectors import load_detector
+from mmlabel.record import describe
 from mmlabel.resume import continued, evaluated, replay_history
-from mmlabel.run_folder import describe, write_failure, write_run
+from mmlabel.run_folder import write_failure, write_run
 from mmlabel.terminal import print_table
 from mmlabel.tracking import loggers_for, summarise
 

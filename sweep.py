@@ -1,7 +1,6 @@
 """Run a study, or continue one: `python sweep.py --help` shows how."""
 
 import argparse
-import json
 import logging
 import shlex
 import shutil
@@ -13,17 +12,18 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, RunMode
-from omegaconf import OmegaConf
-from omegaconf.errors import MissingMandatoryValue
 
 from mmlabel.cache import fingerprint
-from mmlabel.cli import CONF, default_settings, flatten, run_cli
+from mmlabel.cli import CONF, load_settings, run_cli
+from mmlabel.cli import unused as unused_options
 from mmlabel.data.annotations import Annotations
 from mmlabel.errors import UserError
+from mmlabel.former_settings import completed
 from mmlabel.report import StudyReport
 from mmlabel.run_folder import failure, finished
+from mmlabel.settings import Coco, Settings, read_settings
 from mmlabel.study.definition import Collection, Study, load_study, override_key, study_names
-from mmlabel.study.output import write_index, write_study
+from mmlabel.study.output import write_collection, write_study
 from mmlabel.study.plan import (
     Configurations,
     Job,
@@ -128,9 +128,8 @@ class Sweep:
         self.dry_run = dry_run
         self.failed = 0
         self.configurations = Configurations(
-            settings_of=settings_of,
-            differing=differing,
-            complete=dict,
+            settings_of=load_settings,
+            complete=complete,
             unused=unused,
             data_key=self.data_key,
         )
@@ -147,7 +146,7 @@ class Sweep:
         for study, jobs, overrides in planned:
             if report := self.run(study, jobs, overrides):
                 reports[study.name] = report
-                write_index(self.out / collection.name, collection, reports)
+                write_collection(self.out / collection.name, collection, reports)
         if reports:
             log.info("all studies: %s", self.out / collection.name / "index.html")
 
@@ -197,7 +196,7 @@ class Sweep:
                 self.failed += 1
                 log.error("failed: %s: %s", job.title, failure(job.folder))
         if pending or self.workspace:
-            options = settings["logger"]["wandb"]
+            options = settings.logger.wandb
             log_to_wandb(study, report, options=options, folder=folder, workspace=self.workspace)
         log.info("everything is in %s", folder)
         return report
@@ -217,21 +216,20 @@ class Sweep:
             known = "unknown, as nothing has run yet" if seconds is None else _duration(seconds)
             print(f"Time for {len(pending)} runs, one after the other: {known}")
 
-    def annotations(self, settings: dict) -> Annotations:
-        """The data that a configuration names; read once, however many runs share it."""
-        data = settings["data"]
-        key = json.dumps(data, sort_keys=True)
+    def annotations(self, settings: Settings) -> Annotations:
+        """The data that settings name; read once, however many runs share it."""
+        key = settings.data.model_dump_json()
         if key not in self._annotations:
-            from mmlabel.data.datamodule import read_data
-
-            cache_dir = Path(settings["cache_dir"]).expanduser()
-            self._annotations[key] = read_data(data, cache_dir=cache_dir, require_pictures=False)
+            self._annotations[key] = settings.data.read(
+                cache_dir=Path(settings.cache_dir).expanduser(), require_pictures=False
+            )
         return self._annotations[key]
 
-    def data_key(self, settings: dict) -> str:
+    def data_key(self, settings: Settings) -> str:
         """Stands for the content of the data; a dry run fetches none, so it may not know."""
-        if self.dry_run and settings["data"].get("download"):
-            settings = settings | {"data": settings["data"] | {"download": False}}
+        if self.dry_run and isinstance(settings.data, Coco) and settings.data.download:
+            data = settings.data.model_copy(update={"download": False})
+            settings = settings.model_copy(update={"data": data})
         try:
             return fingerprint(self.annotations(settings).fingerprint)
         except UserError:
@@ -240,28 +238,14 @@ class Sweep:
             return "not there yet"
 
 
-def settings_of(overrides: list[str]) -> dict:
-    """The resolved configuration of a run."""
-    config = OmegaConf.create(default_settings(overrides))
-    try:
-        return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    except MissingMandatoryValue as error:
-        raise UserError(f"{error.full_key} must be given: {error.full_key}=VALUE") from None
-
-
-def differing(settings: dict) -> dict[str, object]:
-    """The options in which a configuration differs from a default run."""
-    defaults = flatten(default_settings([]))
-    return {
-        name: value
-        for name, value in flatten(settings).items()
-        if name not in defaults or defaults[name] != value
-    }
+def complete(recorded: dict) -> dict:
+    """Settings of a record, plain, as this version reads them."""
+    return read_settings(completed(recorded)).plain()
 
 
 def unused(overrides: list[str]) -> set[str]:
     """Those of the overrides that have no effect beside the others."""
-    return set()
+    return set(unused_options(overrides, load_settings(overrides)))
 
 
 def launch(jobs: Sequence[Job], *, runs: Path, options: Sequence[str]) -> None:

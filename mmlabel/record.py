@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mmlabel.cache import fingerprint
 from mmlabel.classifier import Classifier
 from mmlabel.data.datamodule import CaptionedPictures
+from mmlabel.data.prepare import PreparedData
 from mmlabel.metrics import per_label
 
 PACKAGES = (
@@ -27,9 +28,10 @@ def describe(
     study: str | None,
     variant: str | None,
     overrides: list[str],
+    prepared: PreparedData,
     data: CaptionedPictures,
     classifier: Classifier,
-    tested: bool,
+    pretrained: dict[str, str],
     epochs: int,
     best_epoch: int | None,
     seconds: dict[str, float],
@@ -41,9 +43,9 @@ def describe(
         study: whose run it is, None for a run of its own.
         variant: of that study.
         overrides: what the run was given on the command line.
-        data: what it read.
+        prepared, data: what it read.
         classifier: as evaluated last.
-        tested: whether that was on the test split.
+        pretrained: where the weights of its parts come from, in words.
         epochs: how many have been trained.
         best_epoch: the one whose weights were evaluated; None if none were trained.
         seconds: what took how long; "total" is all of it.
@@ -56,14 +58,21 @@ def describe(
         megabytes += data.detector.megabytes
         seconds = seconds | {"detector": data.detector_seconds}
     labels = {}
-    if tested:
-        assert classifier.evaluated is not None
-        labels = label_table(*classifier.evaluated, classifier.label_names, classifier.threshold)
+    if test := classifier.evaluated.get("test"):
+        labels = label_table(
+            test.probabilities,
+            test.targets,
+            classifier.label_names,
+            classifier.threshold,
+            test.known,
+        )
+    seen = {split: len(found.rows) for split, found in classifier.evaluated.items()}
+    rows = {"train": classifier.rows_trained or len(prepared.rows["train"]), "val": 0, "test": 0}
     return {
         "status": "finished",
         "scores": classifier.scores,
         "threshold": classifier.threshold,
-        "rows": {split: len(rows) for split, rows in data.rows.items()},
+        "rows": rows | seen,
         "labels": labels,
         "epochs": epochs,
         "best_epoch": best_epoch,
@@ -71,13 +80,14 @@ def describe(
         "settings": settings,
         "study": study,
         "variant": variant,
-        "data_fingerprint": fingerprint(data.annotations.fingerprint, *data.rows.values()),
+        "data_fingerprint": fingerprint(prepared.annotations.fingerprint, *prepared.rows.values()),
         "seconds": seconds,
         "parameters": parameters,
         "megabytes": megabytes,
-        "pretrained": classifier.pretrained,
-        "coverage": data.coverage and dict(zip(("words", "tokens"), data.coverage, strict=True)),
-        "notes": data.notes,
+        "pretrained": pretrained,
+        "coverage": prepared.coverage
+        and dict(zip(("words", "tokens"), prepared.coverage, strict=True)),
+        "notes": prepared.notes,
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "commit": commit(),
         "versions": versions(),
@@ -122,9 +132,10 @@ def label_table(
     targets: Tensor,
     label_names: Sequence[str],
     threshold: float | list[float],
+    known: Tensor | None = None,
 ) -> dict[str, dict]:
     """Name, support, precision, recall and F1 of each label that occurs, by label number."""
-    rows = per_label(probabilities, targets, torch.tensor(threshold))
+    rows = per_label(probabilities, targets, torch.tensor(threshold), known)
     return {
         str(number): {"name": label_names[number], **row}
         for number, row in enumerate(rows)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mmlabel.classifier import Classifier
-    from mmlabel.data.datamodule import CaptionedPictures
+    from mmlabel.data.prepare import PreparedData
 
 CONFIG, HISTORY, PREDICTIONS = "config.yaml", "metrics.csv", "predictions.csv"
 RESULTS, PAGE, SUMS = "results.json", "report.html", "SHA256SUMS"
@@ -249,9 +249,8 @@ def write_run(
     folder: Path,
     results: dict,
     *,
-    data: "CaptionedPictures",
+    prepared: "PreparedData",
     classifier: "Classifier",
-    tested: bool,
     page: bool,
 ) -> None:
     """Write a run's files, the checksums last.
@@ -259,24 +258,23 @@ def write_run(
     Args:
         folder: of the run.
         results: see `mmlabel.record.describe`.
-        data: what it read.
-        classifier: as evaluated last.
-        tested: whether that was on the test split; without it there are no predictions.
+        prepared: what it read.
+        classifier: as evaluated last; of a test split that was not looked at there are no
+            predictions.
         page: also write report.html, of a tested run.
     """
     from omegaconf import OmegaConf
 
     with atomic_write(folder / CONFIG) as temporary:
         temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(results["settings"])))
-    rows = data.annotations.take(data.rows["test"])
+    tested = classifier.evaluated.get("test")
     if tested:
-        assert classifier.evaluated is not None
-        probabilities, targets = classifier.evaluated
+        rows = prepared.annotations.take(prepared.rows["test"][tested.rows.numpy()])
         write_predictions(
             folder / PREDICTIONS,
             ids=rows.ids,
-            probabilities=probabilities,
-            targets=targets,
+            probabilities=tested.probabilities,
+            targets=tested.targets,
             label_names=classifier.label_names,
         )
     write_json(folder / RESULTS, results)

@@ -75,8 +75,8 @@ def print_study(report: "StudyReport") -> None:
     from rich import box
     from rich.table import Table
 
-    from mmlabel.report import result_rows
-    from mmlabel.study.output import run_notes, verdicts
+    from mmlabel.report import result_rows, verdicts
+    from mmlabel.study.output import run_notes
 
     metric = report.metric
     table = Table(title=printable(report.title), title_justify="left", box=box.SIMPLE_HEAD)

@@ -3,12 +3,17 @@
 import csv
 import os
 from collections.abc import Mapping, Sequence
-from html import escape
-from importlib import resources
 from pathlib import Path
 
 from mmlabel.cache import atomic_write
-from mmlabel.report import StudyReport, markdown_table, write_results_csv, write_study_report
+from mmlabel.report import (
+    StudyReport,
+    markdown_table,
+    verdicts,
+    write_index,
+    write_results_csv,
+    write_study_report,
+)
 from mmlabel.study.definition import Collection
 from mmlabel.study.plan import Job
 
@@ -67,15 +72,6 @@ def markdown_page(report: StudyReport, level: int = 1) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def verdicts(report: StudyReport) -> list[str]:
-    """A sentence for each variant but the baseline."""
-    return [
-        f"{variant.label}: {variant.explanation or 'no run finished'}"
-        for variant in report.variants
-        if variant.name != report.baseline
-    ]
-
-
 def run_notes(report: StudyReport) -> list[str]:
     """What runs had to go without, each once, with the variants it holds for."""
     found: dict[str, list[str]] = {}
@@ -89,25 +85,11 @@ def run_notes(report: StudyReport) -> list[str]:
     ]
 
 
-def write_index(folder: Path, collection: Collection, reports: Mapping[str, StudyReport]) -> None:
+def write_collection(
+    folder: Path, collection: Collection, reports: Mapping[str, StudyReport]
+) -> None:
     """Write index.html, which leads to the studies' pages beside `folder`, and table.md."""
-    items = []
-    for name, report in reports.items():
-        lines = "".join(f"<li>{escape(line)}</li>" for line in verdicts(report))
-        items.append(
-            f'<section><h2><a href="../{name}/report.html">{escape(report.title)}</a></h2>'
-            f"<p>{escape(report.question)}</p><ul>{lines}</ul></section>"
-        )
-    style = (resources.files("mmlabel") / "report_assets" / "page.css").read_text(encoding="utf-8")
-    title = escape(collection.title)
-    page = (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{style}</style></head><body><main><h1>{title}</h1>"
-        f"<p>{escape(collection.question)}</p>{''.join(items)}</main></body></html>\n"
-    )
-    with atomic_write(folder / "index.html") as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    write_index(folder, title=collection.title, question=collection.question, reports=reports)
     tables = [f"# {collection.title}\n\n{collection.question}\n"]
     tables += [markdown_page(report, level=2) for report in reports.values()]
     with atomic_write(folder / "table.md") as temporary:

@@ -9,9 +9,9 @@ from statistics import median
 
 from mmlabel import __version__
 from mmlabel.cache import file_digest, fingerprint
-from mmlabel.cli import flatten
 from mmlabel.errors import UserError
 from mmlabel.run_folder import finished, read_results
+from mmlabel.settings import Settings, differing, flatten
 from mmlabel.study.definition import Study, Variant, override_key
 
 log = logging.getLogger(__name__)
@@ -43,14 +43,14 @@ class Job:
         seed: of the run.
         overrides: all that the run is given, as train.py takes it.
         folder: of the run, named after the settings that decide its result.
-        settings: the resolved configuration.
+        settings: of the run.
     """
 
     variant: Variant
     seed: int
     overrides: list[str]
     folder: Path
-    settings: dict
+    settings: Settings
 
     @property
     def title(self) -> str:
@@ -62,19 +62,17 @@ class Configurations:
     """How overrides become settings, for `plan`.
 
     Attributes:
-        settings_of: the resolved configuration that overrides give, as nested plain values.
-        differing: of a configuration, the options whose values differ from the declared defaults.
-        complete: a recorded configuration with the defaults of options that came after it; raises
-            UserError if it cannot be understood any more.
+        settings_of: the settings that overrides give.
+        complete: recorded settings, plain, with what they ran under where they lack an option;
+            raises UserError if they cannot be understood any more.
         unused: those of some overrides that have no effect beside the others.
-        data_key: stands for the content of the data that a configuration names.
+        data_key: stands for the content of the data that settings name.
     """
 
-    settings_of: Callable[[list[str]], dict]
-    differing: Callable[[dict], Mapping[str, object]]
+    settings_of: Callable[[list[str]], Settings]
     complete: Callable[[dict], dict]
     unused: Callable[[list[str]], set[str]]
-    data_key: Callable[[dict], str]
+    data_key: Callable[[Settings], str]
 
 
 def compared_keys(study: Study) -> set[str]:
@@ -137,8 +135,8 @@ def plan(
         settings = configurations.settings_of(given)
         data = configurations.data_key(settings)
         for seed in range(seeds):
-            settings = settings | {"seed": seed}
-            key = run_key(configurations.differing(settings), _files(settings), data)
+            settings = settings.model_copy(update={"seed": seed})
+            key = run_key(differing(settings), _files(settings), data)
             owner = owners.setdefault(key, variant.name)
             if owner != variant.name:
                 raise UserError(
@@ -174,11 +172,11 @@ def run_key(differing: Mapping[str, object], files: Mapping[str, str], data: str
     return fingerprint(__version__, kept, dict(files), data)
 
 
-def _files(settings: dict) -> dict[str, str]:
+def _files(settings: Settings) -> dict[str, str]:
     """Digests of the files that options name."""
     paths = {
         name: Path(value).expanduser()
-        for name, value in flatten(settings).items()
+        for name, value in flatten(settings.plain()).items()
         if isinstance(value, str) and not _is_recording(name)
     }
     return {name: file_digest(path) for name, path in paths.items() if path.is_file()}
@@ -189,7 +187,7 @@ def _is_recording(name: str) -> bool:
 
 
 def _folder(
-    wanted: Path, settings: dict, complete: Callable[[dict], dict]
+    wanted: Path, settings: Settings, complete: Callable[[dict], dict]
 ) -> tuple[Path, list[str]]:
     """The run's folder, and how finished runs that are in its place were set otherwise.
 
@@ -198,7 +196,7 @@ def _folder(
     passed: list[str] = []
     folder = wanted
     while finished(folder):
-        changed = changes(read_results(folder)["settings"], settings, complete)
+        changed = changes(read_results(folder)["settings"], settings.plain(), complete)
         if not changed:
             break
         passed.append(", ".join(changed))

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmlabel.report import StudyReport, result_rows
+from mmlabel.settings import Wandb
 from mmlabel.study.definition import Study
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def log_to_wandb(
-    study: Study, report: StudyReport, *, options: dict | None, folder: Path, workspace: bool
+    study: Study, report: StudyReport, *, options: Wandb | None, folder: Path, workspace: bool
 ) -> None:
     """Log a study's table and page as a run of their own in the study's wandb group.
 
@@ -31,17 +32,17 @@ def log_to_wandb(
         return
     import wandb
 
-    from mmlabel.tracking import start_wandb
+    from mmlabel.tracking import wandb_logger
 
     rows = result_rows(report)
-    run = start_wandb(
+    run = wandb_logger(
         options,
-        flat={"study": study.name, "variant": "summary"},
+        config={"study": study.name, "variant": "summary"},
         folder=folder,
         name=f"{study.name}: summary",
         group=study.name,
         tags=[study.name, "summary"],
-    )
+    ).experiment
     table = wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])
     page = wandb.Html((folder / "report.html").read_text(encoding="utf-8"), inject=False)
     run.log({"study/results": table, "study/report": page})

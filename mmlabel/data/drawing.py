@@ -1,31 +1,15 @@
-"""The built-in data set: small drawn pictures with captions that tell only a part of them.
+"""The pictures of the built-in data set: what each label looks like, and where it stands."""
 
-It needs no download and shows what the project is about: a caption leaves out some of what is
-there, and a picture hides some of it behind other things, at its edge or in look-alikes, so a model
-of both beats a model of either. It is written in the layout of the report's data, with its label
-numbers, and read by the same reader.
-"""
-
-import csv
-import os
 import random
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from mmlabel.cache import fingerprint, lock
-from mmlabel.errors import UserError
-
 Colour = tuple[int, int, int]
 
-DRAWING_VERSION = 1  # raise it with every change of what is drawn or told: caches depend on it
-SPLITS = ("train", "val", "test")
 OVERSAMPLING = 3  # drawn this much larger and then reduced, which smooths the edges
-MAX_OBJECTS = 4
 
 PAINTS: dict[str, Colour] = {
     "red": (205, 40, 45),
@@ -369,265 +353,36 @@ def draw_horse(pen: Pen, rng: random.Random, paint: Colour) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kind:
-    """How the objects of one label are called, how often they occur and how they are drawn."""
+class Look:
+    """How the objects of one label are drawn."""
 
-    words: tuple[str, ...]  # the first is the usual one
-    weight: float
     draw: Callable[[Pen, random.Random, Colour], None]
     width: float  # in heights
     height: float  # of a middling one, as a share of the picture's
-    paints: tuple[str, ...] = ()  # names of colours that a caption may tell
     place: str = "ground"  # or "sky"
     mirrored: bool = True  # now and then; not what has writing on it
 
 
-# Weights: the square roots of the counts in the report's data, so that the rare labels are learnt.
-KINDS: dict[int, Kind] = {
-    1: Kind(
-        words=("man", "woman", "person", "boy", "girl", "lady", "pedestrian"),
-        weight=151,
-        draw=draw_person,
-        width=0.42,
-        height=0.5,
-    ),
-    2: Kind(
-        words=("bicycle", "bike", "cycle"),
-        weight=34,
-        draw=draw_bicycle,
-        width=1.6,
-        height=0.3,
-        paints=tuple(PAINTS),
-    ),
-    3: Kind(
-        words=("car", "sedan", "taxi", "vehicle"),
-        weight=66,
-        draw=draw_car,
-        width=2.2,
-        height=0.26,
-        paints=tuple(PAINTS),
-    ),
-    4: Kind(
-        words=("motorcycle", "motorbike", "scooter", "bike"),
-        weight=36,
-        draw=draw_motorcycle,
-        width=1.65,
-        height=0.3,
-        paints=tuple(PAINTS),
-    ),
-    5: Kind(
-        words=("airplane", "plane", "jet", "aircraft"),
-        weight=34,
-        draw=draw_airplane,
-        width=2.2,
-        height=0.26,
-        place="sky",
-    ),
-    6: Kind(
-        words=("bus", "coach", "minibus", "vehicle"),
-        weight=37,
-        draw=draw_bus,
-        width=2.3,
-        height=0.34,
-        paints=("red", "yellow", "blue"),
-    ),
-    7: Kind(
-        words=("train", "locomotive", "tram"),
-        weight=35,
-        draw=draw_train,
-        width=2.85,
-        height=0.3,
-        paints=("green", "orange", "silver"),
-    ),
-    8: Kind(
-        words=("truck", "lorry", "van", "vehicle"),
-        weight=47,
-        draw=draw_truck,
-        width=2.15,
-        height=0.36,
-        paints=("white", "red", "green", "orange"),
-    ),
-    9: Kind(
-        words=("boat", "ship", "sailboat", "yacht"),
-        weight=32,
-        draw=draw_boat,
-        width=1.2,
-        height=0.42,
-        paints=("red", "blue", "white", "yellow"),
-    ),
-    10: Kind(
-        words=("traffic light", "stoplight", "traffic signal"),
-        weight=38,
-        draw=draw_traffic_light,
-        width=0.34,
-        height=0.6,
-    ),
-    11: Kind(
-        words=("fire hydrant", "hydrant"),
-        weight=25,
-        draw=draw_hydrant,
-        width=0.7,
-        height=0.46,
-        paints=("red", "yellow"),
-    ),
-    13: Kind(
-        words=("stop sign", "octagonal sign", "road sign"),
-        weight=25,
-        draw=draw_stop_sign,
-        width=0.56,
-        height=0.5,
-        mirrored=False,
-    ),
-    14: Kind(
-        words=("parking meter", "meter"),
-        weight=16,
-        draw=draw_parking_meter,
-        width=0.34,
-        height=0.66,
-    ),
-    15: Kind(
-        words=("bench", "wooden seat"),
-        weight=44,
-        draw=draw_bench,
-        width=1.9,
-        height=0.26,
-        paints=("green", "white", "red", "brown"),
-    ),
-    16: Kind(
-        words=("bird", "sparrow", "pigeon", "gull"),
-        weight=33,
-        draw=draw_bird,
-        width=1.26,
-        height=0.36,
-        paints=tuple(FURS),
-        place="sky",
-    ),
-    17: Kind(
-        words=("cat", "kitten", "tabby", "animal"),
-        weight=38,
-        draw=draw_cat,
-        width=1.4,
-        height=0.42,
-        paints=("ginger", "grey", "black"),
-    ),
-    18: Kind(
-        words=("dog", "puppy", "hound", "animal"),
-        weight=39,
-        draw=draw_dog,
-        width=1.5,
-        height=0.42,
-        paints=("brown", "white", "black"),
-    ),
-    19: Kind(
-        words=("horse", "pony", "foal", "animal"),
-        weight=32,
-        draw=draw_horse,
-        width=1.4,
-        height=0.46,
-        paints=("brown", "white", "black"),
-    ),
+LOOKS: dict[int, Look] = {
+    1: Look(draw=draw_person, width=0.42, height=0.5),
+    2: Look(draw=draw_bicycle, width=1.6, height=0.3),
+    3: Look(draw=draw_car, width=2.2, height=0.26),
+    4: Look(draw=draw_motorcycle, width=1.65, height=0.3),
+    5: Look(draw=draw_airplane, width=2.2, height=0.26, place="sky"),
+    6: Look(draw=draw_bus, width=2.3, height=0.34),
+    7: Look(draw=draw_train, width=2.85, height=0.3),
+    8: Look(draw=draw_truck, width=2.15, height=0.36),
+    9: Look(draw=draw_boat, width=1.2, height=0.42),
+    10: Look(draw=draw_traffic_light, width=0.34, height=0.6),
+    11: Look(draw=draw_hydrant, width=0.7, height=0.46),
+    13: Look(draw=draw_stop_sign, width=0.56, height=0.5, mirrored=False),
+    14: Look(draw=draw_parking_meter, width=0.34, height=0.66),
+    15: Look(draw=draw_bench, width=1.9, height=0.26),
+    16: Look(draw=draw_bird, width=1.26, height=0.36, place="sky"),
+    17: Look(draw=draw_cat, width=1.4, height=0.42),
+    18: Look(draw=draw_dog, width=1.5, height=0.42),
+    19: Look(draw=draw_horse, width=1.4, height=0.46),
 }
-OBJECT_WORDS: dict[int, tuple[str, ...]] = {label: kind.words for label, kind in KINDS.items()}
-
-# Where it all stands: the labels that are at home there, and how a caption may call it.
-PLACES: dict[str, tuple[frozenset[int], tuple[str, ...]]] = {
-    "street": (
-        frozenset({3, 6, 8, 10, 11, 13, 14}),
-        ("on the street", "downtown", "in the city", "at the corner"),
-    ),
-    "park": (
-        frozenset({2, 15, 16, 17, 18}),
-        ("in the park", "on the grass", "under the trees", "in a garden"),
-    ),
-    "shore": (frozenset({9, 15, 16}), ("by the water", "at the harbour", "near the shore")),
-    "country": (
-        frozenset({4, 5, 7, 19}),
-        ("in the countryside", "in a field", "out in the open", "on a farm"),
-    ),
-}
-
-NAMED = 0.62  # the share of what is shown that the caption names
-USUAL_WORD = 0.5
-SKIES = ("sunny", "cloudy", "rainy", "windy", "cold", "lovely", "quiet", "busy", "grey")
-SIGNS = ("for rent", "open", "sale today", "welcome", "no entry")
-TELLING = (
-    "{things} {where}.",
-    "{things} {where}.",
-    "{things}.",
-    "There is {things} {where}.",
-    "A photo of {things}.",
-    "{things} on a {weather} day.",
-    "A {weather} day {where} with {things}.",
-    "{things}, seen {where} on a {weather} afternoon.",
-    '{things} by a wall that says "{sign}".',
-    "A close look at {things} {where}.",
-)
-TELLING_NOTHING = (
-    "A {weather} scene outside.",
-    "A {weather} day {where}.",
-    "Nothing much is happening {where}.",
-    'A board {where} reading "{sign}".',
-    "What a {weather} morning!",
-    "Everything one can find {where}.",
-    "A snapshot taken {where}.",
-)
-
-
-@dataclass(frozen=True)
-class Scene:
-    """What one picture shows and what its caption tells of it."""
-
-    labels: tuple[int, ...]  # one object each, in no particular order
-    paints: tuple[str, ...]  # one colour name each, "" where captions never tell it
-    place: str
-    caption: str
-
-
-def compose(*, seed: int, number: int) -> Scene:
-    """Choose what the `number`-th picture of a seed shows, and word its caption."""
-    rng = random.Random(f"scene {seed} {number}")
-    count = rng.choices(range(1, MAX_OBJECTS + 1), weights=(35, 36, 20, 9))[0]
-    weights = {label: kind.weight for label, kind in KINDS.items()}
-    labels: list[int] = []
-    while len(labels) < count:
-        labels += rng.choices(list(weights), weights=list(weights.values()))
-        del weights[labels[-1]]
-    rng.shuffle(labels)
-    paints = [rng.choice(KINDS[label].paints or ("",)) for label in labels]
-    place = max(PLACES, key=lambda name: (len(PLACES[name][0] & set(labels)), rng.random()))
-    told = [pair for pair in zip(labels, paints, strict=True) if rng.random() < NAMED]
-    rng.shuffle(told)
-    caption = word_caption(rng, told, place)
-    return Scene(tuple(labels), tuple(paints), place, caption)
-
-
-def word_caption(rng: random.Random, told: list[tuple[int, str]], place: str) -> str:
-    """One sentence that names the told objects (label and colour) and nothing else."""
-    phrases = [word_object(rng, label, paint) for label, paint in told]
-    if len(phrases) == 2:
-        things = rng.choice((" and ", " next to ", " near ", " with ")).join(phrases)
-    else:
-        things = " and ".join(filter(None, (", ".join(phrases[:-1]), *phrases[-1:])))
-    caption = rng.choice(TELLING if told else TELLING_NOTHING).format(
-        things=things,
-        where=rng.choice(PLACES[place][1]),
-        weather=rng.choice(SKIES),
-        sign=rng.choice(SIGNS),
-    )
-    style = rng.random()
-    if style < 0.04:
-        return caption.upper()
-    if style < 0.14:
-        return caption.rstrip(".")
-    return caption if style < 0.24 else caption[0].upper() + caption[1:]
-
-
-def word_object(rng: random.Random, label: int, paint: str) -> str:
-    words = KINDS[label].words
-    phrase = words[0] if rng.random() < USUAL_WORD else rng.choice(words)
-    if paint and rng.random() < 0.35:
-        phrase = f"{paint} {phrase}"
-    return f"an {phrase}" if phrase[0] in "aeiou" else f"a {phrase}"
 
 
 # Pixels. Everything below works on the enlarged canvas, `side` pixels wide and high.
@@ -716,16 +471,26 @@ def draw_blob(
         canvas.ellipse([u - r, v - r, u + r, v + r], fill=shaded(fill, rng.uniform(0.92, 1.06)))
 
 
-def draw_scene(scene: Scene, *, seed: int, number: int, size: int) -> Image.Image:
-    """Draw the picture of a scene: RGB, `size` pixels wide and high."""
+def draw_scene(
+    objects: Sequence[tuple[int, str]], place: str, *, seed: int, number: int, size: int
+) -> Image.Image:
+    """Draw the `number`-th picture of a seed: RGB, `size` pixels wide and high.
+
+    Args:
+        objects: the label of each thing in it and the name of its colour, "" for any.
+        place: where it all stands: street, park, shore or country.
+        seed: with `number`, decides everything that is left to chance.
+        number: of the picture.
+        size: width and height in pixels.
+    """
     rng = random.Random(f"drawing {seed} {number}")
     side = size * OVERSAMPLING
     horizon = round(rng.uniform(0.35, 0.6) * side)
-    image = draw_background(rng, scene.place, side, horizon)
+    image = draw_background(rng, place, side, horizon)
     canvas = ImageDraw.Draw(image)
     # What stands further up is further away: smaller, and drawn first.
-    depths = sorted(rng.uniform(0.05, 1) for _ in scene.labels)
-    objects = list(zip(scene.labels, scene.paints, strict=True))
+    depths = sorted(rng.uniform(0.05, 1) for _ in objects)
+    objects = list(objects)
     rng.shuffle(objects)
     slots = rng.sample(range(len(objects)), len(objects))
     for depth, slot, (label, paint) in zip(depths, slots, objects, strict=True):
@@ -750,23 +515,23 @@ def draw_object(
     depth: float,
     centre: float,
 ) -> None:
-    kind = KINDS[label]
-    height = kind.height * side * (0.95 + 0.4 * depth) * rng.uniform(0.85, 1.15)
+    look = LOOKS[label]
+    height = look.height * side * (0.95 + 0.4 * depth) * rng.uniform(0.85, 1.15)
     foot = horizon + (side - horizon) * (0.1 + 0.88 * depth)
-    if kind.place == "sky" and rng.random() < 0.7:
+    if look.place == "sky" and rng.random() < 0.7:
         foot = rng.uniform(height, max(height, horizon))
-    width = kind.width * height
+    width = look.width * height
     colours = PAINTS | FURS
     pen = Pen(
         canvas,
         left=min(max(centre * side - width / 2, -0.2 * width), side - 0.8 * width),
         top=foot - height,
         height=height,
-        width=kind.width,
-        mirrored=kind.mirrored and rng.random() < 0.5,
+        width=look.width,
+        mirrored=look.mirrored and rng.random() < 0.5,
     )
     colour = colours[paint or rng.choice(list(PAINTS))]
-    kind.draw(pen, rng, shaded(colour, rng.uniform(0.85, 1.1)))
+    look.draw(pen, rng, shaded(colour, rng.uniform(0.85, 1.1)))
 
 
 def roughen(image: Image.Image, rng: random.Random) -> Image.Image:
@@ -779,70 +544,3 @@ def roughen(image: Image.Image, rng: random.Random) -> Image.Image:
     pixels = (pixels - 128) * contrast + 128 + rng.uniform(-12, 12)
     pixels += rng.uniform(1, 5) * grain.standard_normal(pixels.shape, dtype=np.float32)
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
-
-
-def write_scenes(
-    folder: Path, *, seed: int = 0, rows: tuple[int, int, int] = (1200, 200, 200), size: int = 96
-) -> None:
-    """Write the data set into `folder`: train.csv, splits.csv and data/*.jpg.
-
-    Args:
-        folder: made if need be.
-        seed: the same seed gives the same labels, captions and drawings.
-        rows: rows of the train, val and test split; ids count through them.
-        size: width and height of the pictures in pixels.
-
-    Raises:
-        UserError: rows or size make no sense.
-    """
-    check(rows, size)
-    (folder / "data").mkdir(parents=True, exist_ok=True)
-    split_of = [name for name, count in zip(SPLITS, rows, strict=True) for _ in range(count)]
-    table, splits = [], []
-    for number, split in enumerate(split_of):
-        scene = compose(seed=seed, number=number)
-        picture = draw_scene(scene, seed=seed, number=number, size=size)
-        picture.save(folder / "data" / f"{number}.jpg", quality=90)
-        table.append((f"{number}.jpg", " ".join(map(str, scene.labels)), scene.caption))
-        splits.append((f"{number}.jpg", split))
-    write_csv(folder / "train.csv", ("ImageID", "Labels", "Caption"), table)
-    write_csv(folder / "splits.csv", ("ImageID", "split"), splits)
-
-
-def check(rows: Sequence[int], size: int) -> None:
-    if len(rows) != len(SPLITS) or min(rows) < 1:
-        raise UserError(
-            f"rows={list(rows)} of the built-in data: give three numbers of at least 1, "
-            f"the rows of the {', '.join(SPLITS)} splits"
-        )
-    if size < 32:
-        raise UserError(f"size={size} of the built-in data: give at least 32 pixels")
-
-
-def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
-
-
-def scenes_folder(cache_dir: Path, *, seed: int, rows: tuple[int, int, int], size: int) -> Path:
-    """The folder of the built-in data set under `cache_dir`, written if it is not there yet.
-
-    It appears there whole or not at all, and jobs that start together write it once.
-    """
-    check(rows, size)
-    key = fingerprint(DRAWING_VERSION, seed, list(rows), size)
-    folder = cache_dir / "scenes" / key
-    if folder.is_dir():
-        return folder
-    with lock(folder):
-        if not folder.is_dir():
-            # The lock makes the name ours alone; what a killed job left there is written over.
-            unfinished = folder.with_name(f".{key}.unfinished")
-            try:
-                write_scenes(unfinished, seed=seed, rows=rows, size=size)
-                os.rename(unfinished, folder)
-            finally:
-                shutil.rmtree(unfinished, ignore_errors=True)
-    return folder

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmlabel.data import scenes
-from mmlabel.data.scenes import KINDS, OBJECT_WORDS, compose, draw_scene, scenes_folder
+from mmlabel.data.drawing import LOOKS, draw_scene
+from mmlabel.data.sources import scenes
+from mmlabel.data.sources.scenes import KINDS, OBJECT_WORDS, compose, read_scenes, scenes_folder
 from mmlabel.errors import UserError
 
 ROWS = (6, 3, 2)
@@ -34,7 +35,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def pixels(*, seed: int, number: int, size: int = SIZE) -> np.ndarray:
     scene = compose(seed=seed, number=number)
-    return np.asarray(draw_scene(scene, seed=seed, number=number, size=size))
+    return np.asarray(draw_scene(scene.objects, scene.place, seed=seed, number=number, size=size))
 
 
 def labels_called(caption: str) -> list[set[int]]:
@@ -86,6 +87,16 @@ def test_layout(tmp_path: Path) -> None:
             assert (picture.format, picture.mode, picture.size) == ("JPEG", "RGB", (SIZE, SIZE))
 
 
+def test_it_is_read_by_the_reports_reader(tmp_path: Path) -> None:
+    annotations = read_scenes(tmp_path, seed=0, rows=ROWS, size=SIZE)
+    composed = [compose(seed=0, number=number) for number in range(sum(ROWS))]
+    assert annotations.captions == [scene.caption for scene in composed]
+    assert [set(np.flatnonzero(row)) for row in annotations.targets] == [
+        set(scene.labels) for scene in composed
+    ]
+    assert LOOKS.keys() == KINDS.keys()
+
+
 def test_every_label_occurs_in_every_split(composed: list[scenes.Scene]) -> None:
     least = {"train": 25, "val": 3, "test": 3}
     for split, numbers in DEFAULT_SPLITS.items():
@@ -130,12 +141,10 @@ def test_captions_vary(composed: list[scenes.Scene]) -> None:
 
 @pytest.mark.parametrize("label", KINDS)
 def test_every_kind_draws_itself(label: int) -> None:
-    bare = scenes.Scene((), (), "street", "")
     paint = (KINDS[label].paints or ("",))[0]
-    scene = scenes.Scene((label,), (paint,), "street", "")
     empty, shown = (
-        np.asarray(draw_scene(each, seed=0, number=1, size=96)).astype(int)
-        for each in (bare, scene)
+        np.asarray(draw_scene(objects, "street", seed=0, number=1, size=96)).astype(int)
+        for objects in ([], [(label, paint)])
     )
     assert shown.shape == (96, 96, 3)
     # Grain alone differs by less than this.
@@ -186,7 +195,7 @@ def test_interrupted_writing_leaves_nothing_to_read(
 KILLED = """
 import os, sys
 from pathlib import Path
-from mmlabel.data import scenes
+from mmlabel.data.sources import scenes
 
 draw = scenes.draw_scene
 def killed(*args, number, **kwargs):
@@ -201,7 +210,7 @@ scenes.scenes_folder(Path(sys.argv[1]), seed=0, rows=(6, 3, 2), size=48)
 TWICE = """
 import sys
 from pathlib import Path
-from mmlabel.data import scenes
+from mmlabel.data.sources import scenes
 
 write = scenes.write_scenes
 def told(*args, **kwargs):
@@ -215,7 +224,7 @@ print(scenes.scenes_folder(Path(sys.argv[1]), seed=0, rows=(60, 3, 2), size=48))
 
 def start(script: str, cache: Path) -> subprocess.Popen:
     command = [sys.executable, "-c", script, str(cache)]
-    root = Path(scenes.__file__).parents[2]
+    root = Path(scenes.__file__).parents[3]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(root)}
     )

@@ -12,6 +12,7 @@ best.ckpt, last.ckpt
 import csv
 import json
 import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -217,32 +218,61 @@ def failure(folder: Path) -> str:
 
 
 @contextmanager
-def claim(folder: Path) -> Iterator[None]:
-    """Hold a run's folder, made if there is none, for this process; it is let go with the block.
+def hold(folder: Path) -> Iterator[None]:
+    """Keep other processes of this project out of a folder, which is made if there is none.
 
-    The lock dies with its process, however that ends. What an unfinished run has left there would
-    pass for this one's and is removed, but for checkpoints and the history, to resume from.
+    The lock dies with its process, however that ends.
 
     Raises:
-        UserError: another process holds the folder, or it holds a finished run.
+        UserError: another process holds the folder, or it cannot be written.
     """
-    ours = (folder / LOCK).exists()
     lock = FileLock(folder / LOCK)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
-        raise UserError(f"{folder} is being written by another process: choose another") from None
+        raise UserError(
+            f"another process is writing to {folder}: wait for it, or choose another folder"
+        ) from None
     except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror}): choose another") from error
+        raise UserError(
+            f"{folder} cannot be written ({error.strerror}): choose another folder"
+        ) from error
     try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def claim(folder: Path) -> Iterator[None]:
+    """Hold a folder for a new run.
+
+    What an unfinished run has left there would pass for this one's and is removed, but for
+    checkpoints and the history, to resume from.
+
+    Raises:
+        UserError: as `hold`, or the folder holds a finished run.
+    """
+    ours = (folder / LOCK).exists()
+    with hold(folder):
         if (folder / SUMS).exists():
             raise UserError(f"{folder} holds a finished run: choose another folder")
         for name in (CONFIG, PREDICTIONS, RESULTS, PAGE, FAILED) if ours else ():
             (folder / name).unlink(missing_ok=True)
         yield
-    finally:
-        lock.release()
+
+
+def empty(folder: Path) -> None:
+    """Remove all that a run has left in its folder, if it is there; raises as `hold`."""
+    if not folder.exists():
+        return
+    with hold(folder):
+        for path in folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != LOCK:
+                path.unlink()
 
 
 def write_run(
@@ -267,7 +297,7 @@ def write_run(
 
     with atomic_write(folder / CONFIG) as temporary:
         temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(results["settings"])))
-    tested = classifier.evaluated.get("test")
+    tested, rows = classifier.evaluated.get("test"), None
     if tested:
         rows = prepared.annotations.take(prepared.rows["test"][tested.rows.numpy()])
         write_predictions(
@@ -278,7 +308,7 @@ def write_run(
             label_names=classifier.label_names,
         )
     write_json(folder / RESULTS, results)
-    if tested and page:
+    if rows is not None and page:
         from mmlabel.report import write_run_report
 
         write_run_report(folder, rows)

@@ -15,6 +15,7 @@ from mmlabel.errors import UserError
 from mmlabel.run_folder import (
     claim,
     damage,
+    empty,
     failure,
     finished,
     read_history,
@@ -158,13 +159,13 @@ def test_a_folder_belongs_to_one_process_until_that_ends_however_it_does(tmp_pat
     )
     try:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match="being written by another process"), claim(folder):
+        with pytest.raises(UserError, match="another process is writing to"), claim(folder):
             pass
     finally:
         holder.kill()
         holder.wait()
     with claim(folder):
-        with pytest.raises(UserError, match="being written by another process"), claim(folder):
+        with pytest.raises(UserError, match="another process is writing to"), claim(folder):
             pass
     with claim(folder):
         pass
@@ -194,6 +195,24 @@ def test_what_an_unfinished_run_left_does_not_pass_for_the_next_ones(tmp_path: P
     (tmp_path / "config.yaml").write_text("somebody's")
     with claim(tmp_path):
         assert (tmp_path / "config.yaml").is_file()
+
+
+def test_a_folder_is_emptied_unless_somebody_writes_there(tmp_path: Path):
+    folder = tmp_path / "run"
+    empty(folder)
+    assert not folder.exists()
+    with claim(folder):
+        write_fake_run(folder, seed=0, noise=0.1)
+        (folder / "wandb").mkdir()
+        (folder / "wandb" / "x").write_text("")
+        (tmp_path / "data").mkdir()
+        (tmp_path / "data" / "kept").write_text("")
+        (folder / "link").symlink_to(tmp_path / "data")
+        with pytest.raises(UserError, match="another process is writing to"):
+            empty(folder)
+    empty(folder)
+    assert [path.name for path in folder.iterdir()] == [".lock"]
+    assert (tmp_path / "data" / "kept").is_file()
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path):

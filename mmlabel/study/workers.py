@@ -7,15 +7,17 @@ given time to write what they have, and a sweep that is killed takes them along.
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TypeVar
+from types import FrameType
+from typing import NoReturn, TypeVar
 
 GRACE = 30.0  # seconds between asking a process to end and killing it
 
@@ -41,7 +43,7 @@ def side_by_side(
     preload: Sequence[str],
     log_of: Callable[[Item], Path | None],
     tick: Callable[[list[Item]], None],
-) -> Iterator[tuple[Item, str | None]]:
+) -> Generator[tuple[Item, str | None]]:
     """Do `work` on each job, some at a time, and yield each with why it broke off, when it ends.
 
     A process that dies takes its job with it and no other. Closing the iterator ends them all.
@@ -63,7 +65,8 @@ def side_by_side(
     def hand_over(connection: Connection, process: BaseProcess) -> None:
         job = waiting.popleft()
         busy[connection] = job, process
-        connection.send((job, log_of(job)))
+        with suppress(OSError):  # it has ended, which is found out below
+            connection.send((job, log_of(job)))
 
     try:
         while waiting or busy:
@@ -82,6 +85,7 @@ def side_by_side(
                 except (EOFError, ConnectionResetError):
                     process.join()
                     connection.close()
+                    _signal_group(process, signal.SIGKILL)  # what it had started
                     yield job, _how_it_ended(process)
                     continue
                 if waiting:
@@ -99,6 +103,7 @@ def _serve(connection: Connection, work: Callable[[Item], None], threads: int) -
     # A group of its own: Ctrl-C reaches the sweep alone, and this process ends with its children.
     os.setpgrp()
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGTERM, _stop)
     os.environ["OMP_NUM_THREADS"] = str(threads)  # for processes that a job starts
     import torch
 
@@ -116,6 +121,12 @@ def _serve(connection: Connection, work: Callable[[Item], None], threads: int) -
             connection.send(f"{type(error).__name__}: {error}")
         else:
             connection.send(None)
+
+
+def _stop(signum: int, _: FrameType | None) -> NoReturn:
+    # An exception rather than an end: nothing is left half-written.
+    signal.signal(signum, signal.SIG_IGN)
+    sys.exit(128 + signum)
 
 
 def _redirect_output(log: Path) -> None:
@@ -157,9 +168,17 @@ def _end(processes: Sequence[BaseProcess], *, at_once: bool) -> None:
 def _signal(processes: Sequence[BaseProcess], number: signal.Signals) -> None:
     """Send a signal to the processes that are alive, and to all that they have started."""
     for process in processes:
-        if process.pid is not None and process.is_alive():
+        if process.is_alive() and not _signal_group(process, number):
+            assert process.pid is not None
             with suppress(ProcessLookupError):
-                try:
-                    os.killpg(process.pid, number)
-                except ProcessLookupError:  # it has just begun, and has no group yet
-                    os.kill(process.pid, number)
+                os.kill(process.pid, number)  # it has just begun, and has no group yet
+
+
+def _signal_group(process: BaseProcess, number: signal.Signals) -> bool:
+    """Send a signal to a process and all that it has started; False if there is no such group."""
+    assert process.pid is not None
+    try:
+        os.killpg(process.pid, number)
+    except ProcessLookupError:
+        return False
+    return True

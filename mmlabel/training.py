@@ -50,7 +50,8 @@ from mmlabel.losses import build_loss, positive_weights
 from mmlabel.models.build import BackboneSource, build_network
 from mmlabel.models.detectors import load_detector
 from mmlabel.optimizers import build_optimizer, build_scheduler
-from mmlabel.run_folder import describe, read_history, write_run
+from mmlabel.record import describe
+from mmlabel.run_folder import read_history, write_run
 from mmlabel.settings import Settings
 from mmlabel.terminal import print_table
 from mmlabel.tracking import loggers_for, run_id, summarise

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmlabel.data.batch import Batch
+from mmlabel.data.batches import Batch
 from mmlabel.errors import UserError
 from mmlabel.losses import Criterion
 from mmlabel.models.encoder import Encoder

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from mmlabel.data.batch import Batch
+from mmlabel.data.batches import Batch
 from mmlabel.errors import UserError
 from mmlabel.losses import Criterion
 from mmlabel.models.backbones import Backbone

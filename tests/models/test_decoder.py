@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mmlabel.data.batch import Batch
+from mmlabel.data.batches import Batch
 from mmlabel.errors import UserError
 from mmlabel.models.decoder import LabelDecoder, label_rank, label_sequences
 

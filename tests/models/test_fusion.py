@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mmlabel.data.batch import Batch
+from mmlabel.data.batches import Batch
 from mmlabel.errors import UserError
 from mmlabel.losses import build_loss
 from mmlabel.models.backbones import backbone_info, build_backbone

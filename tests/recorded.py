@@ -1,0 +1,22 @@
+"""Comparing with what an earlier version of the code gave."""
+
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+
+import pytest
+import torch
+
+
+def where() -> dict[str, str]:
+    """All that the last digits of a score depend on, besides the code."""
+    packages = {name: version(name) for name in ("torch", "torchvision", "timm", "numpy", "pillow")}
+    return packages | {
+        "machine": platform.machine(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def as_recorded(values: Mapping | list, *, recorded_where: dict[str, str]) -> object:
+    """What values must be equal to: exactly where they were recorded, nearly so elsewhere."""
+    return values if recorded_where == where() else pytest.approx(values, abs=1e-3)

@@ -14,6 +14,7 @@ import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ import numpy as np
 
 from mmlabel.cache import atomic_write, fingerprint
 from mmlabel.errors import UserError
+from mmlabel.provenance import commit
 
 # torch is imported where it is needed: a sweep that has nothing to run does without it.
 if TYPE_CHECKING:
@@ -259,6 +261,8 @@ def describe(
         "notes": prepared.notes,
         "versions": versions(),
         "machine": machine(),
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "commit": commit(),
     }
 
 

@@ -75,8 +75,7 @@ def print_study(report: "StudyReport") -> None:
     from rich import box
     from rich.table import Table
 
-    from mmlabel.report import result_rows
-    from mmlabel.report import verdicts
+    from mmlabel.report import result_rows, verdicts
     from mmlabel.study.output import run_notes
 
     metric = report.metric
@@ -95,5 +94,5 @@ def print_study(report: "StudyReport") -> None:
     # Whole lines even into a file or a narrow terminal: a figure cut short would be worthless.
     console = _console(width=1000)
     console.print(table)
-    for line in [*verdicts(report), *report.notes, *run_notes(report)]:
+    for line in [*verdicts(report), *report.warnings, *report.notes, *run_notes(report)]:
         console.print(printable(line))

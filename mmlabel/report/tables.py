@@ -82,18 +82,21 @@ def write_results_csv(path: Path, study: StudyReport, header_comment_lines: Iter
 
 
 def markdown_table(study: StudyReport) -> str:
-    """The study's table in Markdown, the published column beside ours."""
+    """The study's table in Markdown; the published column, if there is one, beside ours."""
     metric, extra = study.metric, extra_columns(study)
-    heads = ["Variant", f"{metric_name(metric)} (95 % interval)", study.published_label]
-    heads += ["Difference", "p", "Verdict", "Parameters", "MB", "Seconds", *extra]
-    lines = [heads, ["---", *["---:"] * 4, "---", *["---:"] * (len(heads) - 6)]]
+    published = [study.published_label] if study.has_published else []
+    heads = ["Variant", f"{metric_name(metric)} (95 % interval)", *published, "Difference", "p"]
+    right = len(heads) - 1
+    heads += ["Verdict", "Parameters", "MB", "Seconds", *extra]
+    lines = [heads, ["---", *["---:"] * right, "---", *["---:"] * (3 + len(extra))]]
     for row in result_rows(study):
         ours = _spaced(row[metric], row[f"{metric}_std"], " ± ")
         ours += _between(row[f"{metric}_low"], row[f"{metric}_high"])
         difference = row["difference"] + _between(row["difference_low"], row["difference_high"])
-        cells = [row["label"], ours, row["published"], difference, row["p_value"], row["verdict"]]
-        cells += [grouped(row["parameters"]), row["megabytes"], row["seconds"]]
-        lines.append([cell or "–" for cell in [*cells, *(row[name] for name in extra)]])
+        cells = [row["label"], ours, *([row["published"]] if published else []), difference]
+        cells += [row["p_value"], row["verdict"], grouped(row["parameters"]), row["megabytes"]]
+        cells += [row["seconds"], *(row[name] for name in extra)]
+        lines.append([cell or "–" for cell in cells])
     return "".join(f"| {' | '.join(map(_markdown, line))} |\n" for line in lines)
 
 

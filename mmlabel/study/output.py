@@ -64,7 +64,7 @@ def markdown_page(report: StudyReport, level: int = 1) -> str:
     """Title, question, table, verdicts in words, failures and method, in Markdown."""
     parts = [f"{'#' * level} {report.title}", report.question, markdown_table(report).strip()]
     parts.append("\n".join(f"- {line}" for line in verdicts(report)))
-    notes = [*report.notes, *run_notes(report)]
+    notes = [*report.warnings, *report.notes, *run_notes(report)]
     parts += ["\n".join(f"- Note: {note}" for note in notes)] if notes else []
     failed = [f"- failed: `{overrides}`: {error}" for overrides, error in report.failed]
     parts += ["\n".join(failed)] if failed else []

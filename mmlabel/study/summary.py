@@ -63,9 +63,18 @@ def study_report(
             runs[job.variant.name][job.seed] = read_run(job.folder)
         else:
             failed.append((" ".join(job.overrides), failure(job.folder)))
+    notes = list(study.notes)
+    read = {
+        run.results["settings"]["data"]["name"] for found in runs.values() for run in found.values()
+    }
+    if study.published_on is not None and (others := read - {study.published_on}):
+        study = _without_published(study)
+        notes.append(
+            f"Published figures are of data={study.published_on} and not shown beside "
+            f"data={', '.join(sorted(others))}."
+        )
     compared = comparisons(study, runs, resamples=resamples)
     adjusted = dict(zip(compared, holm([c.p_value for c in compared.values()]), strict=True))
-    notes = list(study.notes)
     if not runs[study.baseline]:
         notes.append("No run of the baseline has finished, so nothing is compared.")
     variants = []
@@ -97,6 +106,11 @@ def study_report(
         failed=failed,
         annotations=annotations,
     )
+
+
+def _without_published(study: Study) -> Study:
+    variants = [replace(one, published=None, published_columns={}) for one in study.variants]
+    return replace(study, variants=variants)
 
 
 def comparisons(

@@ -14,7 +14,6 @@ import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +22,7 @@ import numpy as np
 
 from mmlabel.cache import atomic_write, fingerprint
 from mmlabel.errors import UserError
-from mmlabel.provenance import commit
+from mmlabel.spreadsheet import from_cell, to_cell
 
 # torch is imported where it is needed: a sweep that has nothing to run does without it.
 if TYPE_CHECKING:
@@ -170,7 +169,7 @@ def _read_predictions(path: Path) -> Predictions:
         raise ValueError(f"{path.name}: columns are not ImageID, target_N..., prob_N...")
     values = np.array([row[1:] for row in rows], dtype=np.float64).reshape(len(rows), 2 * width)
     return Predictions(
-        ids=[row[0] for row in rows],
+        ids=[from_cell(row[0]) for row in rows],
         labels=labels,
         targets=values[:, :width] > 0.5,
         probs=values[:, width:],
@@ -261,8 +260,6 @@ def describe(
         "notes": prepared.notes,
         "versions": versions(),
         "machine": machine(),
-        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "commit": commit(),
     }
 
 
@@ -366,6 +363,8 @@ def write_predictions(
 ) -> None:
     """A row per image: ImageID, target_N for each label number N with a name, then prob_N.
 
+    Ids that a spreadsheet would take for formulas are written as `spreadsheet.to_cell` says.
+
     Args:
         answers: (n, num_labels) bool; if given, a column Labels lists the numbers answered.
         probabilities: (n, num_labels); written with enough digits to be read back unchanged.
@@ -373,7 +372,7 @@ def write_predictions(
     """
     numbers = [number for number, name in enumerate(label_names) if name]
     header = ["ImageID"]
-    columns: list[list] = [list(ids)]
+    columns: list[list] = [list(map(to_cell, ids))]
     if answers is not None:
         header.append("Labels")
         columns.append([" ".join(str(n) for n in numbers if row[n]) for row in answers.tolist()])

@@ -1,5 +1,6 @@
 """What a study shows: the content of its tables and of its page."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -43,7 +44,7 @@ class VariantSummary:
     name: str
     label: str
     runs: list[RunRecord]
-    scores: dict[str, tuple[float, float | None, float, float]]
+    scores: Mapping[str, tuple[float, float | None, float, float]]
     published: float | None = None
     verdict: str = ""
     explanation: str = ""

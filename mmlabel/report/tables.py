@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mmlabel.cache import atomic_write
 from mmlabel.report.study_report import StudyReport, VariantSummary
+from mmlabel.spreadsheet import to_cell
 
 METRIC_NAMES = {
     "f1_micro": "micro-F1",
@@ -68,15 +69,18 @@ def fixed(value: float | None, decimals: int) -> str:
 
 
 def write_results_csv(path: Path, study: StudyReport, header_comment_lines: Iterable[str]) -> None:
-    """Write `result_rows` as CSV below the given lines, each of which becomes a "# ..." line."""
+    """Write `result_rows` as CSV below the given lines, each of which becomes a "# ..." line.
+
+    Names that a spreadsheet would take for formulas are written as `spreadsheet.to_cell` says.
+    """
     text = io.StringIO()
     for comment in header_comment_lines:
         for line in comment.splitlines() or [""]:
             text.write(f"# {line}".rstrip() + "\n")
     rows = result_rows(study)
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.writer(text, lineterminator="\n")
+    for line in [rows[0] if rows else [], *(row.values() for row in rows)]:
+        writer.writerow(map(to_cell, line))
     with atomic_write(Path(path)) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8", newline="\n")
 

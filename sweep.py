@@ -34,7 +34,7 @@ from mmlabel.study.plan import (
 )
 from mmlabel.study.summary import study_report
 from mmlabel.study.wandb_run import log_to_wandb
-from mmlabel.terminal import print_study
+from mmlabel.terminal import PlainFormatter, print_study
 
 log = logging.getLogger("mmlabel")
 
@@ -298,7 +298,9 @@ def launch(jobs: Sequence[Job], *, runs: Path, options: Sequence[str]) -> None:
 
 def log_to_terminal() -> None:
     """Also after a job, whose log file would get the sweep's messages otherwise."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+    handler = logging.StreamHandler()
+    handler.setFormatter(PlainFormatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
 
 
 def _whole_number(text: str) -> int:

@@ -63,16 +63,8 @@ def study_report(
             runs[job.variant.name][job.seed] = read_run(job.folder)
         else:
             failed.append((" ".join(job.overrides), failure(job.folder)))
+    study = _beside_their_data(study, runs)
     notes = list(study.notes)
-    read = {
-        run.results["settings"]["data"]["name"] for found in runs.values() for run in found.values()
-    }
-    if study.published_on is not None and (others := read - {study.published_on}):
-        study = _without_published(study)
-        notes.append(
-            f"Published figures are of data={study.published_on} and not shown beside "
-            f"data={', '.join(sorted(others))}."
-        )
     compared = comparisons(study, runs, resamples=resamples)
     adjusted = dict(zip(compared, holm([c.p_value for c in compared.values()]), strict=True))
     if not runs[study.baseline]:
@@ -108,9 +100,20 @@ def study_report(
     )
 
 
-def _without_published(study: Study) -> Study:
+def _beside_their_data(study: Study, runs: Mapping[str, Mapping[int, RunRecord]]) -> Study:
+    """The study without what was published for other data than the runs have read."""
+    found = [
+        run.results["settings"]["data"] for by_seed in runs.values() for run in by_seed.values()
+    ]
+    others = {data["name"] for data in found} - {study.published_on}
+    if study.published_on is None or not others:
+        return study
+    note = (
+        f"Published figures are of data={study.published_on} and not shown beside "
+        f"data={', '.join(sorted(others))}."
+    )
     variants = [replace(one, published=None, published_columns={}) for one in study.variants]
-    return replace(study, variants=variants)
+    return replace(study, variants=variants, notes=[*study.notes, note])
 
 
 def comparisons(

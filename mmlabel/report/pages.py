@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cache
@@ -92,7 +93,7 @@ def about(runs: Sequence[RunRecord]) -> dict[str, str]:
     facts = {
         "Data set": data_set(runs),
         "Finished": " to ".join(days),
-        "Commit": distinct("commit"),
+        "Commit": re.sub(r"\b([0-9a-f]{12})[0-9a-f]+", r"\1", distinct("commit")),
         "Machine": distinct("machine"),
         "Seed" if len(seeds) == 1 else "Seeds": ", ".join(sorted(seeds)),
     }

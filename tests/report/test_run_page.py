@@ -79,7 +79,7 @@ def test_a_run_says_what_it_was_made_of_and_how_to_repeat_it(tmp_path):
         "settings": settings,
         "overrides": ["data.file=my birds.csv", "data.rows=[1,2]"],
         "date": "2026-11-25T03:30:00+00:00",
-        "commit": "0123456789ab-dirty",
+        "commit": "0123456789abcdef0123456789abcdef01234567+changes",
         "machine": "Linux <x86>",
     }
     (tmp_path / "run" / "results.json").write_text(json.dumps(results))
@@ -89,7 +89,7 @@ def test_a_run_says_what_it_was_made_of_and_how_to_repeat_it(tmp_path):
     assert facts == {
         "Data set": "csv (birds.csv)",
         "Finished": "2026-11-25 03:30 UTC",
-        "Commit": "0123456789ab-dirty",
+        "Commit": "0123456789ab+changes",
         "Machine": "Linux &lt;x86&gt;",
         "Seed": "7",
     }

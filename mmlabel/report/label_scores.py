@@ -50,12 +50,12 @@ def calibration_error(targets: np.ndarray, probs: np.ndarray, *, bins: int = 10)
     weighted by the decisions in them: 0..1, 0 is best.
 
     Args:
-        targets: (N, K) bool.
-        probs: (N, K) float, 0..1.
+        targets: (D,) bool, one for each decision, a row and a label.
+        probs: (D,) float, 0..1.
         bins: how many.
     """
-    place = np.minimum((probs * bins).astype(int), bins - 1).ravel()
-    gaps = np.bincount(place, (probs - targets).ravel(), bins)
+    place = np.minimum((probs * bins).astype(int), bins - 1)
+    gaps = np.bincount(place, probs - targets, bins)
     return float(np.abs(gaps).sum() / probs.size)
 
 

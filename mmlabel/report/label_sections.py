@@ -27,7 +27,8 @@ def label_columns(run: RunRecord) -> list[int]:
 
 def _curve(run: RunRecord, column: int) -> PrecisionRecall:
     predictions = run.predictions
-    return precision_recall(predictions.targets[:, column], predictions.probs[:, column])
+    known = predictions.known[:, column]
+    return precision_recall(predictions.targets[known, column], predictions.probs[known, column])
 
 
 def threshold_of(run: RunRecord, column: int) -> float:
@@ -76,7 +77,7 @@ def label_curves(run: RunRecord, names: dict[int, str]) -> Markup:
                 recall=[0.0, *curve.recall.tolist()],
                 precision=[1.0, *curve.precision.tolist()],
                 used=used,
-                share=float(targets[:, k].mean()),
+                share=float(targets[run.predictions.known[:, k], k].mean()),
                 description=f"Average precision {curve.average_precision:.3f}. At the threshold "
                 f"used, {threshold_of(run, k):.2f}: {words}.",
             )
@@ -132,7 +133,8 @@ def confusions(run: RunRecord, names: dict[int, str]) -> Markup:
 
 def thresholds(run: RunRecord) -> Markup:
     """Precision, recall and F1 by threshold, and whether probabilities mean what they say."""
-    targets, probs = run.predictions.targets, run.predictions.probs
+    known = run.predictions.known
+    targets, probs = run.predictions.targets[known], run.predictions.probs[known]
     if not targets.any():
         return Markup("")
     steps = np.linspace(0.02, 0.98, 49)
@@ -163,11 +165,11 @@ def thresholds(run: RunRecord) -> Markup:
 
 def _calibration(targets: np.ndarray, probs: np.ndarray) -> Markup:
     """Reliability diagram over all decisions (DeGroot & Fienberg, 1983)."""
-    bins = np.minimum((probs * 10).astype(int), 9).ravel()
+    bins = np.minimum((probs * 10).astype(int), 9)
     counts = np.bincount(bins, minlength=10)
     kept = counts >= 10
-    said = np.bincount(bins, probs.ravel(), 10)[kept] / counts[kept]
-    true = np.bincount(bins, targets.ravel(), 10)[kept] / counts[kept]
+    said = np.bincount(bins, probs, 10)[kept] / counts[kept]
+    true = np.bincount(bins, targets, 10)[kept] / counts[kept]
     return line_chart(
         id="calibration",
         heading="Calibration",

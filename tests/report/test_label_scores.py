@@ -25,12 +25,12 @@ def test_curves_and_average_precision_are_those_of_scikit_learn(digits: int):
 
 
 def test_calibration_error_by_hand():
-    targets = np.array([[True, False], [False, False]])
+    targets = np.array([True, False, False, False])
     # Tenths: 0.25 and 0.2 are together (one of two true), 0.9 alone and false, 1.0 in the last one.
-    probs = np.array([[0.25, 0.2], [0.95, 1.0]])
+    probs = np.array([0.25, 0.2, 0.95, 1.0])
     expected = (abs(0.45 - 1) + abs(1.95 - 0)) / 4
     assert calibration_error(targets, probs) == pytest.approx(expected)
-    certain = np.array([[1.0, 0.0]])
+    certain = np.array([1.0, 0.0])
     assert calibration_error(certain > 0.5, certain) == 0
 
 

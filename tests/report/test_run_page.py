@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from made_up import EVIL, METRICS, Page, cards, figures, pictures, random_run, write_run
 
 from mmlabel.errors import UserError
 from mmlabel.report import write_run_report
-from mmlabel.run_folder import read_run
+from mmlabel.run_folder import read_run, write_predictions
 
 
 def test_reading_a_run_merges_the_lines_of_an_epoch(tmp_path: Path):
@@ -129,6 +130,37 @@ def test_which_label_is_answered_for_which(tmp_path):
     perfect = tmp_path / "perfect"
     write_run(perfect, ids=["a.jpg"], targets=targets[:1], probs=0.9 * targets[:1])
     assert "confusions" not in write_run_report(perfect, None).read_text()
+
+
+def test_targets_that_are_not_known_count_nowhere(tmp_path):
+    names = ["", "cat", "dog"]
+    known = torch.tensor([[1, 1, 1], [1, 1, 0], [1, 0, 0], [1, 1, 1]], dtype=torch.bool)
+    targets = torch.tensor([[0, 1, 0], [0, 0, 1], [0, 1, 1], [0, 1, 1]])
+    probs = torch.tensor([[0, 0.95, 0.25], [0, 0.85, 0.1], [0, 0.1, 0.9], [0, 0.35, 0.75]])
+    random_run(tmp_path / "run", rows=3, seed=0, noise=0.1)
+    write_predictions(
+        tmp_path / "run" / "predictions.csv",
+        ids=["a", "b", "nothing known", "d"],
+        probabilities=probs,
+        targets=targets,
+        label_names=names,
+        known=known,
+    )
+    row = {"support": 1, "precision": 0.5, "recall": 0.5, "f1": 0.5}
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    labels = {"1": {"name": "cat"} | row, "2": {"name": "dog"} | row}
+    (tmp_path / "run" / "results.json").write_text(json.dumps(results | {"labels": labels}))
+    run = read_run(tmp_path / "run")
+    assert run.predictions.ids == ["a", "b", "d"]
+    assert run.predictions.known.tolist() == [[True, True], [True, False], [True, True]]
+    assert run.predictions.targets.tolist() == [[True, False], [False, False], [True, True]]
+    assert run.answers.tolist() == [[True, False], [True, False], [False, True]]
+    html = write_run_report(tmp_path / "run", None).read_text()
+    assert "dog: 1.00" in html  # right on both rows that are known
+    decided = np.array([0.95, 0.25, 0.85, 0.35, 0.75]), np.array([1, 0, 0, 1, 1])
+    # Each in a tenth of its own.
+    error = sum(abs(p - t) for p, t in zip(*decided, strict=True)) / 5
+    assert f"{error:.4f}" in html
 
 
 def test_a_run_without_pictures_or_training_still_has_a_page(tmp_path):

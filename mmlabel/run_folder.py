@@ -181,13 +181,13 @@ def _read_predictions(path: Path) -> Predictions:
     if np.isnan(probs).any():
         raise ValueError(f"{path.name}: a probability is missing")
     known = ~np.isnan(targets)
-    some = known.any(axis=1)
+    kept = known.any(axis=1)
     return Predictions(
-        ids=[from_cell(row[0]) for row, kept in zip(rows, some, strict=True) if kept],
+        ids=[from_cell(row[0]) for row, some in zip(rows, known, strict=True) if some.any()],
         labels=labels,
-        targets=targets[some] > 0.5,
-        probs=probs[some],
-        known=known[some],
+        targets=targets[kept] > 0.5,
+        probs=probs[kept],
+        known=known[kept],
     )
 
 

@@ -59,7 +59,7 @@ def write_study_report(folder: Path, study: StudyReport) -> Path:
         command="",
         warnings=study.warnings,
         question=study.question,
-        failed=count(len(study.failed), "run") if study.failed else "",
+        failed=_failed(study),
         notes=list(dict.fromkeys([*study.notes, *notes_of(runs)])),
     )
     return write_page(
@@ -82,7 +82,13 @@ def write_index(
         Section(
             f"study-{place}",
             report.title,
-            render("index.html", name=name, report=report, verdicts=verdicts(report)),
+            render(
+                "index.html",
+                name=name,
+                report=report,
+                verdicts=verdicts(report),
+                failed=_failed(report),
+            ),
         )
         for place, (name, report) in enumerate(reports.items())
     ]
@@ -100,6 +106,10 @@ def write_index(
         notes=[],
     )
     return write_page(Path(folder) / "index.html", title=title, header=header, sections=sections)
+
+
+def _failed(study: StudyReport) -> str:
+    return count(len(study.failed), "run") if study.failed else ""
 
 
 def _facts(runs: list[RunRecord]) -> list[str]:

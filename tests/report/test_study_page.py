@@ -79,6 +79,7 @@ def test_the_index_leads_to_the_pages_and_escapes_what_they_say(study, tmp_path)
     assert path == tmp_path / "index.html"
     assert "All &lt;of&gt; it" in html and "Which &amp; why?" in html and study.title in html
     assert "8 layers &lt;deep&gt;: in a sentence" in html
+    assert "1 run failed." in html and "Fewer than 3 seeds" in html
     links = [attrs["href"] for attrs in page.all("a")]
     assert "../a%20b%23c/report.html" in links and "#study-0" in links
 

@@ -1,7 +1,6 @@
 """Run a study, or continue one: `python sweep.py --help` shows how."""
 
 import argparse
-import json
 import logging
 import shlex
 import shutil
@@ -13,33 +12,29 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, RunMode
-from omegaconf import OmegaConf
-from omegaconf.errors import MissingMandatoryValue
 
 from mmlabel.cache import fingerprint
-from mmlabel.cli import CONF, default_settings, run_cli
+from mmlabel.cli import CONF, load_settings, run_cli
+from mmlabel.cli import unused as unused_options
 from mmlabel.data.annotations import Annotations
 from mmlabel.errors import UserError
+from mmlabel.former_settings import completed
 from mmlabel.report import StudyReport
-from mmlabel.studies import (
-    Collection,
+from mmlabel.run_folder import failure, finished
+from mmlabel.settings import Coco, Settings, read_settings
+from mmlabel.study.definition import Collection, Study, load_study, override_key, study_names
+from mmlabel.study.output import write_collection, write_study
+from mmlabel.study.plan import (
+    Configurations,
     Job,
-    Study,
     commands,
     compared_keys,
-    failure,
-    finished,
-    load_study,
-    log_to_wandb,
-    override_key,
     plan,
-    print_study,
     seconds_needed,
-    study_names,
-    study_report,
-    write_index,
-    write_study,
 )
+from mmlabel.study.summary import study_report
+from mmlabel.study.wandb_run import log_to_wandb
+from mmlabel.terminal import print_study
 
 log = logging.getLogger("mmlabel")
 
@@ -132,6 +127,12 @@ class Sweep:
         self.workspace = _true_or_false(own.get("wandb.workspace", "false"))
         self.dry_run = dry_run
         self.failed = 0
+        self.configurations = Configurations(
+            settings_of=load_settings,
+            complete=complete,
+            unused=unused,
+            data_key=self.data_key,
+        )
         self._annotations: dict[str, Annotations] = {}
 
     def run_all(self, collection: Collection) -> None:
@@ -145,7 +146,7 @@ class Sweep:
         for study, jobs, overrides in planned:
             if report := self.run(study, jobs, overrides):
                 reports[study.name] = report
-                write_index(self.out / collection.name, collection, reports)
+                write_collection(self.out / collection.name, collection, reports)
         if reports:
             log.info("all studies: %s", self.out / collection.name / "index.html")
 
@@ -166,8 +167,7 @@ class Sweep:
             seeds=self.seeds or study.seeds,
             overrides=overrides,
             runs=self.out / "runs",
-            settings_of=settings_of,
-            data_key=self.data_key,
+            configurations=self.configurations,
         )
 
     def run(self, study: Study, jobs: list[Job], overrides: list[str]) -> StudyReport | None:
@@ -177,6 +177,7 @@ class Sweep:
             study,
             seeds=self.seeds or study.seeds,
             overrides=[*overrides, *self.hydra_options],
+            unused=unused,
         )
         self.announce(study, jobs, pending, equivalent)
         if self.dry_run:
@@ -195,7 +196,8 @@ class Sweep:
                 self.failed += 1
                 log.error("failed: %s: %s", job.title, failure(job.folder))
         if pending or self.workspace:
-            log_to_wandb(study, report, settings=settings, folder=folder, workspace=self.workspace)
+            options = settings.logger.wandb
+            log_to_wandb(study, report, options=options, folder=folder, workspace=self.workspace)
         log.info("everything is in %s", folder)
         return report
 
@@ -214,21 +216,20 @@ class Sweep:
             known = "unknown, as nothing has run yet" if seconds is None else _duration(seconds)
             print(f"Time for {len(pending)} runs, one after the other: {known}")
 
-    def annotations(self, settings: dict) -> Annotations:
-        """The data that a configuration names; read once, however many runs share it."""
-        data = settings["data"]
-        key = json.dumps(data, sort_keys=True)
+    def annotations(self, settings: Settings) -> Annotations:
+        """The data that settings name; read once, however many runs share it."""
+        key = settings.data.model_dump_json()
         if key not in self._annotations:
-            from mmlabel.data.datamodule import read_data
-
-            cache_dir = Path(settings["cache_dir"]).expanduser()
-            self._annotations[key] = read_data(data, cache_dir=cache_dir, require_pictures=False)
+            self._annotations[key] = settings.data.read(
+                cache_dir=Path(settings.cache_dir).expanduser(), require_pictures=False
+            )
         return self._annotations[key]
 
-    def data_key(self, settings: dict) -> str:
+    def data_key(self, settings: Settings) -> str:
         """Stands for the content of the data; a dry run fetches none, so it may not know."""
-        if self.dry_run and settings["data"].get("download"):
-            settings = settings | {"data": settings["data"] | {"download": False}}
+        if self.dry_run and isinstance(settings.data, Coco) and settings.data.download:
+            data = settings.data.model_copy(update={"download": False})
+            settings = settings.model_copy(update={"data": data})
         try:
             return fingerprint(self.annotations(settings).fingerprint)
         except UserError:
@@ -237,13 +238,14 @@ class Sweep:
             return "not there yet"
 
 
-def settings_of(overrides: list[str]) -> dict:
-    """The resolved configuration of a run."""
-    config = OmegaConf.create(default_settings(overrides))
-    try:
-        return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    except MissingMandatoryValue as error:
-        raise UserError(f"{error.full_key} must be given: {error.full_key}=VALUE") from None
+def complete(recorded: dict) -> dict:
+    """Settings of a record, plain, as this version reads them."""
+    return read_settings(completed(recorded)).plain()
+
+
+def unused(overrides: list[str]) -> set[str]:
+    """Those of the overrides that have no effect beside the others."""
+    return set(unused_options(overrides, load_settings(overrides)))
 
 
 def launch(jobs: Sequence[Job], *, runs: Path, options: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Lightning callbacks: progress, the checkpoint, and what stops a run that has gone wrong."""
+"""Lightning callbacks: progress, the checkpoints, and what stops a run that has gone wrong."""
 
 import logging
 import math
@@ -6,12 +6,21 @@ import shutil
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.callbacks import (
+    Callback,
+    EarlyStopping,
+    ModelCheckpoint,
+    TQDMProgressBar,
+)
 from pytorch_lightning.utilities import rank_zero_only
+from torch.optim import Optimizer
 
+from mmlabel.checkpoint import read_file
 from mmlabel.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -34,18 +43,18 @@ def quiet_lightning() -> None:
         warnings.filterwarnings("ignore", remark)
 
 
-def progress_callback() -> Callback:
-    """A bar on a terminal, a line an epoch elsewhere: a bar in a log file cannot be read."""
-    return TQDMProgressBar() if sys.stderr.isatty() else EpochLines()
+def progress_callbacks() -> list[Callback]:
+    """A line an epoch, and a bar on a terminal: a bar in a log file cannot be read."""
+    return [EpochLines(), *([TQDMProgressBar()] if sys.stderr.isatty() else [])]
 
 
 class EpochLines(Callback):
     """One line for each epoch."""
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.started = time.monotonic()
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         scores = {name: value.item() for name, value in trainer.callback_metrics.items()}
         shown = "  ".join(
             f"{name} {scores[name]:.3f}"
@@ -60,19 +69,33 @@ class EpochLines(Callback):
 class StopOnNaN(Callback):
     """Ends a run whose loss is no longer a number: nothing after that is worth its time."""
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def __init__(self, lr: float) -> None:
+        self.lr = lr
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         loss = trainer.callback_metrics["train/loss"].item()
         if not math.isfinite(loss):
-            rate = module.settings["optimizer"]["lr"]
             raise UserError(
                 f"the training loss became {loss} in epoch {trainer.current_epoch}: the learning"
-                f" rate is too high (optimizer.lr={rate}); choose a lower one, or set"
+                f" rate is too high (optimizer.lr={self.lr:g}); choose a lower one, or set"
                 " trainer.gradient_clip_val"
             )
 
 
+class StopEarly(EarlyStopping):
+    """Early stopping that a resumed run which had stopped does not forget."""
+
+    def __init__(self, monitor: str, *, mode: Literal["min", "max"], patience: int) -> None:
+        super().__init__(monitor, mode=mode, patience=patience, check_on_train_epoch_end=False)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        if self.wait_count >= self.patience:
+            trainer.should_stop = True
+
+
 class LastCheckpoint(ModelCheckpoint):
-    """Keeps last.ckpt in `folder`: what a killed run is resumed from."""
+    """Keeps last.ckpt in `folder`, of the last whole epoch: what a killed run is resumed from."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(
@@ -82,35 +105,103 @@ class LastCheckpoint(ModelCheckpoint):
             enable_version_counter=False,
         )
 
-    def load_state_dict(self, state_dict: dict) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A run that is interrupted in its first epoch leaves a checkpoint, too."""
+        super().on_train_start(trainer, pl_module)
+        if not trainer.fast_dev_run and trainer.current_epoch == 0:  # type: ignore[attr-defined]
+            trainer.save_checkpoint(Path(str(self.dirpath)) / "last.ckpt")
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """A resumed run keeps its own; there is nothing to take over."""
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Keeps best.ckpt, of the epoch with the highest `monitor`, in `folder`.
+    """Keeps best.ckpt, of the epoch with the best `monitor`, in `folder`.
 
-    A resumed run has a folder of its own, so it takes a copy of the best checkpoint so far along.
+    A resumed run has a folder of its own, so it takes a copy of the best checkpoint so far along:
+    of the one that lies beside the checkpoint that it is resumed from, wherever that has been moved
+    to.
+
+    Args:
+        folder: of the run.
+        monitor, mode: the score, and whether the highest or the lowest is the best.
+        resumed_from: the checkpoint that the run goes on from.
+        note: is told that the best checkpoint so far is missing.
     """
 
-    def __init__(self, folder: Path, *, monitor: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        monitor: str,
+        mode: Literal["min", "max"],
+        resumed_from: Path | None,
+        note: Callable[[str], None],
+    ) -> None:
         super().__init__(
             dirpath=folder,
             filename="best",
             monitor=monitor,
-            mode="max",
+            mode=mode,
             # After the epoch rather than after its validation: what is resumed is a whole epoch.
             save_on_train_epoch_end=True,
             auto_insert_metric_name=False,
             enable_version_counter=False,
         )
+        self.resumed_from = resumed_from
+        self.note = note
 
-    def load_state_dict(self, state_dict: dict) -> None:
-        best, former = Path(self.dirpath) / "best.ckpt", Path(state_dict["best_model_path"])
-        if not former.is_file():
-            return
-        if rank_zero_only.rank == 0 and former != best:
-            shutil.copyfile(former, best)
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # An epoch without validation (check_val_every_n_epoch) cannot be the best.
+        if self.monitor in trainer.callback_metrics:
+            super().on_train_epoch_end(trainer, pl_module)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         score = state_dict["best_model_score"]
+        if score is None or self.resumed_from is None:
+            return
+        best, former = (
+            Path(str(self.dirpath)) / "best.ckpt",
+            self.resumed_from.with_name("best.ckpt"),
+        )
+        if not former.is_file() or self._score_of(former) != score.item():
+            self.note(
+                f"there is no best.ckpt with {self.monitor} {score.item():.4f} beside"
+                f" {self.resumed_from}: the best epoch is chosen from here on"
+            )
+            return
+        if rank_zero_only.rank == 0 and former.resolve() != best.resolve():
+            shutil.copyfile(former, best)
         self.best_model_path = self.kth_best_model_path = str(best)
         self.best_model_score = self.kth_value = score
         self.best_k_models = {str(best): score}
+
+    def _score_of(self, checkpoint: Path) -> float | None:
+        for state in read_file(checkpoint).get("callbacks", {}).values():
+            if state.get("monitor") == self.monitor and state.get("best_model_score") is not None:
+                return state["best_model_score"].item()
+        return None
+
+
+class FreshSchedule(Callback):
+    """Gives a resumed run another learning rate, and a schedule over the epochs that are left.
+
+    Args:
+        lr: the rate.
+        build: the schedule of an optimizer for so many steps, as Lightning takes it, or None.
+    """
+
+    def __init__(self, lr: float, build: Callable[[Optimizer, int], dict[str, Any] | None]) -> None:
+        self.lr = lr
+        self.build = build
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        (optimizer,) = trainer.optimizers
+        for group in optimizer.param_groups:
+            group["lr"] = self.lr
+            group.pop("initial_lr", None)
+        steps = int(trainer.estimated_stepping_batches) - trainer.global_step
+        described = self.build(optimizer, steps)
+        if described is not None:
+            (config,) = trainer.lr_scheduler_configs
+            config.scheduler = described["scheduler"]

@@ -8,15 +8,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mmlabel.classifier import Classifier, load_classifier
-from mmlabel.data.annotations import Annotations, read_unlabelled
-from mmlabel.data.batch import Batch
+from mmlabel.checkpoint import Checkpoint, load_classifier
+from mmlabel.classifier import Classifier
+from mmlabel.data.annotations import Annotations
+from mmlabel.data.batches import Batch
 from mmlabel.data.captions import encode_texts
 from mmlabel.data.detections import detector_scores
+from mmlabel.data.sources.report_csv import read_unlabelled
 from mmlabel.data.transforms import load_picture
 from mmlabel.errors import UserError
-from mmlabel.models.build import network_inputs, uses_detector
-from mmlabel.results import write_predictions
+from mmlabel.run_folder import write_predictions
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,14 +42,14 @@ def predict(options: argparse.Namespace) -> None:
 
     Raises UserError for a checkpoint, a CSV or a picture that cannot be read.
     """
-    classifier = load_classifier(options.checkpoint)
+    classifier, checkpoint = load_classifier(options.checkpoint)
     rows = read_unlabelled(
         options.csv,
         pictures=options.pictures,
         label_names=classifier.label_names,
-        require_pictures="image" in network_inputs(classifier.settings),
+        require_pictures="image" in checkpoint.settings.inputs,
     )
-    probabilities = probabilities_of(classifier, rows, batch_size=options.batch_size)
+    probabilities = probabilities_of(classifier, checkpoint, rows, batch_size=options.batch_size)
     answers = probabilities >= torch.tensor(classifier.threshold)
     write_predictions(
         options.out,
@@ -61,23 +62,29 @@ def predict(options: argparse.Namespace) -> None:
     print(f"{len(rows):,} rows in {options.out}")
 
 
-def probabilities_of(classifier: Classifier, rows: Annotations, *, batch_size: int) -> torch.Tensor:
+def probabilities_of(
+    classifier: Classifier, checkpoint: Checkpoint, rows: Annotations, *, batch_size: int
+) -> torch.Tensor:
     """Probabilities (N, num_labels) of captioned pictures."""
-    settings = classifier.settings
-    inputs = network_inputs(settings)
+    settings = checkpoint.settings
+    inputs = settings.inputs
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     classifier = classifier.to(device)
     tokens, lengths, note = encode_texts(
-        rows.captions, classifier.vocabulary, max_length=settings["captions"]["max_length"]
+        rows.captions,
+        checkpoint.vocabulary,
+        max_length=settings.captions.max_length if settings.captions else None,
     )
     if note and "caption" in inputs:
         print(note, file=sys.stderr)
     scores = None
-    if uses_detector(settings):
+    if settings.detector is not None:
         from mmlabel.models.detectors import load_detector
 
-        detector = load_detector(settings["detector"], label_names=classifier.label_names)
-        cache = Path(settings["cache_dir"]).expanduser()
+        detector = load_detector(
+            **settings.detector.model_dump(), label_names=classifier.label_names
+        )
+        cache = Path(settings.cache_dir).expanduser()
         scores = detector_scores(rows.pictures, detector, cache_dir=cache).array
 
     def image(chosen: range) -> torch.Tensor | None:
@@ -85,7 +92,7 @@ def probabilities_of(classifier: Classifier, rows: Annotations, *, batch_size: i
             return torch.from_numpy(scores[chosen.start : chosen.stop]).to(device)
         if "image" not in inputs:
             return None
-        size = settings["data"]["image_size"]
+        size = settings.data.image_size
         pictures = [load_picture(rows.pictures[row], size=size, flipped=False) for row in chosen]
         return torch.from_numpy(np.stack(pictures)).to(device)  # (B, 3, S, S)
 

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from mmlabel.cli import load_settings
+from mmlabel.settings import Settings
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 # A run of a second: few and small pictures, a small random backbone, nothing to be fetched.
@@ -48,15 +51,12 @@ def quick(cache: Path) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def settings_of(quick: list[str]) -> Callable[..., dict]:
-    """Gives the resolved settings of a quick run with further overrides."""
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
+def settings_of(quick: list[str]) -> Callable[..., Settings]:
+    """Gives the settings of a quick run with further overrides."""
 
-    def resolve(*overrides: str) -> dict:
-        options = [option for option in quick if _fits(option, overrides)] + list(overrides)
-        with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
-            return OmegaConf.to_container(compose("train", options), resolve=True)
+    def resolve(*overrides: str) -> Settings:
+        options = [option for option in quick if _fits(option, overrides)]
+        return load_settings([*options, *overrides])
 
     return resolve
 
@@ -81,15 +81,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def scenes(settings_of: Callable[..., dict]) -> Path:
+def scenes(settings_of: Callable[..., Settings]) -> Path:
     """The folder of the built-in pictures that a quick run reads."""
-    from mmlabel.data.scenes import scenes_folder
+    from mmlabel.data.sources.scenes import scenes_folder
 
     settings = settings_of()
-    data = settings["data"]
+    data = settings.data
     return scenes_folder(
-        Path(settings["cache_dir"]),
-        seed=data["scenes_seed"],
-        rows=tuple(data["rows"]),
-        size=data["image_size"],
+        Path(settings.cache_dir),
+        seed=data.scenes_seed,
+        rows=tuple(data.rows),
+        size=data.image_size,
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmlabel.evidence import METRICS, scores
+from mmlabel.study.evidence import METRICS, scores
 
 LABELS = (1, 2, 3)
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from recorded import as_recorded, where
 
-import train as script
 from mmlabel.predict import main as predict
+from mmlabel.training import train
 
 FOLDER = Path(__file__).with_name("checkpoints")
 FILE = FOLDER / "expected.json"
@@ -48,14 +48,14 @@ def test_every_file_is_tried_and_small():
 @pytest.mark.parametrize("name", NAMES)
 def test_it_is_evaluated(name: str, settings_of: Callable, made: Path, tmp_path: Path):
     given = ["train=false", *options(name, "evaluated", made)]
-    results = script.train(settings_of(*given), tmp_path, overrides=given)
+    results = train(settings_of(*given), tmp_path, overrides=given)
     check(name, "evaluated", results["scores"])
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_is_resumed(name: str, settings_of: Callable, made: Path, tmp_path: Path):
     given = options(name, "resumed", made)
-    results = script.train(settings_of(*given), tmp_path, overrides=given)
+    results = train(settings_of(*given), tmp_path, overrides=given)
     assert results["epochs"] == EXPECTED["checkpoints"][name]["epochs"]
     check(name, "resumed", results["scores"])
 

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-import train as script
 from mmlabel.predict import main
+from mmlabel.training import train
 
 
 def test_predictions_are_those_of_the_run(settings_of, scenes: Path, tmp_path: Path, capsys):
     """On the test rows of the run itself, read as if their labels were not known."""
-    script.train(settings_of(), tmp_path / "run")
+    train(settings_of(), tmp_path / "run")
     with open(tmp_path / "run" / "predictions.csv", newline="") as file:
         expected = {row["ImageID"]: row for row in csv.DictReader(file)}
     out = tmp_path / "out.csv"

@@ -17,7 +17,7 @@ import pytest
 import torch
 from recorded import as_recorded, where
 
-import train as script
+from mmlabel.training import train
 
 FILE = Path(__file__).with_name("recorded_scores.json")
 RECORDED = json.loads(FILE.read_text())
@@ -66,7 +66,7 @@ def test_scores_are_the_recorded_ones(
     results: dict = {}
     for number, run in enumerate(entry["runs"]):
         options = [option.format(**places) for option in run]
-        results = script.train(settings_of(*options), tmp_path / str(number), overrides=options)
+        results = train(settings_of(*options), tmp_path / str(number), overrides=options)
     scores = results["scores"] | thresholds_of(results)
     if os.environ.get("MMLABEL_RECORD"):
         entry["scores"] = scores

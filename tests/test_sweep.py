@@ -9,7 +9,7 @@ from fake_runs import write_fake_run
 
 import sweep as script
 from mmlabel.errors import UserError
-from mmlabel.studies import Collection, Study, Variant
+from mmlabel.study.definition import Collection, Study, Variant
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *options: str) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mmlabel.cache import atomic_write, lock
-from mmlabel.data.annotations import read_coco
+from mmlabel.data.sources.coco import read_coco
 from mmlabel.errors import UserError
 
 TIMEOUT = 20.0  # seconds without a byte

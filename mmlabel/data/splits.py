@@ -1,6 +1,7 @@
 """Which rows are for training, validation and test: drawn evenly by label, or read from a file."""
 
 import csv
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ def split_rows(
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
     seed: int = 0,
     cache_dir: Path,
+    ids: Sequence[str] | None = None,
 ) -> dict[str, np.ndarray]:
     """Split rows at random so that every label keeps its share in every split.
 
@@ -28,6 +30,8 @@ def split_rows(
         fractions: the shares of train, val and test; they add up to 1.
         seed: the same seed and targets give the same split.
         cache_dir: the cache folder.
+        ids: the picture of each row, where a picture may have several (its captions). They come
+            into one split, as one picture; outside of training only the first of them is used.
 
     Returns:
         For "train", "val" and "test" the sorted row numbers: disjoint, together all of them.
@@ -41,31 +45,88 @@ def split_rows(
             f"the split fractions {list(fractions)} must be three numbers above 0 (train, val, "
             "test) that add up to 1"
         )
+    first_rows, picture_of_row = _pictures(ids, len(targets))
+    targets = targets[first_rows]
     if len(targets) < 3:
         raise UserError(
             f"{len(targets)} labelled row(s) cannot be split into train, val and test: at least "
             "3 are needed"
         )
-    key = fingerprint("splits 1", targets.astype(np.uint8), list(fractions), seed)
-    path = cache_dir / "splits" / f"{key}.npy"
-    with lock(path):
-        if path.exists():
-            split_of_row = np.load(path)
-        else:
-            split_of_row = _stratify(targets.astype(bool), fractions, seed)
-            with atomic_write(path) as temporary:
-                np.save(temporary, split_of_row)
-    return {name: np.flatnonzero(split_of_row == number) for number, name in enumerate(SPLITS)}
+    split_of_picture = _kept(
+        cache_dir,
+        ["splits 1", targets.astype(np.uint8), list(fractions), seed],
+        lambda: _stratify(targets.astype(bool), _sizes(len(targets), fractions), seed),
+    )
+    return _rows_of_splits(split_of_picture, first_rows, picture_of_row)
 
 
-def read_splits(file: Path, ids: list[str]) -> dict[str, np.ndarray]:
+def fold_rows(
+    targets: np.ndarray,
+    *,
+    folds: int,
+    fold: int,
+    val_fraction: float = 0.1,
+    seed: int = 0,
+    cache_dir: Path,
+    ids: Sequence[str] | None = None,
+) -> dict[str, np.ndarray]:
+    """Split rows for cross-validation: fold number `fold` is the test split.
+
+    The folds are those of the splitter's own k-fold, stratified by label; the validation split is
+    drawn from the other folds, stratified too. Every row is in the test split of one fold alone.
+
+    Args:
+        targets: (N, num_labels), 0 or 1.
+        folds: how many, at least 2.
+        fold: which of them, from 0.
+        val_fraction: the share of the other folds' rows that is for validation, above 0, below 1.
+        seed: the same seed and targets give the same folds.
+        cache_dir: the cache folder.
+        ids: as in `split_rows`.
+
+    Returns:
+        For "train", "val" and "test" the sorted row numbers: disjoint, together all of them.
+
+    Raises:
+        UserError: fewer rows than the folds and a validation split need, or no such fold.
+    """
+    first_rows, picture_of_row = _pictures(ids, len(targets))
+    targets = targets[first_rows]
+    if folds < 2 or not 0 <= fold < folds:
+        raise UserError(f"fold {fold} of {folds}: folds must be 2 or more, fold 0 to {folds - 1}")
+    if len(targets) < max(folds, 4):
+        raise UserError(
+            f"{len(targets)} labelled row(s) cannot be split into {folds} folds with a validation "
+            f"split: at least {max(folds, 4)} are needed"
+        )
+    key = [targets.astype(np.uint8), folds, seed]
+    fold_of_picture = _kept(
+        cache_dir, ["folds 1", *key], lambda: _folds(targets.astype(bool), folds, seed)
+    )
+    others = np.flatnonzero(fold_of_picture != fold)
+    if len(others) == len(targets) or len(others) < 2:
+        raise UserError(
+            f"fold {fold} of {folds} has {len(targets) - len(others)} of {len(targets)} rows: "
+            "these are too few for so many folds"
+        )
+    sizes = _sizes(len(others), (1 - val_fraction, val_fraction))
+    split_of_picture = np.full(len(targets), SPLITS.index("test"), dtype=np.int8)
+    split_of_picture[others] = _kept(
+        cache_dir,
+        ["validation of a fold 1", *key, fold, val_fraction],
+        lambda: _stratify(targets[others].astype(bool), sizes, seed),
+    )
+    return _rows_of_splits(split_of_picture, first_rows, picture_of_row)
+
+
+def read_splits(file: Path, ids: Sequence[str]) -> dict[str, np.ndarray]:
     """Read a split from a CSV with the columns `ImageID` and `split` (train, val or test).
 
     Rows of the data that the file does not name are left out.
 
     Args:
         file: the CSV.
-        ids: the image ids of the data, in row order.
+        ids: the image ids of the data, in row order; rows of the same id as in `split_rows`.
 
     Returns:
         For "train", "val" and "test" the sorted row numbers.
@@ -75,7 +136,9 @@ def read_splits(file: Path, ids: list[str]) -> dict[str, np.ndarray]:
             named twice, a split of another name, or a split without rows.
     """
     file = Path(file)
-    row_of_id = {image_id: row for row, image_id in enumerate(ids)}
+    rows_of_id: dict[str, list[int]] = {}
+    for row, image_id in enumerate(ids):
+        rows_of_id.setdefault(image_id, []).append(row)
     rows: dict[str, list[int]] = {name: [] for name in SPLITS}
     unknown, seen = [], set()
     for number, image_id, split in _named_splits(file):
@@ -85,8 +148,8 @@ def read_splits(file: Path, ids: list[str]) -> dict[str, np.ndarray]:
         if image_id in seen:
             raise UserError(f"{where}: this image id is named twice")
         seen.add(image_id)
-        if image_id in row_of_id:
-            rows[split].append(row_of_id[image_id])
+        if image_id in rows_of_id:
+            rows[split] += rows_of_id[image_id][: None if split == "train" else 1]
         else:
             unknown.append(f"{image_id} (row {number})")
     if unknown:
@@ -122,16 +185,62 @@ def _named_splits(file: Path) -> list[tuple[int, str, str]]:
     return named
 
 
-def _stratify(targets: np.ndarray, fractions: tuple[float, ...], seed: int) -> np.ndarray:
-    """The split number of each row: train against the rest, then the rest into val and test."""
+def _pictures(ids: Sequence[str] | None, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first row of each picture, in row order, and the picture number of each row."""
+    if ids is None:
+        return np.arange(rows), np.arange(rows)
+    number_of_id = {image_id: number for number, image_id in enumerate(dict.fromkeys(ids))}
+    picture_of_row = np.array([number_of_id[image_id] for image_id in ids], dtype=np.int64)
+    return np.unique(picture_of_row, return_index=True)[1], picture_of_row
+
+
+def _rows_of_splits(
+    split_of_picture: np.ndarray, first_rows: np.ndarray, picture_of_row: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Training has every row of its pictures, the other splits the first row of each."""
+    rows = {name: first_rows[split_of_picture == number] for number, name in enumerate(SPLITS)}
+    return {**rows, "train": np.flatnonzero(split_of_picture[picture_of_row] == 0)}
+
+
+def _kept(cache_dir: Path, key: list, compute: Callable[[], np.ndarray]) -> np.ndarray:
+    path = cache_dir / "splits" / f"{fingerprint(*key)}.npy"
+    with lock(path):
+        if path.exists():
+            return np.load(path)
+        result = compute()
+        with atomic_write(path) as temporary:
+            np.save(temporary, result)
+    return result
+
+
+def _with_unlabelled(targets: np.ndarray) -> np.ndarray:
+    """(N, num_labels + 1): rows without a label are one more kind to keep even.
+
+    The library needs two columns at least.
+    """
+    return np.column_stack([targets, ~targets.any(axis=1)])
+
+
+def _folds(targets: np.ndarray, folds: int, seed: int) -> np.ndarray:
+    """The fold number of each row."""
+    from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
+
+    targets = _with_unlabelled(targets)
+    fold_of_row = np.zeros(len(targets), dtype=np.int64)
+    splitter = MultilabelStratifiedKFold(n_splits=folds, shuffle=True, random_state=seed)
+    for fold, (_, rows) in enumerate(splitter.split(targets, targets)):
+        fold_of_row[rows] = fold
+    return fold_of_row
+
+
+def _stratify(targets: np.ndarray, sizes: np.ndarray, seed: int) -> np.ndarray:
+    """The split number of each row: the first against the rest, then the rest likewise."""
     # Importing scikit-learn takes a second, which only the first start should pay.
     from iterstrat.ml_stratifiers import MultilabelStratifiedShuffleSplit
 
-    sizes = _sizes(len(targets), fractions)
-    # The library needs two columns at least; rows without a label are one more kind to keep even.
-    targets = np.column_stack([targets, ~targets.any(axis=1)])  # (N, num_labels + 1)
+    targets = _with_unlabelled(targets)
     split_of_row = np.zeros(len(targets), dtype=np.int8)
-    for split in (1, 2):
+    for split in range(1, len(sizes)):
         rest = np.flatnonzero(split_of_row == split - 1)
         splitter = MultilabelStratifiedShuffleSplit(
             n_splits=1,

@@ -1,14 +1,16 @@
 """Captions to vectors: word embeddings and a bidirectional LSTM (report section 3.1.2)."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from mmlabel.errors import UserError, nearest
+from mmlabel.models.encoder import Encoder
 
 
-class CaptionEncoder(nn.Module):
+class CaptionEncoder(Encoder):
     """Encodes each caption alone: the batch around it and its padding change nothing.
 
     Args:
@@ -40,10 +42,9 @@ class CaptionEncoder(nn.Module):
         dropout: float = 0.0,
         embedding_dropout: float = 0.0,
         bidirectional: bool = True,
-        pooling: str = "last",
+        pooling: Literal["last", "max"] = "last",
     ) -> None:
         super().__init__()
-        _check_options(hidden, layers, dropout, embedding_dropout, pooling)
         self.embedding = nn.Embedding(num_words, embedding_dim, padding_idx=0)
         if embeddings is not None:
             if embeddings.shape != (num_words, embedding_dim):
@@ -97,16 +98,3 @@ class CaptionEncoder(nn.Module):
 def _maximum(outputs: PackedSequence) -> Tensor:
     padded, _ = pad_packed_sequence(outputs, batch_first=True, padding_value=-torch.inf)
     return padded.amax(dim=1)  # (B, 2H)
-
-
-def _check_options(
-    hidden: int, layers: int, dropout: float, embedding_dropout: float, pooling: str
-) -> None:
-    for name, value in {"hidden": hidden, "layers": layers}.items():
-        if value < 1:
-            raise UserError(f"lstm.{name}={value}: at least 1")
-    for name, value in {"dropout": dropout, "embedding_dropout": embedding_dropout}.items():
-        if not 0 <= value < 1:
-            raise UserError(f"lstm.{name}={value}: at least 0 and less than 1")
-    if pooling not in ("last", "max"):
-        raise UserError(f"lstm.pooling={pooling}: unknown{nearest(pooling, ['last', 'max'])}")

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from mmlabel.data import detections
-from mmlabel.data.annotations import read_usyd
 from mmlabel.data.detections import detector_scores
+from mmlabel.data.sources.report_csv import read_usyd
 from mmlabel.data.transforms import BadPicture
 
 

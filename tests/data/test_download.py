@@ -19,8 +19,9 @@ import numpy as np
 import pytest
 
 from mmlabel.data import download
-from mmlabel.data.annotations import REPORT_LABELS, read_coco
+from mmlabel.data.annotations import REPORT_LABELS
 from mmlabel.data.download import download_coco
+from mmlabel.data.sources.coco import read_coco
 from mmlabel.errors import UserError
 
 ARCHIVE = "/annotations/annotations_trainval2017.zip"

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmlabel.data.splits import SPLITS, read_splits, split_rows
+from mmlabel.data.splits import SPLITS, fold_rows, read_splits, split_rows
 from mmlabel.errors import UserError
 
 
@@ -100,6 +100,119 @@ def test_too_few_rows(tmp_path):
 def test_fractions_that_are_not_shares(fractions, tmp_path):
     with pytest.raises(UserError, match="add up to 1"):
         split_rows(random_targets(20), fractions=fractions, cache_dir=tmp_path)
+
+
+# ---- Folds ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("rows", "folds"), [(12, 3), (97, 5), (1000, 10)])
+def test_every_row_is_tested_in_exactly_one_fold(rows, folds, tmp_path):
+    targets = random_targets(rows)
+    tested = []
+    for fold in range(folds):
+        splits = fold_rows(targets, folds=folds, fold=fold, seed=1, cache_dir=tmp_path)
+        assert tuple(splits) == SPLITS
+        assert all_rows(splits) == list(range(rows))
+        assert all((np.diff(numbers) > 0).all() and len(numbers) for numbers in splits.values())
+        tested += splits["test"].tolist()
+    assert sorted(tested) == list(range(rows))
+
+
+def test_every_label_keeps_its_share_in_every_fold(tmp_path):
+    targets = random_targets(2000)
+    totals = targets.sum(axis=0)
+    for fold in range(5):
+        splits = fold_rows(targets, folds=5, fold=fold, val_fraction=0.125, cache_dir=tmp_path)
+        for name, share in (("train", 0.7), ("val", 0.1), ("test", 0.2)):
+            error = np.abs(targets[splits[name]].sum(axis=0) - share * totals)
+            # A plain random fold misses by 10 (one standard deviation) for the first labels.
+            assert error[0] <= 6 and error[1:].max() <= 2, (fold, name, error)
+        assert len(splits["val"]) == round(0.125 * (2000 - len(splits["test"])))
+
+
+def test_seed_data_and_fold_decide_the_fold(tmp_path):
+    targets = random_targets(200)
+
+    def test_rows(fold=0, seed=0, folder="a", data=targets):
+        splits = fold_rows(data, folds=4, fold=fold, seed=seed, cache_dir=tmp_path / folder)
+        return splits["test"].tolist(), splits["val"].tolist()
+
+    assert test_rows() == test_rows() == test_rows(folder="b")
+    assert test_rows() != test_rows(seed=1)
+    assert test_rows()[0] != test_rows(fold=1)[0]
+    # The folds are drawn once and kept, the validation splits one by one.
+    assert len(list((tmp_path / "b" / "splits").glob("*.npy"))) == 2
+
+
+def test_the_folds_are_those_of_the_splitter(tmp_path):
+    from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
+
+    targets = random_targets(300)
+    targets[:, -1] = ~targets[:, :-1].any(axis=1)  # every row has a label: nothing is added
+    splitter = MultilabelStratifiedKFold(n_splits=3, shuffle=True, random_state=7)
+    columns = np.column_stack([targets, np.zeros(300, dtype=int)])
+    for fold, (_, expected) in enumerate(splitter.split(columns, columns)):
+        splits = fold_rows(targets, folds=3, fold=fold, seed=7, cache_dir=tmp_path)
+        assert splits["test"].tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize(
+    ("rows", "folds", "fold", "message"),
+    [
+        (20, 1, 0, "folds must be 2 or more"),
+        (20, 5, 5, "fold 5 of 5: .* fold 0 to 4"),
+        (20, 5, -1, "fold -1 of 5"),
+        (4, 5, 0, r"4 labelled row\(s\) cannot be split into 5 folds"),
+        (3, 2, 0, "at least 4 are needed"),
+    ],
+)
+def test_folds_that_cannot_be(rows, folds, fold, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        fold_rows(random_targets(rows), folds=folds, fold=fold, cache_dir=tmp_path)
+
+
+def test_a_fold_is_never_empty(tmp_path):
+    for seed in range(30):
+        try:
+            splits = fold_rows(random_targets(5), folds=4, fold=0, seed=seed, cache_dir=tmp_path)
+        except UserError as error:
+            assert "too few for so many folds" in str(error)
+        else:
+            assert all(len(rows) for rows in splits.values())
+
+
+# ---- Pictures with several rows -------------------------------------------------------------
+
+
+def test_rows_of_a_picture_stay_in_one_split(tmp_path):
+    rng = np.random.default_rng(0)
+    pictures = rng.permutation(np.repeat(np.arange(60), 3))
+    ids = [f"{picture}.jpg" for picture in pictures]
+    targets = random_targets(60)[pictures]
+    (tmp_path / "splits.csv").write_text(
+        "ImageID,split\n" + "".join(f"{n}.jpg,{SPLITS[n % 3]}\n" for n in range(60))
+    )
+    for splits in (
+        split_rows(targets, ids=ids, cache_dir=tmp_path),
+        fold_rows(targets, ids=ids, folds=5, fold=2, cache_dir=tmp_path),
+        read_splits(tmp_path / "splits.csv", ids),
+    ):
+        of_split = {name: {ids[row] for row in rows} for name, rows in splits.items()}
+        assert sum(map(len, of_split.values())) == len(set.union(*of_split.values())) == 60
+        # Training has every row of its pictures; what is scored has one row a picture, the first.
+        assert len(splits["train"]) == 3 * len(of_split["train"])
+        for name in ("val", "test"):
+            assert splits[name].tolist() == sorted(ids.index(i) for i in of_split[name])
+
+
+def test_rows_of_their_own_split_as_without_ids(tmp_path):
+    targets = random_targets(100)
+    plain = split_rows(targets, cache_dir=tmp_path)
+    named = split_rows(targets, ids=[f"{n}.jpg" for n in range(100)], cache_dir=tmp_path)
+    assert all(plain[name].tolist() == named[name].tolist() for name in SPLITS)
+
+
+# ---- A splits file --------------------------------------------------------------------------
 
 
 def written(folder: Path, text: str) -> Path:

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mmlabel.errors import UserError
 from mmlabel.models.caption_encoder import CaptionEncoder
 
 WORDS, DIM, HIDDEN = 30, 7, 5
@@ -161,18 +160,3 @@ def test_dropout_with_one_layer_is_silent_and_without_effect() -> None:
     assert torch.equal(model(tokens, lengths), model(tokens, lengths))
     deep = encoder(layers=2, dropout=0.5).train()
     assert not torch.equal(deep(tokens, lengths), deep(tokens, lengths))
-
-
-@pytest.mark.parametrize(
-    ("option", "message"),
-    [
-        ({"layers": 0}, "lstm.layers=0"),
-        ({"hidden": 0}, "lstm.hidden=0"),
-        ({"dropout": 1.0}, "lstm.dropout=1.0"),
-        ({"embedding_dropout": -0.1}, "lstm.embedding_dropout=-0.1"),
-        ({"pooling": "maxx"}, 'did you mean "max"'),
-    ],
-)
-def test_impossible_options(option: dict, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        encoder(**option)

@@ -1,0 +1,271 @@
+"""The built-in data set: small drawn pictures with captions that tell only a part of them.
+
+It needs no download and shows what the project is about: a caption leaves out some of what is
+there, and a picture hides some of it behind other things, at its edge or in look-alikes, so a model
+of both beats a model of either. It is written in the layout of the report's data, with its label
+numbers, and read by the same reader.
+"""
+
+import csv
+import os
+import random
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmlabel.cache import fingerprint, lock
+from mmlabel.data.annotations import Annotations
+from mmlabel.data.drawing import FURS, PAINTS, draw_scene
+from mmlabel.data.sources.report_csv import read_usyd
+from mmlabel.errors import UserError
+
+DRAWING_VERSION = 1  # raise it with every change of what is drawn or told: caches depend on it
+SPLITS = ("train", "val", "test")
+MAX_OBJECTS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """How the objects of one label are called and how often they occur."""
+
+    words: tuple[str, ...]  # the first is the usual one
+    weight: float
+    paints: tuple[str, ...] = ()  # names of colours that a caption may tell
+
+
+# Weights: the square roots of the counts in the report's data, so that the rare labels are learnt.
+KINDS: dict[int, Kind] = {
+    1: Kind(words=("man", "woman", "person", "boy", "girl", "lady", "pedestrian"), weight=151),
+    2: Kind(words=("bicycle", "bike", "cycle"), weight=34, paints=tuple(PAINTS)),
+    3: Kind(words=("car", "sedan", "taxi", "vehicle"), weight=66, paints=tuple(PAINTS)),
+    4: Kind(words=("motorcycle", "motorbike", "scooter", "bike"), weight=36, paints=tuple(PAINTS)),
+    5: Kind(words=("airplane", "plane", "jet", "aircraft"), weight=34),
+    6: Kind(
+        words=("bus", "coach", "minibus", "vehicle"),
+        weight=37,
+        paints=("red", "yellow", "blue"),
+    ),
+    7: Kind(words=("train", "locomotive", "tram"), weight=35, paints=("green", "orange", "silver")),
+    8: Kind(
+        words=("truck", "lorry", "van", "vehicle"),
+        weight=47,
+        paints=("white", "red", "green", "orange"),
+    ),
+    9: Kind(
+        words=("boat", "ship", "sailboat", "yacht"),
+        weight=32,
+        paints=("red", "blue", "white", "yellow"),
+    ),
+    10: Kind(words=("traffic light", "stoplight", "traffic signal"), weight=38),
+    11: Kind(words=("fire hydrant", "hydrant"), weight=25, paints=("red", "yellow")),
+    13: Kind(words=("stop sign", "octagonal sign", "road sign"), weight=25),
+    14: Kind(words=("parking meter", "meter"), weight=16),
+    15: Kind(words=("bench", "wooden seat"), weight=44, paints=("green", "white", "red", "brown")),
+    16: Kind(words=("bird", "sparrow", "pigeon", "gull"), weight=33, paints=tuple(FURS)),
+    17: Kind(
+        words=("cat", "kitten", "tabby", "animal"),
+        weight=38,
+        paints=("ginger", "grey", "black"),
+    ),
+    18: Kind(
+        words=("dog", "puppy", "hound", "animal"),
+        weight=39,
+        paints=("brown", "white", "black"),
+    ),
+    19: Kind(
+        words=("horse", "pony", "foal", "animal"),
+        weight=32,
+        paints=("brown", "white", "black"),
+    ),
+}
+OBJECT_WORDS: dict[int, tuple[str, ...]] = {label: kind.words for label, kind in KINDS.items()}
+
+# Where it all stands: the labels that are at home there, and how a caption may call it.
+PLACES: dict[str, tuple[frozenset[int], tuple[str, ...]]] = {
+    "street": (
+        frozenset({3, 6, 8, 10, 11, 13, 14}),
+        ("on the street", "downtown", "in the city", "at the corner"),
+    ),
+    "park": (
+        frozenset({2, 15, 16, 17, 18}),
+        ("in the park", "on the grass", "under the trees", "in a garden"),
+    ),
+    "shore": (frozenset({9, 15, 16}), ("by the water", "at the harbour", "near the shore")),
+    "country": (
+        frozenset({4, 5, 7, 19}),
+        ("in the countryside", "in a field", "out in the open", "on a farm"),
+    ),
+}
+
+NAMED = 0.62  # the share of what is shown that the caption names
+USUAL_WORD = 0.5
+SKIES = ("sunny", "cloudy", "rainy", "windy", "cold", "lovely", "quiet", "busy", "grey")
+SIGNS = ("for rent", "open", "sale today", "welcome", "no entry")
+TELLING = (
+    "{things} {where}.",
+    "{things} {where}.",
+    "{things}.",
+    "There is {things} {where}.",
+    "A photo of {things}.",
+    "{things} on a {weather} day.",
+    "A {weather} day {where} with {things}.",
+    "{things}, seen {where} on a {weather} afternoon.",
+    '{things} by a wall that says "{sign}".',
+    "A close look at {things} {where}.",
+)
+TELLING_NOTHING = (
+    "A {weather} scene outside.",
+    "A {weather} day {where}.",
+    "Nothing much is happening {where}.",
+    'A board {where} reading "{sign}".',
+    "What a {weather} morning!",
+    "Everything one can find {where}.",
+    "A snapshot taken {where}.",
+)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What one picture shows and what its caption tells of it."""
+
+    labels: tuple[int, ...]  # one object each, in no particular order
+    paints: tuple[str, ...]  # one colour name each, "" where captions never tell it
+    place: str
+    caption: str
+
+    @property
+    def objects(self) -> list[tuple[int, str]]:
+        """The label and the colour name of each object."""
+        return list(zip(self.labels, self.paints, strict=True))
+
+
+def compose(*, seed: int, number: int) -> Scene:
+    """Choose what the `number`-th picture of a seed shows, and word its caption."""
+    rng = random.Random(f"scene {seed} {number}")
+    count = rng.choices(range(1, MAX_OBJECTS + 1), weights=(35, 36, 20, 9))[0]
+    weights = {label: kind.weight for label, kind in KINDS.items()}
+    labels: list[int] = []
+    while len(labels) < count:
+        labels += rng.choices(list(weights), weights=list(weights.values()))
+        del weights[labels[-1]]
+    rng.shuffle(labels)
+    paints = [rng.choice(KINDS[label].paints or ("",)) for label in labels]
+    place = max(PLACES, key=lambda name: (len(PLACES[name][0] & set(labels)), rng.random()))
+    told = [pair for pair in zip(labels, paints, strict=True) if rng.random() < NAMED]
+    rng.shuffle(told)
+    caption = word_caption(rng, told, place)
+    return Scene(tuple(labels), tuple(paints), place, caption)
+
+
+def word_caption(rng: random.Random, told: list[tuple[int, str]], place: str) -> str:
+    """One sentence that names the told objects (label and colour) and nothing else."""
+    phrases = [word_object(rng, label, paint) for label, paint in told]
+    if len(phrases) == 2:
+        things = rng.choice((" and ", " next to ", " near ", " with ")).join(phrases)
+    else:
+        things = " and ".join(filter(None, (", ".join(phrases[:-1]), *phrases[-1:])))
+    caption = rng.choice(TELLING if told else TELLING_NOTHING).format(
+        things=things,
+        where=rng.choice(PLACES[place][1]),
+        weather=rng.choice(SKIES),
+        sign=rng.choice(SIGNS),
+    )
+    style = rng.random()
+    if style < 0.04:
+        return caption.upper()
+    if style < 0.14:
+        return caption.rstrip(".")
+    return caption if style < 0.24 else caption[0].upper() + caption[1:]
+
+
+def word_object(rng: random.Random, label: int, paint: str) -> str:
+    words = KINDS[label].words
+    phrase = words[0] if rng.random() < USUAL_WORD else rng.choice(words)
+    if paint and rng.random() < 0.35:
+        phrase = f"{paint} {phrase}"
+    return f"an {phrase}" if phrase[0] in "aeiou" else f"a {phrase}"
+
+
+def read_scenes(
+    cache_dir: Path,
+    *,
+    seed: int = 0,
+    rows: tuple[int, int, int] = (1200, 200, 200),
+    size: int = 96,
+    require_pictures: bool = True,
+) -> Annotations:
+    """Read the built-in data set, drawn under `cache_dir` if it is not there yet.
+
+    Its splits are in `scenes_folder(...) / "splits.csv"`. The arguments are those of
+    `write_scenes`; raises UserError where they make no sense.
+    """
+    folder = scenes_folder(cache_dir, seed=seed, rows=rows, size=size)
+    return read_usyd(folder, require_pictures=require_pictures)
+
+
+def write_scenes(
+    folder: Path, *, seed: int = 0, rows: tuple[int, int, int] = (1200, 200, 200), size: int = 96
+) -> None:
+    """Write the data set into `folder`: train.csv, splits.csv and data/*.jpg.
+
+    Args:
+        folder: made if need be.
+        seed: the same seed gives the same labels, captions and drawings.
+        rows: rows of the train, val and test split; ids count through them.
+        size: width and height of the pictures in pixels.
+
+    Raises:
+        UserError: rows or size make no sense.
+    """
+    check(rows, size)
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    split_of = [name for name, count in zip(SPLITS, rows, strict=True) for _ in range(count)]
+    table, splits = [], []
+    for number, split in enumerate(split_of):
+        scene = compose(seed=seed, number=number)
+        picture = draw_scene(scene.objects, scene.place, seed=seed, number=number, size=size)
+        picture.save(folder / "data" / f"{number}.jpg", quality=90)
+        table.append((f"{number}.jpg", " ".join(map(str, scene.labels)), scene.caption))
+        splits.append((f"{number}.jpg", split))
+    write_csv(folder / "train.csv", ("ImageID", "Labels", "Caption"), table)
+    write_csv(folder / "splits.csv", ("ImageID", "split"), splits)
+
+
+def check(rows: Sequence[int], size: int) -> None:
+    if len(rows) != len(SPLITS) or min(rows) < 1:
+        raise UserError(
+            f"rows={list(rows)} of the built-in data: give three numbers of at least 1, "
+            f"the rows of the {', '.join(SPLITS)} splits"
+        )
+    if size < 32:
+        raise UserError(f"size={size} of the built-in data: give at least 32 pixels")
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def scenes_folder(cache_dir: Path, *, seed: int, rows: tuple[int, int, int], size: int) -> Path:
+    """The folder of the built-in data set under `cache_dir`, written if it is not there yet.
+
+    It appears there whole or not at all, and jobs that start together write it once.
+    """
+    check(rows, size)
+    key = fingerprint(DRAWING_VERSION, seed, list(rows), size)
+    folder = cache_dir / "scenes" / key
+    if folder.is_dir():
+        return folder
+    with lock(folder):
+        if not folder.is_dir():
+            # The lock makes the name ours alone; what a killed job left there is written over.
+            unfinished = folder.with_name(f".{key}.unfinished")
+            try:
+                write_scenes(unfinished, seed=seed, rows=rows, size=size)
+                os.rename(unfinished, folder)
+            finally:
+                shutil.rmtree(unfinished, ignore_errors=True)
+    return folder

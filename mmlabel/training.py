@@ -1,0 +1,441 @@
+"""One run: from settings to the files in its folder."""
+
+import logging
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, DeviceStatsMonitor
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from mmlabel.callbacks import (
+    BestCheckpoint,
+    FreshSchedule,
+    LastCheckpoint,
+    StopEarly,
+    StopOnNaN,
+    progress_callbacks,
+    quiet_lightning,
+)
+from mmlabel.checkpoint import (
+    Checkpoint,
+    SealedCheckpoints,
+    check_length,
+    check_rows,
+    complete,
+    content,
+    load_classifier,
+    read_checkpoint,
+    with_checkpoint,
+)
+from mmlabel.classifier import Classifier
+from mmlabel.data.datamodule import CaptionedPictures, StoredFeatures
+from mmlabel.data.prepare import (
+    PreparedData,
+    with_captions,
+    with_known_words,
+    without_captions,
+)
+from mmlabel.errors import UserError
+from mmlabel.losses import build_loss, positive_weights
+from mmlabel.models.build import BackboneSource, build_network
+from mmlabel.models.detectors import load_detector
+from mmlabel.optimizers import build_optimizer, build_scheduler
+from mmlabel.run_folder import describe, read_history, write_run
+from mmlabel.settings import Settings
+from mmlabel.terminal import print_table
+from mmlabel.tracking import loggers_for, run_id, summarise
+
+log = logging.getLogger("mmlabel")
+
+
+def train(
+    settings: Settings,
+    folder: Path,
+    *,
+    overrides: Sequence[str] = (),
+    group: str | None = None,
+    notes: Sequence[str] = (),
+) -> dict[str, Any]:
+    """One run, from settings to the files in `folder`; returns what results.json holds.
+
+    Args:
+        settings: of the run.
+        folder: where the run's files go.
+        overrides: what the run was given on the command line; names the run.
+        group: what the runs of a sweep have in common.
+        notes: what the run goes without already.
+
+    Raises:
+        UserError: a mistake in the settings or the data.
+    """
+    quiet_lightning()
+    started, overrides = time.monotonic(), list(overrides)
+    resumed = None
+    if settings.ckpt_path is not None:
+        resumed = read_checkpoint(settings.ckpt_path)
+        settings = with_checkpoint(settings, overrides, resumed)
+        if settings.train:
+            check_length(settings, resumed)
+
+    with loggers_for(
+        settings,
+        folder=folder,
+        overrides=overrides,
+        group=group,
+        wandb_id=resumed.wandb_id if resumed and settings.train else None,
+    ) as loggers:
+        pl.seed_everything(settings.seed, workers=True, verbose=False)
+        run = build(settings, resumed, wandb_id=run_id(loggers))
+        for note in notes:
+            run.prepared.note(note)
+        trainer = build_trainer(settings, run.prepared, folder=folder, loggers=loggers)
+        ready = time.monotonic()
+
+        epochs, best = 0, None
+        if settings.train and any(p.requires_grad for p in run.classifier.parameters()):
+            if resumed:
+                replay_history(resumed, loggers)
+            with _trainer_errors():
+                trainer.fit(
+                    run.classifier,
+                    run.data,
+                    ckpt_path=str(resumed.path) if resumed else None,
+                    weights_only=True,
+                )
+            best = getattr(trainer.checkpoint_callback, "best_model_path", None) or None
+            epochs = trainer.current_epoch
+        trained = time.monotonic()
+
+        # The weights of the best epoch; the test split is looked at once, with them.
+        with _trainer_errors():
+            trainer.validate(
+                run.classifier, run.data, ckpt_path=best, verbose=False, weights_only=True
+            )
+        if run.classifier.calibration:
+            calibrate(run.classifier)
+        if settings.test:
+            trainer.test(run.classifier, run.data, verbose=False)
+        ended = time.monotonic()
+
+        results = describe(
+            settings=settings.plain(),
+            study=settings.study.name,
+            variant=settings.study.variant,
+            overrides=overrides,
+            prepared=run.prepared,
+            data=run.data,
+            classifier=run.classifier,
+            pretrained=run.pretrained,
+            epochs=epochs,
+            best_epoch=read_checkpoint(best).epochs - 1 if best else None,
+            seconds={
+                "setup": ready - started,
+                "train": trained - ready,
+                "test": ended - trained,
+                "total": ended - started,
+            },
+        )
+        if trainer.is_global_zero:
+            if settings.trainer.fast_dev_run:
+                log.info("trainer.fast_dev_run: it runs; no checkpoint, scores or page are kept")
+                return results
+            if best:
+                complete(Path(best), run.classifier)
+            write_run(
+                folder,
+                results,
+                prepared=run.prepared,
+                classifier=run.classifier,
+                page=settings.report,
+            )
+            summarise(loggers, results)
+            print_table(results)
+            log.info("everything is in %s", folder)
+    return results
+
+
+@contextmanager
+def _trainer_errors() -> Iterator[None]:
+    """What Lightning refuses, as a message."""
+    try:
+        yield
+    except MisconfigurationException as error:
+        raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+    except (ValueError, TypeError, RuntimeError, ModuleNotFoundError) as error:
+        # Its own checks of its options; anything else that goes wrong below is no user's mistake.
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        if "pytorch_lightning" not in frame.filename and "lightning_fabric" not in frame.filename:
+            raise
+        raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+
+
+def calibrate(classifier: Classifier) -> None:
+    """Find the threshold on validation, which must have been evaluated."""
+    if "val" not in classifier.evaluated:
+        raise UserError(
+            f"threshold={classifier.calibration} is found on validation, of which no row was"
+            " looked at: give a number, or let trainer.limit_val_batches be"
+        )
+    classifier.calibrate()
+
+
+def replay_history(resumed: Checkpoint, loggers: Sequence[Logger]) -> None:
+    """Log the epochs before a checkpoint again, so that a resumed run's history is whole.
+
+    They are read from metrics.csv beside it; without that file the history begins with the resume.
+    """
+    for row in read_history(resumed.path.parent):
+        if row["epoch"] < resumed.epochs:
+            for logger in loggers:
+                logger.log_metrics(row, step=int(row["step"]))
+
+
+@dataclass(frozen=True)
+class Run:
+    """The parts of a run.
+
+    Attributes:
+        prepared: rows, splits, captions, word vectors.
+        data: their batches.
+        classifier: what is trained or evaluated.
+        pretrained: where the weights of its parts come from, in words.
+    """
+
+    prepared: PreparedData
+    data: CaptionedPictures
+    classifier: Classifier
+    pretrained: dict[str, str]
+
+
+def build(settings: Settings, resumed: Checkpoint | None, *, wandb_id: str | None) -> Run:
+    """The data, and a classifier for it: a new one, or the one to be evaluated."""
+    loaded = None
+    if not settings.train:
+        assert settings.ckpt_path is not None
+        loaded, _ = load_classifier(settings.ckpt_path)
+    prepared = prepare(settings, resumed)
+    detector = None
+    if settings.detector is not None:
+        detector = load_detector(**settings.detector.model_dump(), label_names=prepared.label_names)
+    backbone = None
+    if settings.backbone is not None and loaded is None:
+        backbone = BackboneSource(
+            settings.backbone, seed=settings.seed, on_missing=settings.data.on_missing
+        )
+        prepared.note(backbone.weights.note)
+    stored = None
+    if backbone and settings.features and settings.features.mode != "off" and backbone.frozen:
+        stored = StoredFeatures(
+            extractor=backbone, **settings.features.model_dump(exclude={"mode"})
+        )
+    data = CaptionedPictures(
+        prepared,
+        looks_at_pictures="image" in settings.inputs,
+        image_size=settings.data.image_size,
+        batch_size=settings.data.batch_size,
+        workers=settings.data.workers,
+        on_bad_image=settings.data.on_bad_image,
+        seed=settings.seed,
+        cache_dir=Path(settings.cache_dir).expanduser(),
+        stored=stored,
+        detector=detector,
+    )
+    if loaded is not None:
+        assert resumed is not None
+        if settings.threshold is not None:
+            loaded.answer_at(settings.threshold)
+        return Run(prepared, data, loaded, resumed.pretrained)
+    words = prepared.embeddings
+    pretrained = {
+        "backbone": backbone.weights.description if backbone else "not used",
+        "embedding": words.source if words else "not used",
+        "detector": f"{detector.name}, {detector.weights_used}" if detector else "not used",
+    }
+    classifier = new_classifier(
+        settings,
+        prepared,
+        backbone=backbone,
+        stored=stored is not None,
+        content=content(settings, prepared, pretrained=pretrained, wandb_id=wandb_id),
+    )
+    return Run(prepared, data, classifier, pretrained)
+
+
+def prepare(settings: Settings, resumed: Checkpoint | None) -> PreparedData:
+    """Rows, splits, captions and word vectors, as the model or the checkpoint needs them."""
+    cache_dir = Path(settings.cache_dir).expanduser()
+    annotations = settings.data.read(
+        cache_dir=cache_dir, require_pictures="image" in settings.inputs
+    )
+    rows = settings.data.divide(annotations, cache_dir=cache_dir)
+    if resumed is not None and annotations.label_names != resumed.label_names:
+        raise UserError(
+            f"the checkpoint knows the labels {', '.join(filter(None, resumed.label_names))}, the"
+            f" data has {', '.join(filter(None, annotations.label_names))}"
+        )
+    if settings.train and len(rows["train"]) == 1 and settings.has_batch_norm:
+        raise UserError(
+            "the training split has 1 row: batch norm cannot train on one row at a time; use more"
+            " rows, or model.head.batch_norm=false"
+        )
+    captions, embedding = settings.captions, settings.embedding
+    if captions is None or embedding is None:
+        prepared = without_captions(annotations, rows, resumed and resumed.vocabulary)
+    elif resumed is not None and not settings.train:
+        prepared = with_known_words(
+            annotations, rows, resumed.vocabulary, max_length=captions.max_length
+        )
+    else:
+        prepared = with_captions(
+            annotations,
+            rows,
+            **captions.model_dump(),
+            embedding=embedding.model_dump(exclude={"frozen", "dropout"}),
+            seed=settings.seed,
+            cache_dir=cache_dir,
+            on_missing=settings.data.on_missing,
+        )
+    if resumed is not None:
+        check_rows(resumed, prepared, allow_other=settings.data.allow_other_rows)
+    return prepared
+
+
+def new_classifier(
+    settings: Settings,
+    prepared: PreparedData,
+    *,
+    backbone: BackboneSource | None,
+    stored: bool,
+    content: dict[str, Any],
+) -> Classifier:
+    """An untrained classifier for prepared data; `stored`: without the backbone in its network."""
+    targets, order, words = (
+        prepared.training_targets,
+        prepared.training_label_order,
+        prepared.embeddings,
+    )
+    image_features = backbone.width if backbone else None
+    if settings.detector is not None:
+        image_features = prepared.annotations.num_labels
+    embedding = settings.embedding
+    network = build_network(
+        settings.model,
+        num_labels=prepared.annotations.num_labels,
+        image_features=image_features,
+        backbone=None if stored or backbone is None else backbone.backbone,
+        lstm=settings.lstm,
+        decoder=settings.decoder,
+        num_words=len(prepared.vocabulary),
+        embedding_dim=words.matrix.shape[1] if words else None,
+        embeddings=torch.from_numpy(words.matrix) if words else None,
+        freeze_embeddings=bool(words and words.pretrained and getattr(embedding, "frozen", False)),
+        embedding_dropout=embedding.dropout if embedding else 0.0,
+        label_frequency=targets.sum(axis=0),
+        given_order=None if order is None else torch.from_numpy(order),
+    )
+    return Classifier(
+        network=network,
+        criterion=criterion_for(settings, targets, prepared.training_known),
+        label_names=prepared.label_names,
+        threshold=settings.answers_at,
+        seed=settings.seed,
+        configure=optimizer_for(settings),
+        content=content,
+        backbone=backbone if stored else None,
+    )
+
+
+def criterion_for(
+    settings: Settings, targets: np.ndarray, known: np.ndarray | None
+) -> torch.nn.Module:
+    """The loss; a model that has one of its own is evaluated with plain cross-entropy."""
+    if settings.loss is None:
+        return build_loss("bce")
+    weights = positive_weights(targets, known)
+    return build_loss(**settings.loss.model_dump(), pos_weight=weights)
+
+
+def optimizer_for(settings: Settings) -> Callable[[list[torch.nn.Parameter], int], Any] | None:
+    """Builds the optimizer and schedule of given parameters over so many steps."""
+    chosen = settings.optimizer
+    if chosen is None:
+        return None
+
+    def configure(parameters: list[torch.nn.Parameter], steps: int) -> dict[str, Any]:
+        optimizer = build_optimizer(parameters, **chosen.model_dump())
+        schedule = scheduler_for(settings)(optimizer, steps)
+        return {"optimizer": optimizer} | ({"lr_scheduler": schedule} if schedule else {})
+
+    return configure
+
+
+def scheduler_for(
+    settings: Settings,
+) -> Callable[[torch.optim.Optimizer, int], dict[str, Any] | None]:
+    """Builds the schedule of an optimizer over so many steps."""
+    chosen = settings.scheduler
+
+    def schedule(optimizer: torch.optim.Optimizer, steps: int) -> dict[str, Any] | None:
+        assert chosen is not None
+        return build_scheduler(
+            optimizer,
+            **chosen.model_dump(),
+            steps=steps,
+            monitor=settings.monitor,
+            mode=settings.monitor_mode,
+        )
+
+    return schedule
+
+
+def build_trainer(
+    settings: Settings, prepared: PreparedData, *, folder: Path, loggers: list[Logger]
+) -> pl.Trainer:
+    """Lightning's trainer with the run's callbacks.
+
+    Raises UserError for an option that the trainer refuses.
+    """
+    resumed_from = Path(settings.ckpt_path).expanduser() if settings.ckpt_path else None
+    callbacks: list[Callback] = [
+        BestCheckpoint(
+            folder,
+            monitor=settings.monitor,
+            mode=settings.monitor_mode,
+            resumed_from=resumed_from,
+            note=prepared.note,
+        ),
+        LastCheckpoint(folder),
+        *progress_callbacks(),
+    ]
+    if settings.optimizer is not None:
+        callbacks.append(StopOnNaN(settings.optimizer.lr))
+    if settings.patience is not None and settings.trainer.limit_val_batches != 0:
+        callbacks.append(
+            StopEarly(settings.monitor, mode=settings.monitor_mode, patience=settings.patience)
+        )
+    if settings.resume_lr is not None:
+        callbacks.append(FreshSchedule(settings.resume_lr, scheduler_for(settings)))
+    if settings.callbacks.device_stats:
+        callbacks.append(DeviceStatsMonitor())
+    with _trainer_errors():
+        return pl.Trainer(
+            **settings.trainer.model_dump(),
+            callbacks=callbacks,
+            logger=loggers,
+            default_root_dir=folder,
+            enable_progress_bar=sys.stderr.isatty(),
+            num_sanity_val_steps=0,  # scores are over whole splits
+            use_distributed_sampler=False,  # the datamodule's own sampler shares the rows out
+            enable_model_summary=settings.callbacks.model_summary,
+            plugins=[SealedCheckpoints()],
+        )

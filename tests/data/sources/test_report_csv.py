@@ -1,0 +1,233 @@
+"""The report's data set: every record of a file that is no valid CSV, and mistakes in it."""
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmlabel.data.annotations import ABSENT, REPORT_LABELS, Annotations
+from mmlabel.data.sources.report_csv import read_unlabelled, read_usyd
+from mmlabel.errors import UserError
+
+# Every trap of the report's file: marks that are not doubled (at the end, at the start, around
+# all), line breaks in captions (also before a number, and many), commas, capitals, an empty one.
+TRAPS = [
+    ("2.jpg", [1], "A plain caption."),
+    ("4.jpg", [3, 7, 8], 'A sign reading "for rent".'),
+    ("14.jpg", [1, 13], 'A man surfing with titling that reads "spray."'),
+    ("20.jpg", [18], '"Stop" says a sign, and a dog sits'),
+    ("21.jpg", [1], "Red motor \nscooter parked on the sand"),
+    ("23.jpg", [1, 2], "w" + "\n" * 14 + 'A couple of men, "standing"'),
+    ("29.jpg", [9], "Two boats:\n2 of them, red\n."),
+    ("34.jpg", [19], "A HORSE, IN CAPITALS, WITH COMMAS"),
+    ("49.jpg", [4], ""),
+    ("56.jpg", [17], '"A cat."'),
+    ("58.jpg", [1], " spaces at both ends "),
+    ("87.jpg", [5], 'ends with a line break\n"quoted"\n'),
+    ("30000.jpg", [6], "café — naïve"),
+]
+
+
+def test_labels_stand_in_the_files_order(tmp_path: Path):
+    (tmp_path / "train.csv").write_text("ImageID,Labels,Caption\n1.jpg,8 3 7,a\n2.jpg,1,b\n")
+    annotations = read_usyd(tmp_path, require_pictures=False)
+    order = annotations.take([1, 0]).label_order
+    assert order[1, [8, 3, 7]].tolist() == [0, 1, 2]
+    assert (order[1] != ABSENT).sum() == 3
+    assert order[0, 1] == 0
+
+
+def raw(rows=TRAPS, *, labels: bool = True) -> str:
+    """The report's own form: each caption between marks, nothing doubled."""
+    lines = ["ImageID,Labels,Caption" if labels else "ImageID,Caption"]
+    for image_id, numbers, caption in rows:
+        middle = f"{' '.join(map(str, numbers))}," if labels else ""
+        lines.append(f'{image_id},{middle}"{caption}"')
+    return "\n".join(lines) + "\n"
+
+
+def saved_again(rows=TRAPS, *, quoting=csv.QUOTE_MINIMAL, end="\n", index: bool = False) -> str:
+    """What a CSV library writes of the same rows."""
+    out = io.StringIO()
+    writer = csv.writer(out, quoting=quoting, lineterminator=end)
+    writer.writerow([""] * index + ["ImageID", "Labels", "Caption"])
+    for row, (image_id, numbers, caption) in enumerate(rows):
+        writer.writerow([row] * index + [image_id, " ".join(map(str, numbers)), caption])
+    return out.getvalue()
+
+
+def usyd(folder: Path, text: str, rows=TRAPS, *, file: str = "train.csv") -> Path:
+    """A data set folder with empty picture files."""
+    (folder / "data").mkdir(exist_ok=True)
+    for image_id, *_ in rows:
+        (folder / "data" / image_id).touch()
+    (folder / file).write_bytes(text.encode())
+    return folder
+
+
+def as_rows(annotations: Annotations) -> list[tuple[str, list[int], str]]:
+    numbers = [np.flatnonzero(row).tolist() for row in annotations.targets]
+    return list(zip(annotations.ids, numbers, annotations.captions, strict=True))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        raw(),
+        raw().rstrip("\n"),
+        "\ufeff" + raw(),
+        raw().replace("\n", "\r\n"),
+        raw() + "\n\n",
+        raw().replace('"\n4.jpg', '" \n\n4.jpg'),
+        saved_again(),
+        saved_again(end="\r\n"),
+        "\ufeff" + saved_again(),
+        saved_again(quoting=csv.QUOTE_ALL),
+        saved_again(quoting=csv.QUOTE_NONNUMERIC),
+        saved_again(index=True),
+        # A raw file to which rows of a saved one were added.
+        raw(TRAPS[:5]) + saved_again(TRAPS[5:]).partition("\n")[2],
+    ],
+    ids=lambda text: None,
+)
+def test_every_form_of_the_file_reads_the_same(text, tmp_path):
+    annotations = read_usyd(usyd(tmp_path, text))
+    assert as_rows(annotations) == TRAPS
+    assert annotations.pictures[0] == tmp_path / "data" / "2.jpg"
+    assert annotations.label_names == REPORT_LABELS
+    assert annotations.targets.shape == (len(TRAPS), 20) and annotations.targets.dtype == np.uint8
+
+
+def test_a_copy_saved_by_pandas_reads_the_same(shared, tmp_path):
+    pandas = pytest.importorskip("pandas")
+    original = read_usyd(shared / "data/usyd")
+    table = pandas.DataFrame(
+        {
+            "ImageID": original.ids,
+            "Labels": [" ".join(map(str, np.flatnonzero(row))) for row in original.targets],
+            "Caption": original.captions,
+        }
+    )
+    table.to_csv(tmp_path / "train.csv", index=False)
+    again = read_usyd(tmp_path, require_pictures=False)
+    assert again.captions == original.captions
+    assert again.fingerprint == original.fingerprint
+
+
+# ---- The real files -------------------------------------------------------------------------
+
+
+def test_the_real_file_is_read_whole(shared):
+    annotations = read_usyd(shared / "data/usyd")
+    assert len(annotations) == 3600
+    captions = dict(zip(annotations.ids, annotations.captions, strict=True))
+    assert captions["2.jpg"] == "They are brave for riding in the jungle on those elephants."
+    assert captions["1338.jpg"] == 'A man surfing with titling that reads "spray."'
+    assert captions["1188.jpg"] == 'Two apartment doors with a sign in a window reading "for rent".'
+    assert captions["2259.jpg"] == "Men loading up a van with bags and suitcases.\n."
+    assert captions["24624.jpg"].count("\n") == 14
+    assert annotations.captions[-1] == "Bare trees with a train passing through in the background."
+    # 12 and 0 are no labels; the mean number of labels is the whole set's.
+    assert not annotations.targets[:, [0, 12]].any()
+    assert annotations.targets.sum() / 3600 == pytest.approx(1.55, abs=0.05)
+    # The longest caption of the whole set has 49 words: no record was swallowed by another.
+    assert max(len(caption.split()) for caption in annotations.captions) <= 49
+    assert not any(".jpg," in caption for caption in annotations.captions)
+
+
+def test_all_characters_of_the_real_files_are_accounted_for(shared):
+    """Written back in the raw form, the rows are the file, byte for byte."""
+    folder = shared / "data/usyd"
+    for file, count in (("train.csv", 3600), ("captions-27k.csv", 27000)):
+        annotations = read_usyd(folder, file=file, require_pictures=False)
+        assert len(annotations) == count
+        text = (folder / file).read_text(encoding="utf-8")
+        # The order of a row's labels is not kept: they are taken from the file.
+        labels = [part.split(",", 2)[1] for part in text.split("\n") if part[:1].isdigit()]
+        rows = zip(annotations.ids, labels, annotations.captions, strict=True)
+        written = "".join(f'{i},{numbers},"{caption}"\n' for i, numbers, caption in rows)
+        assert f"ImageID,Labels,Caption\n{written}".rstrip() == text.rstrip()
+        for row, numbers in enumerate(labels):
+            assert set(np.flatnonzero(annotations.targets[row])) == set(map(int, numbers.split()))
+
+
+def test_the_real_file_without_labels(shared):
+    annotations = read_unlabelled(shared / "data/usyd/test.csv")
+    assert len(annotations) == 198
+    assert annotations.captions[annotations.ids.index("30690.jpg")] == (
+        'A stop sign with a sticker reading "eating animals."'
+    )
+    assert annotations.targets.shape == (198, 20) and not annotations.targets.any()
+
+
+# ---- The report's form, with mistakes -------------------------------------------------------
+
+
+def test_a_file_without_labels(tmp_path):
+    folder = usyd(tmp_path, raw(labels=False), file="test.csv")
+    annotations = read_unlabelled(folder / "test.csv", label_names=["cat", "dog"])
+    assert annotations.captions == [caption for _, _, caption in TRAPS]
+    assert annotations.targets.shape == (len(TRAPS), 2) and not annotations.targets.any()
+    usyd(tmp_path, raw())
+    labelled = read_unlabelled(folder / "train.csv")
+    assert labelled.captions == annotations.captions and not labelled.targets.any()
+    with pytest.raises(UserError, match="no column Labels; its columns: ImageID, Caption"):
+        read_usyd(folder, file="test.csv")
+
+
+def test_an_empty_label_list_is_no_label(tmp_path):
+    rows = [("1.jpg", [], "Nothing here."), ("2.jpg", [3], "A car.")]
+    assert as_rows(read_usyd(usyd(tmp_path, raw(rows), rows))) == rows
+
+
+HEADER = "ImageID,Labels,Caption\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no column ImageID; its columns: none, the file is empty"),
+        (HEADER, "train.csv has no rows"),
+        (HEADER + "\n\n", "train.csv has no rows"),
+        ("ImageID,Caption\n2.jpg,a\n", "no column Labels; its columns: ImageID, Caption"),
+        ('2.jpg,1,"a"\n', "no column ImageID; its columns: 2.jpg, 1, a"),
+        (HEADER + '2.jpg,1,"a"\n4.jpg,1 x,"b"\n', r'row 2 \(4.jpg\): label "x" is not a number'),
+        (HEADER + '2.jpg,"a caption"\n', "row 1 has 2 fields, not 3"),
+        (HEADER + '2.jpg,1 1.5,"a"\n', r'row 1 \(2.jpg\): label "1.5" is not a number'),
+        (HEADER + '2.jpg,1,"a\nb"\n4.jpg,20,"b"\n', r"row 2 \(4.jpg\): label 20 is out of range"),
+        (HEADER + '2.jpg,12,"a"\n', r"label 12 is out of range: .* 1 to 19 without 12"),
+        (HEADER + '2.jpg,0,"a"\n', "label 0 is out of range"),
+        (HEADER + '2.jpg,-1,"a"\n', "label -1 is out of range"),
+        (HEADER + '2.jpg,1,"a"\n4.jpg,1,"b"\n2.jpg,3,"c"\n', r"twice: 2.jpg \(rows 1 and 3\)"),
+        (HEADER + 'a.jpg,1,"a"\n2.jpg,1,"b"\n', "row 1 does not start with an id .*: a.jpg"),
+        (HEADER + '2.jpg,1,"a"\nx.png,1,"b"\n', "the row after row 1 has the image id x.png"),
+    ],
+)
+def test_mistakes_in_the_reports_form(text, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        read_usyd(usyd(tmp_path, text, [("2.jpg",), ("4.jpg",)]))
+
+
+def test_missing_root_file_and_encoding(tmp_path):
+    with pytest.raises(UserError, match="the data folder .*nowhere does not exist"):
+        read_usyd(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="cannot read .*train.csv: No such file"):
+        read_usyd(tmp_path)
+    with pytest.raises(UserError, match="cannot read .*test.csv: No such file"):
+        read_unlabelled(tmp_path / "test.csv")
+    (tmp_path / "train.csv").write_bytes(b'ImageID,Labels,Caption\n2.jpg,1,"caf\xe9"\n')
+    with pytest.raises(UserError, match=r"train.csv is not text in UTF-8 \(byte 35\)"):
+        read_usyd(tmp_path)
+
+
+def test_missing_pictures_are_listed_up_to_ten_with_the_total(tmp_path):
+    rows = [(f"{number}.jpg", [1], "a") for number in range(30)]
+    folder = usyd(tmp_path, raw(rows), rows[:5])
+    with pytest.raises(UserError) as error:
+        read_usyd(folder)
+    message = str(error.value)
+    assert "25 of 30 rows have no picture file" in message and str(folder / "data") in message
+    assert "5.jpg (row 6)" in message and "14.jpg" in message and "15.jpg" not in message
+    assert len(read_usyd(folder, require_pictures=False)) == 30

@@ -13,7 +13,7 @@ from mmlabel.classifier import Classifier
 from mmlabel.data.annotations import Annotations
 from mmlabel.data.batches import Batch
 from mmlabel.data.captions import encode_texts
-from mmlabel.data.detections import detector_scores
+from mmlabel.data.feature_store import detector_scores
 from mmlabel.data.sources.report_csv import read_unlabelled
 from mmlabel.data.transforms import load_picture
 from mmlabel.errors import UserError
@@ -93,7 +93,7 @@ def probabilities_of(
         if "image" not in inputs:
             return None
         size = settings.data.image_size
-        pictures = [load_picture(rows.pictures[row], size=size, flipped=False) for row in chosen]
+        pictures = [load_picture(rows.pictures[row], size=size, flipped=False, upright=settings.data.upright) for row in chosen]
         return torch.from_numpy(np.stack(pictures)).to(device)  # (B, 3, S, S)
 
     found = []

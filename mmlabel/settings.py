@@ -50,6 +50,8 @@ class Batches(Group):
 
     image_size: Annotated[int, Ge(1), Le(4096)] = 224
     """Side in px of the square that the backbone sees."""
+    upright: StrictBool = True
+    """Turn pictures as their EXIF data says before anything else."""
     batch_size: Count = 32
     """Rows in a training step."""
     workers: Annotated[int, Ge(0), Le(256)] = 2

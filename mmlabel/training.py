@@ -50,7 +50,8 @@ from mmlabel.losses import build_loss, positive_weights
 from mmlabel.models.build import BackboneSource, build_network
 from mmlabel.models.detectors import load_detector
 from mmlabel.optimizers import build_optimizer, build_scheduler
-from mmlabel.run_folder import describe, read_history, write_run
+from mmlabel.record import describe
+from mmlabel.run_folder import read_history, write_run
 from mmlabel.settings import Settings
 from mmlabel.terminal import print_table
 from mmlabel.tracking import loggers_for, run_id, summarise
@@ -242,6 +243,7 @@ def build(settings: Settings, resumed: Checkpoint | None, *, wandb_id: str | Non
         prepared,
         looks_at_pictures="image" in settings.inputs,
         image_size=settings.data.image_size,
+        upright=settings.data.upright,
         batch_size=settings.data.batch_size,
         workers=settings.data.workers,
         on_bad_image=settings.data.on_bad_image,

@@ -10,17 +10,12 @@ from torch import Tensor, nn
 from mmlabel import settings
 from mmlabel.data.batches import Batch
 from mmlabel.losses import Criterion
-from mmlabel.models.backbones import (
-    Backbone,
-    backbone_info,
-    build_backbone,
-    resolve_weights,
-    weights_digest,
-)
+from mmlabel.models.backbones import Backbone, backbone_info, build_backbone
 from mmlabel.models.caption_encoder import CaptionEncoder
 from mmlabel.models.decoder import LabelDecoder
 from mmlabel.models.encoder import Encoder
 from mmlabel.models.fusion import Head, ImageEncoder, LateFusion, fused_features
+from mmlabel.models.weights import resolve_weights, weights_digest
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from web import Server, serving
 
-from mmlabel.data import embeddings
+from mmlabel import network
 from mmlabel.data.captions import Vocabulary, encode, tokenise
 from mmlabel.data.embeddings import Embeddings, load_embeddings
 from mmlabel.errors import UserError
@@ -54,10 +55,10 @@ def from_gensim(name: str, cache_dir: Path, *, on_missing: str = "error") -> Emb
 def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No network, and an empty folder of gensim's, which is returned."""
 
-    def fetch(url: str) -> bytes:
-        raise OSError(f"{url}: no network")
+    def fetch(url: str, *, max_bytes: int) -> bytes:
+        raise network.NetworkError(f"{url}: no network")
 
-    monkeypatch.setattr(embeddings, "fetch", fetch)
+    monkeypatch.setattr(network, "fetch", fetch)
     monkeypatch.setenv("GENSIM_DATA_DIR", str(tmp_path / "gensim-data"))
     return tmp_path / "gensim-data"
 
@@ -234,41 +235,48 @@ def test_a_misspelt_set_is_named(on_missing: str, offline: Path, tmp_path: Path)
         from_gensim("glove-wiki-gigword-100", tmp_path, on_missing=on_missing)
 
 
-def test_a_set_is_downloaded_once_by_gensim(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+@pytest.mark.parametrize("parts", [1, 3])
+def test_a_set_is_downloaded_once(
+    parts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     import hashlib
 
     import gensim.downloader
 
     content = gzip.compress(text_of(VECTORS, header=True))
-    server = tmp_path / "server"
-    (server / "tiny-3").mkdir(parents=True)
-    (server / "tiny-3" / "tiny-3.gz").write_bytes(content)
-    (server / "tiny-3" / "__init__.py").touch()
-    checksum = hashlib.md5(content).hexdigest()
-    entry = {"parts": 1, "file_name": "tiny-3.gz", "checksum": checksum}
-    listing = server / "list.json"
-    listing.write_text(json.dumps({"corpora": {}, "models": {"tiny-3": entry}}))
-    monkeypatch.setattr(gensim.downloader, "DATA_LIST_URL", listing.as_uri())
-    monkeypatch.setattr(gensim.downloader, "urlopen", lambda url: listing.open("rb"))
-    monkeypatch.setattr(gensim.downloader, "DOWNLOAD_BASE_URL", server.as_uri())
+    cuts = [round(part * len(content) / parts) for part in range(parts + 1)]
+    pieces = [content[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+    names = [".gz"] if parts == 1 else [f".gz_0{part}" for part in range(parts)]
+    keys = ["checksum"] if parts == 1 else [f"checksum-{part}" for part in range(parts)]
+    entry = {"parts": parts, "file_name": "tiny-3.gz"}
+    entry |= {k: hashlib.md5(p).hexdigest() for k, p in zip(keys, pieces, strict=True)}
+    wrong = entry | {key: "0" for key in keys}
+    listing = {"corpora": {}, "models": {"tiny-3": entry, "other-3": wrong}}
+    files = {"/list.json": json.dumps(listing).encode()}
+    for name in ("tiny-3", "other-3"):
+        files[f"/{name}/__init__.py"] = b"def load_data(): return 7"
+        files |= {f"/{name}/{name}{end}": p for end, p in zip(names, pieces, strict=True)}
+    monkeypatch.setattr(network, "BACKOFF", 0.01)
     # Set after gensim was imported, which reads it only then.
     monkeypatch.setenv("GENSIM_DATA_DIR", str(tmp_path / "data"))
-    with pytest.raises(UserError, match='did you mean "tiny-3"'):
-        from_gensim("tiny-2", tmp_path)
-    assert from_gensim("tiny-3", tmp_path).matrix[2].tolist() == VECTORS["cat"]
-    assert (tmp_path / "data" / "tiny-3" / "tiny-3.gz").is_file()
+    with serving(Server(files, cuts={f"/tiny-3/tiny-3{names[-1]}": [7]})) as server:
+        monkeypatch.setattr(gensim.downloader, "DATA_LIST_URL", f"{server.url}/list.json")
+        monkeypatch.setattr(gensim.downloader, "DOWNLOAD_BASE_URL", server.url)
+        with pytest.raises(UserError, match='did you mean "tiny-3"'):
+            from_gensim("tiny-2", tmp_path)
+        assert from_gensim("tiny-3", tmp_path).matrix[2].tolist() == VECTORS["cat"]
+        # A torn download is not taken for the set.
+        with pytest.raises(UserError, match="md5 hash"):
+            from_gensim("other-3", tmp_path)
     assert capsys.readouterr().out == ""
-    listing.unlink()
+    present = sorted(p.name for p in (tmp_path / "data" / "tiny-3").iterdir())
+    assert present == ["__init__.py", "tiny-3.gz"]
+    assert (tmp_path / "data" / "tiny-3" / "tiny-3.gz").read_bytes() == content
     assert from_gensim("tiny-3", tmp_path).found.tolist() == FOUND
-    # A torn download is not taken for the set.
-    entry["checksum"] = "0"
-    listing.write_text(json.dumps({"corpora": {}, "models": {"other-3": entry}}))
-    (server / "tiny-3").rename(server / "other-3")
-    (server / "other-3" / "tiny-3.gz").rename(server / "other-3" / "other-3.gz")
-    with pytest.raises(UserError, match="(?i)checksum"):
-        from_gensim("other-3", tmp_path)
+    # gensim finds it, too.
+    monkeypatch.setattr(gensim.downloader, "BASE_DIR", str(tmp_path / "data"))
+    monkeypatch.setattr(gensim.downloader, "_get_filename", lambda name: f"{name}.gz")
+    assert gensim.downloader.load("tiny-3") == 7
 
 
 def test_replaced_vectors_of_a_set_are_noticed(offline: Path, tmp_path: Path) -> None:

@@ -10,15 +10,16 @@ from functools import cache
 from pathlib import Path
 
 import train
-from mmlabel.cache import fingerprint
+from mmlabel.cache import cache_folder, fingerprint
 from mmlabel.cli import load_settings, run_cli
 from mmlabel.cli import unused as unused_options
 from mmlabel.data.annotations import Annotations
+from mmlabel.data.options import Coco
 from mmlabel.errors import UserError
 from mmlabel.former_settings import completed
 from mmlabel.report import StudyReport
 from mmlabel.run_folder import damage, failure, finished, hold
-from mmlabel.settings import Coco, Settings, read_settings
+from mmlabel.settings import Settings, read_settings
 from mmlabel.study.definition import Collection, Study, load_study, override_key, study_names
 from mmlabel.study.launch import launch, log_to_terminal, names_launcher
 from mmlabel.study.output import write_collection, write_study
@@ -234,7 +235,9 @@ class Sweep:
         key = settings.data.model_dump_json()
         if key not in self._annotations:
             self._annotations[key] = settings.data.read(
-                cache_dir=Path(settings.cache_dir).expanduser(), require_pictures=False
+                cache_dir=cache_folder(settings.cache_dir),
+                require_pictures=False,
+                require_captions=False,
             )
         return self._annotations[key]
 

@@ -225,7 +225,7 @@ def _jobs(overrides: Sequence[str]) -> Iterator[list[str]]:
 def _own_folder(config: DictConfig, kind: str) -> None:
     """Give a run whose folder was not chosen one that no other run started at the time has."""
     given = [item.key_or_group for item in parse(list(config.hydra.overrides.hydra))]
-    if f"hydra.{kind}.dir" in given or "LOCAL_RANK" in os.environ:
+    if f"hydra.{kind}.dir" in given or not is_first_process():
         return
     wanted = Path(config.hydra[kind].dir)
     for number in range(1, 1000):
@@ -265,6 +265,11 @@ def task_overrides() -> list[str]:
 
 def is_multirun() -> bool:
     return HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def is_first_process() -> bool:
+    """Whether this is no process that Lightning has started for data-parallel training."""
+    return "LOCAL_RANK" not in os.environ
 
 
 def sweep_name() -> str | None:

@@ -1,4 +1,4 @@
-"""Settings that earlier versions recorded, in checkpoints and in results, as this version reads them."""
+"""Settings that earlier versions recorded, as this version reads them."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -10,10 +10,11 @@ import difflib
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import annotated_types
-from pydantic import BaseModel, ConfigDict, ValidationError
+from annotated_types import Ge, Gt, Lt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
@@ -32,6 +33,20 @@ class Group(BaseModel):
         use_attribute_docstrings=True,
         protected_namespaces=(),
     )
+
+
+def _as_text(value: object) -> object:
+    """Hydra reads a name such as 2 as a number."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+Text = Annotated[str, BeforeValidator(_as_text)]
+Share = Annotated[float, Ge(0), Lt(1)]
+Positive = Annotated[float, Gt(0)]
+AtLeast0 = Annotated[float, Ge(0)]
+Count = Annotated[int, Ge(1)]
+Index = Annotated[int, Ge(0)]
+Decay = Annotated[float, Ge(0), Lt(1)]
 
 
 @dataclass(frozen=True)

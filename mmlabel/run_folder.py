@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mmlabel.data.prepare import PreparedData
 
 CONFIG, HISTORY, PREDICTIONS = "config.yaml", "metrics.csv", "predictions.csv"
+BEST, LAST = "best.ckpt", "last.ckpt"
 RESULTS, PAGE, SUMS = "results.json", "report.html", "SHA256SUMS"
 FAILED, LOCK = "failed.json", ".lock"
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmlabel.report import StudyReport, result_rows
-from mmlabel.settings import Wandb
 from mmlabel.study.definition import Study
+from mmlabel.training_options import Wandb
 
 if TYPE_CHECKING:
     import wandb

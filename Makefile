@@ -28,4 +28,4 @@ bench: .venv/installed ## measure what the feature store and the training loop g
 lint: .venv/installed-test ## check style, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/pyright -p . --pythonpath $(BIN)/python

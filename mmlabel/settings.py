@@ -17,7 +17,8 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BeforeValidator, ConfigDict, Field, StrictBool, model_validator
 
 from mmlabel.errors import UserError, nearest
-from mmlabel.models.names import BACKBONES, TORCHVISION_DETECTORS, ULTRALYTICS_DETECTORS
+from mmlabel.models.backbone_table import BACKBONES
+from mmlabel.models.names import TORCHVISION_DETECTORS, ULTRALYTICS_DETECTORS
 from mmlabel.options import Group, declared, discriminator, shown, validate
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ class Coco(Splits):
     """Of the download."""
     max_pictures: Count | None = None
     """Take the first so many pictures; null: all."""
-    base_url: Text = "http://images.cocodataset.org"
+    base_url: Text = "https://s3.amazonaws.com/images.cocodataset.org"
     """Where the download comes from."""
 
     def read(self, *, cache_dir: Path, require_pictures: bool) -> Annotations:

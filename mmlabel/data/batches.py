@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from mmlabel.data.captions import EncodedCaptions
 from mmlabel.data.transforms import picture_views, read_picture, stack_views
 
 
@@ -115,8 +116,7 @@ class SplitRows(Dataset):
         ids: list[str],
         targets: np.ndarray,
         known: np.ndarray | None = None,
-        tokens: np.ndarray,
-        lengths: np.ndarray,
+        captions: EncodedCaptions,
         pictures: list[Path] | None = None,
         features: torch.Tensor | None = None,
         feature_rows: np.ndarray | None = None,
@@ -125,8 +125,7 @@ class SplitRows(Dataset):
         self.ids = np.array(ids, dtype=object)
         self.targets = torch.from_numpy(targets.astype(np.float32))
         self.known = None if known is None else torch.from_numpy(known)
-        self.tokens = torch.from_numpy(tokens)
-        self.lengths = torch.from_numpy(lengths)
+        self.captions = captions
         self.pictures = pictures
         self.features = features
         self.feature_rows = None if feature_rows is None else torch.from_numpy(feature_rows)
@@ -137,12 +136,10 @@ class SplitRows(Dataset):
 
     def __getitem__(self, index: tuple[np.ndarray, np.ndarray]) -> Batch:
         rows, flipped = torch.from_numpy(index[0]), torch.from_numpy(index[1])
-        lengths = self.lengths[rows]
-        longest = max(int(lengths.max()), 1)
         return Batch(
             image=self._images(rows, flipped),
-            tokens=self.tokens[rows, :longest],
-            lengths=lengths,
+            tokens=torch.from_numpy(self.captions.pad(index[0])),
+            lengths=torch.from_numpy(self.captions.lengths[index[0]]),
             targets=self.targets[rows],
             rows=rows,
             ids=self.ids[index[0]].tolist(),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmlabel.cache import atomic_write, fingerprint, lock
+from mmlabel.cache import fingerprint, kept
 from mmlabel.errors import UserError, nearest
 
 SPLITS = ("train", "val", "test")
@@ -203,14 +203,12 @@ def _rows_of_splits(
 
 
 def _kept(cache_dir: Path, key: list, compute: Callable[[], np.ndarray]) -> np.ndarray:
-    path = cache_dir / "splits" / f"{fingerprint(*key)}.npy"
-    with lock(path):
-        if path.exists():
-            return np.load(path)
-        result = compute()
-        with atomic_write(path) as temporary:
-            np.save(temporary, result)
-    return result
+    return kept(
+        cache_dir / "splits" / f"{fingerprint(*key)}.entry",
+        compute,
+        pack=lambda split_of_picture: {"split": split_of_picture},
+        unpack=lambda arrays: arrays["split"],
+    )
 
 
 def _with_unlabelled(targets: np.ndarray) -> np.ndarray:

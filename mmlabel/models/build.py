@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import torch
@@ -39,7 +40,7 @@ class BackboneSource:
         chosen: settings.NamedBackbone | settings.TimmBackbone,
         *,
         seed: int,
-        on_missing: str,
+        on_missing: Literal["error", "continue"],
         built_in: bool = False,
     ) -> None:
         self.frozen = chosen.frozen

@@ -1,4 +1,3 @@
-BACKBONES = ("resnet50", "resnet18", "vgg16", "efficientnet_lite0")
 TORCHVISION_DETECTORS = (
     "ssdlite320_mobilenet_v3_large",
     "retinanet_resnet50_fpn_v2",

@@ -1,13 +1,16 @@
 """Train, select on validation, test once: `python train.py --help` shows the options."""
 
 import logging
+from contextlib import nullcontext
 
 import hydra
 from omegaconf import DictConfig
 
 from mmlabel.cli import (
     CONF,
+    Interrupted,
     fail,
+    is_first_process,
     is_multirun,
     job_settings,
     one_job,
@@ -18,7 +21,7 @@ from mmlabel.cli import (
 )
 from mmlabel.errors import UserError
 from mmlabel.help import help_text
-from mmlabel.run_folder import write_failure
+from mmlabel.run_folder import LAST, claim, write_failure
 
 log = logging.getLogger("mmlabel")
 
@@ -33,9 +36,14 @@ def main(cfg: DictConfig) -> float | None:
             # Only now, as torch and Lightning take seconds: a mistake is answered at once.
             from mmlabel.training import train
 
-            results = train(
-                settings, folder, overrides=task_overrides(), group=sweep_name(), notes=notes
-            )
+            with claim(folder) if is_first_process() else nullcontext():
+                results = train(
+                    settings, folder, overrides=task_overrides(), group=sweep_name(), notes=notes
+                )
+    except Interrupted as stop:
+        resume = f": go on with ckpt_path={last}" if (last := folder / LAST).is_file() else ""
+        log.warning("interrupted (%s)%s", stop, resume)
+        raise
     except Exception as error:
         write_failure(folder, error)
         if is_multirun():

@@ -28,11 +28,11 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
 import train as script  # noqa: E402
-from mmlabel.data.features import FeatureStore  # noqa: E402
+from mmlabel.data.feature_store import FeatureStore  # noqa: E402
 from mmlabel.data.sources.report_csv import read_usyd  # noqa: E402
 from mmlabel.data.transforms import load_picture  # noqa: E402
 from mmlabel.models.build import BackboneSource  # noqa: E402
-from mmlabel.run_folder import machine, versions  # noqa: E402
+from mmlabel.record import machine, versions  # noqa: E402
 
 EPOCHS = 10  # of a run of the sweep that benchmark 3 works out
 

@@ -146,7 +146,9 @@ class Classifier(pl.LightningModule):
         known = torch.ones_like(batch.targets, dtype=torch.bool)
         if batch.known is not None:
             known = batch.known
-        self._seen.append((batch.rows, probabilities, batch.targets, known, loss.expand(len(logits))))
+        self._seen.append(
+            (batch.rows, probabilities, batch.targets, known, loss.expand(len(logits)))
+        )
 
     def _finish(self, split: str) -> None:
         """Score what was seen of the split at once, over all processes, each row once."""

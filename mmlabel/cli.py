@@ -64,12 +64,25 @@ def run_cli(main: Callable[[], object], help_text: Callable[[], str] | None = No
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, _interrupt)
     try:
+        _check_groups(sys.argv[1:])
         main()
     except Interrupted as stop:
         print(f"mmlabel: interrupted ({stop})", file=sys.stderr, flush=True)
         sys.exit(stop.exit_code)
     except (UserError, HydraException, OmegaConfBaseException) as error:
         fail(error)
+
+
+def _check_groups(arguments: Sequence[str]) -> None:
+    """Refuse a group that is set to a value: Hydra has no message for it."""
+    for text in arguments:
+        group, found, value = text.lstrip("+~").partition("=")
+        if found and (CONF / group).is_dir() and group not in ("", "study"):
+            if re.fullmatch(r"[-+.\d]+|\{.*|true|false", value.strip(), re.IGNORECASE):
+                raise UserError(
+                    f"{text}: {group} is a group of options: give {group}=NAME, one of"
+                    f" {', '.join(choices(group))}, or one of its options, {group}.OPTION=VALUE"
+                )
 
 
 def _interrupt(signum: int, _: FrameType | None) -> NoReturn:
@@ -133,8 +146,8 @@ def settings_from(config: DictConfig, overrides: Sequence[str]) -> Settings:
     """Check a composed configuration; `overrides` are those of the command line."""
     for item in parse(overrides):
         _check_override(item)
-    values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-    values.pop("hydra", None)
+    own = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    values: dict[str, Any] = OmegaConf.to_container(own, resolve=True)  # type: ignore[assignment]
     return read_settings(values)
 
 
@@ -212,7 +225,7 @@ def _jobs(overrides: Sequence[str]) -> Iterator[list[str]]:
 def _own_folder(config: DictConfig, kind: str) -> None:
     """Give a run whose folder was not chosen one that no other run started at the time has."""
     given = [item.key_or_group for item in parse(list(config.hydra.overrides.hydra))]
-    if f"hydra.{kind}.dir" in given or "LOCAL_RANK" in os.environ:
+    if f"hydra.{kind}.dir" in given or not is_first_process():
         return
     wanted = Path(config.hydra[kind].dir)
     for number in range(1, 1000):
@@ -252,6 +265,11 @@ def task_overrides() -> list[str]:
 
 def is_multirun() -> bool:
     return HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def is_first_process() -> bool:
+    """Whether this is no process that Lightning has started for data-parallel training."""
+    return "LOCAL_RANK" not in os.environ
 
 
 def sweep_name() -> str | None:

@@ -1,4 +1,4 @@
-"""`python -m mmlabel.features list|prune`: see and clean the stores of backbone features."""
+"""`python -m mmlabel.features list|prune`: see and clean the stores of features and scores."""
 
 import argparse
 import os
@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from mmlabel.data.features import StoreInfo, forget_digests, remove_store, stores
+from mmlabel.data.digests import forget_digests
+from mmlabel.data.row_store import StoreInfo, remove_store, stores
 from mmlabel.errors import UserError
 
 
@@ -50,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
 def _days(text: str) -> timedelta:
     try:
         age = timedelta(days=float(text))
-        datetime.now() - age  # a calendar begins somewhere
+        _ = datetime.now() - age  # a calendar begins somewhere
     except (ValueError, OverflowError):
         age = timedelta(days=-1)
     if age < timedelta(0):
@@ -62,7 +63,7 @@ def _print_table(found: list[StoreInfo], cache_dir: Path) -> None:
     if not found:
         print(f"no feature stores in {cache_dir}")
         return
-    head = ("store", "backbone", "size", "precision", "stored as", "rows", "MB", "last used")
+    head = ("store", "network", "size", "precision", "stored as", "rows", "MB", "last used")
     lines = [head, *(_columns(info) for info in found)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
@@ -72,14 +73,21 @@ def _print_table(found: list[StoreInfo], cache_dir: Path) -> None:
 def _columns(info: StoreInfo) -> tuple[str, ...]:
     return (
         info.name[:12],
-        str(info.key.get("backbone", "?")),
-        str(info.key["size"]),
-        str(info.key.get("precision", "?")),
+        _network(info),
+        str(info.key.get("size") or info.key.get("image_size") or "-"),
+        str(info.key.get("precision", "-")),
         info.dtype,
         f"{info.rows:,}",
         f"{info.megabytes:,.1f}",
         f"{info.last_used:%Y-%m-%d %H:%M}",
     )
+
+
+def _network(info: StoreInfo) -> str:
+    """The backbone, or the detector; one from a file is known by its weights."""
+    if "backbone" in info.key:
+        return str(info.key["backbone"])
+    return f"detector {info.key.get('detector') or str(info.key.get('weights', '?'))[:8]}"
 
 
 def _chosen(found: list[StoreInfo], options: argparse.Namespace) -> list[StoreInfo]:
@@ -99,7 +107,7 @@ def _chosen(found: list[StoreInfo], options: argparse.Namespace) -> list[StoreIn
 def _prune(chosen: list[StoreInfo]) -> None:
     removed = 0.0
     for info in chosen:
-        name = f"{info.name[:12]} ({info.key.get('backbone', '?')}, {info.rows:,} rows)"
+        name = f"{info.name[:12]} ({_network(info)}, {info.rows:,} rows)"
         if remove_store(info):
             removed += info.megabytes
             print(f"removed {name}: {info.megabytes:,.1f} MB")

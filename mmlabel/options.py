@@ -6,13 +6,15 @@ and in the answer to a mistake, is read off these declarations.
 
 from __future__ import annotations
 
+import difflib
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import annotated_types
-from pydantic import BaseModel, ConfigDict, ValidationError
+from annotated_types import Ge, Gt, Lt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
@@ -31,6 +33,20 @@ class Group(BaseModel):
         use_attribute_docstrings=True,
         protected_namespaces=(),
     )
+
+
+def _as_text(value: object) -> object:
+    """Hydra reads a name such as 2 as a number."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+Text = Annotated[str, BeforeValidator(_as_text)]
+Share = Annotated[float, Ge(0), Lt(1)]
+Positive = Annotated[float, Gt(0)]
+AtLeast0 = Annotated[float, Ge(0)]
+Count = Annotated[int, Ge(1)]
+Index = Annotated[int, Ge(0)]
+Decay = Annotated[float, Ge(0), Lt(1)]
 
 
 @dataclass(frozen=True)
@@ -240,31 +256,31 @@ def _place(
 
 def unknown(name: str, group: type[Group], owner: type[Group] | None = None) -> str:
     """What to say of an option that does not exist; `owner`: the kind of group it was given to."""
-    names = {option.name for option in declared(group)}
-    kind = kind_of(owner) if owner else None
-    if name in names and kind:
-        prefix = name.rsplit(".", 1)[0]
-        kinds = [o.kind for o in declared(group) if o.name == name and o.kind]
-        return (
-            f"{name} has no effect with {prefix}={kind}, and does not exist there: leave it out"
-            f" (it belongs to {prefix}={', '.join(kinds)})"
-        )
-    names |= set(group.model_fields)
-    return f'there is no option "{name}"{_nearest_option(name, names)}'
+    options = list(declared(group))
+    if kinds := [option.kind for option in options if option.name == name and option.kind]:
+        prefix = name.split(".")[0]
+        others = ", ".join(kinds).replace("|", ", ")
+        chosen = f"{prefix}={kind_of(owner)}" if owner and kind_of(owner) else f"this {prefix}"
+        return f"{name} does not exist with {chosen} (only with {prefix}={others}): leave it out"
+    names = [option.name for option in options if not option.choice]
+    return f'there is no option "{name}"{_nearest_option(name, [*names, *group.model_fields])}'
 
 
-def _nearest_option(name: str, names: set[str]) -> str:
-    by_leaf = {option.rsplit(".", 1)[-1]: option for option in sorted(names, reverse=True)}
-    leaf = name.rsplit(".", 1)[-1]
-    if "." not in name and leaf in by_leaf and by_leaf[leaf] != name:
-        return f"; did you mean {by_leaf[leaf]}?"
-    hint = nearest(name, names)
-    if "did you mean" in hint:
-        return hint
-    close = nearest(leaf, by_leaf)
-    if found := [by_leaf[key] for key in by_leaf if f'"{key}"' in close]:
-        return f'; did you mean "{found[0]}"?'
-    return "; python train.py --help lists them"
+def _nearest_option(name: str, names: Sequence[str]) -> str:
+    prefix, _, leaf = name.rpartition(".")
+    leaves = {option: option.rsplit(".", 1)[-1] for option in names}
+    same = [option for option in names if leaves[option] == leaf]
+    # "epochs" for trainer.max_epochs: the most, rather than the least, is meant.
+    part = [option for option in names if leaf in leaves[option].split("_") and not prefix]
+    part.sort(key=lambda option: ("max" not in leaves[option], len(option)))
+    group = [option for option in names if option.startswith(f"{prefix}.") and prefix]
+    close = difflib.get_close_matches(name, group or names, n=1, cutoff=0.75)
+    for found in [*same, *part, *close]:
+        return f'; did you mean "{found}"?'
+    if group:
+        return f"; there are {', '.join(dict.fromkeys(group))}"
+    (found,) = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
+    return f'; the nearest is "{found}", and python train.py --help lists all'
 
 
 def validate(group: type[Group], values: Mapping[str, object]) -> Any:

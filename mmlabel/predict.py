@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mmlabel.cache import cache_folder
 from mmlabel.checkpoint import Checkpoint, load_classifier
 from mmlabel.classifier import Classifier
 from mmlabel.data.annotations import Annotations
 from mmlabel.data.batches import Batch
 from mmlabel.data.captions import encode_texts
-from mmlabel.data.detections import detector_scores
+from mmlabel.data.feature_store import detector_scores
 from mmlabel.data.sources.report_csv import read_unlabelled
 from mmlabel.data.transforms import load_picture
 from mmlabel.errors import UserError
@@ -48,6 +49,7 @@ def predict(options: argparse.Namespace) -> None:
         pictures=options.pictures,
         label_names=classifier.label_names,
         require_pictures="image" in checkpoint.settings.inputs,
+        require_captions="caption" in checkpoint.settings.inputs,
     )
     probabilities = probabilities_of(classifier, checkpoint, rows, batch_size=options.batch_size)
     answers = probabilities >= torch.tensor(classifier.threshold)
@@ -84,7 +86,7 @@ def probabilities_of(
         detector = load_detector(
             **settings.detector.model_dump(), label_names=classifier.label_names
         )
-        cache = Path(settings.cache_dir).expanduser()
+        cache = cache_folder(settings.cache_dir)
         scores = detector_scores(rows.pictures, detector, cache_dir=cache).array
 
     def image(chosen: range) -> torch.Tensor | None:
@@ -93,7 +95,12 @@ def probabilities_of(
         if "image" not in inputs:
             return None
         size = settings.data.image_size
-        pictures = [load_picture(rows.pictures[row], size=size, flipped=False) for row in chosen]
+        pictures = [
+            load_picture(
+                rows.pictures[row], size=size, flipped=False, upright=settings.data.upright
+            )
+            for row in chosen
+        ]
         return torch.from_numpy(np.stack(pictures)).to(device)  # (B, 3, S, S)
 
     found = []

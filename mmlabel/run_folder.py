@@ -3,7 +3,7 @@
 config.yaml      the resolved settings
 metrics.csv      the history, written by Lightning's CSVLogger
 predictions.csv  the test split: ImageID, target_N and prob_N of each label number N
-results.json     the record, see `describe`; written after the files above
+results.json     the record, see `mmlabel.record.describe`; written after the files above
 report.html      the page
 failed.json      why there are no results
 best.ckpt, last.ckpt
@@ -11,33 +11,31 @@ best.ckpt, last.ckpt
 
 import csv
 import json
-import platform
-from collections.abc import Mapping, Sequence
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from filelock import FileLock, Timeout
 
-from mmlabel.cache import atomic_write, fingerprint
+from mmlabel.cache import atomic_write, file_digest
 from mmlabel.errors import UserError
 
 # torch is imported where it is needed: a sweep that has nothing to run does without it.
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from mmlabel.classifier import Classifier
-    from mmlabel.data.datamodule import CaptionedPictures
     from mmlabel.data.prepare import PreparedData
 
 CONFIG, HISTORY, PREDICTIONS = "config.yaml", "metrics.csv", "predictions.csv"
-RESULTS, FAILED = "results.json", "failed.json"
-
-PACKAGES = (
-    "mmlabel torch torchvision pytorch-lightning hydra-core omegaconf torchmetrics gensim nltk"
-    " wandb timm numpy"
-).split()
+BEST, LAST = "best.ckpt", "last.ckpt"
+RESULTS, PAGE, SUMS = "results.json", "report.html", "SHA256SUMS"
+FAILED, LOCK = "failed.json", ".lock"
 
 
 # ---------------------------------------------------------------------------------------- reading
@@ -66,7 +64,7 @@ class RunRecord:
 
     Attributes:
         folder: where it was read from.
-        results: results.json, see `describe`.
+        results: results.json, see `mmlabel.record.describe`.
         history: metrics.csv, one dict per epoch, without the cells that were empty; [] without it.
         predictions: predictions.csv.
     """
@@ -89,15 +87,15 @@ def read_run(folder: Path) -> RunRecord:
     """Read results.json, predictions.csv and, if the run has trained, metrics.csv.
 
     Raises:
-        UserError: a file is missing or cannot be understood.
+        UserError: a file is missing, has changed since the run, or cannot be understood.
     """
     folder = Path(folder)
+    if name := damage(folder):
+        raise UserError(f"{folder / name} is not as the run wrote it; run it again")
     try:
-        results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
-        results["scores"], results["threshold"]
         return RunRecord(
             folder=folder,
-            results=results,
+            results=_read_results(folder / RESULTS, "scores", "threshold"),
             history=_by_epoch(_read_history(folder / HISTORY)),
             predictions=_read_predictions(folder / PREDICTIONS),
         )
@@ -115,12 +113,17 @@ def read_results(folder: Path) -> dict:
     """
     path = folder / RESULTS
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-        results["scores"], results["settings"], results["seconds"]["total"]
+        return _read_results(path, "scores", "settings", "seconds")
     except FileNotFoundError:
         raise UserError(f"{path} is missing: has the run finished?") from None
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise UserError(f"{path} cannot be read ({error}); run it again") from error
+
+
+def _read_results(path: Path, *needed: str) -> dict:
+    results = json.loads(path.read_text(encoding="utf-8"))
+    if missing := [key for key in needed if key not in results]:
+        raise ValueError(f"{path.name} lacks {missing[0]}")
     return results
 
 
@@ -176,8 +179,32 @@ def _read_predictions(path: Path) -> Predictions:
 
 
 def finished(folder: Path) -> bool:
-    """Whether a run has left its results there; they are written last, and whole."""
-    return (folder / RESULTS).is_file() and (folder / PREDICTIONS).is_file()
+    """Whether a run has left all of its files there and they are as it wrote them."""
+    return (folder / SUMS).is_file() and damage(folder) is None
+
+
+def damage(folder: Path) -> str | None:
+    """The first file of a finished run that is not as it was written; None if the run is whole.
+
+    Of a run that has not finished nothing is known: None.
+    """
+    try:
+        lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError):
+        return SUMS
+    found = [re.fullmatch(r"([0-9a-f]{64})  ([\w.-]+)", line) for line in lines]
+    digests = {match[2]: match[1] for match in found if match}
+    if len(digests) != len(lines) or RESULTS not in digests:
+        return SUMS
+    for name, digest in digests.items():
+        try:
+            if file_digest(folder / name) != digest:
+                return name
+        except OSError:
+            return name
+    return None
 
 
 def failure(folder: Path) -> str:
@@ -188,122 +215,65 @@ def failure(folder: Path) -> str:
         return "it ended without a result: see the log in its folder, if there is one"
 
 
-# ------------------------------------------------------------------------------------- the record
-
-
-def describe(
-    *,
-    settings: dict[str, object],
-    study: str | None,
-    variant: str | None,
-    overrides: list[str],
-    prepared: "PreparedData",
-    data: "CaptionedPictures",
-    classifier: "Classifier",
-    pretrained: dict[str, str],
-    epochs: int,
-    best_epoch: int | None,
-    seconds: dict[str, float],
-) -> dict:
-    """Everything about a finished run that can be compared with others: see README, "Outputs".
-
-    Args:
-        settings: the resolved configuration, as plain values.
-        study: whose run it is, None for a run of its own.
-        variant: of that study.
-        overrides: what the run was given on the command line.
-        prepared, data: what it read.
-        classifier: as evaluated last.
-        pretrained: where the weights of its parts come from, in words.
-        epochs: how many have been trained.
-        best_epoch: the one whose weights were evaluated; None if none were trained.
-        seconds: what took how long; "total" is all of it.
-    """
-    stored = classifier.backbone
-    modules = [classifier.network, *([stored.backbone] if stored else [])]
-    parameters, megabytes = model_size(*modules)
-    if data.detector is not None:
-        parameters += data.detector.parameters
-        megabytes += data.detector.megabytes
-        seconds = seconds | {"detector": data.detector_seconds}
-    labels = {}
-    if test := classifier.evaluated.get("test"):
-        labels = label_table(
-            test.probabilities,
-            test.targets,
-            classifier.label_names,
-            classifier.threshold,
-            test.known,
-        )
-    seen = {split: len(found.rows) for split, found in classifier.evaluated.items()}
-    rows = {"train": classifier.rows_trained or len(prepared.rows["train"]), "val": 0, "test": 0}
-    return {
-        "status": "finished",
-        "scores": classifier.scores,
-        "threshold": classifier.threshold,
-        "rows": rows | seen,
-        "labels": labels,
-        "epochs": epochs,
-        "best_epoch": best_epoch,
-        "overrides": overrides,
-        "settings": settings,
-        "study": study,
-        "variant": variant,
-        "data_fingerprint": fingerprint(prepared.annotations.fingerprint, *prepared.rows.values()),
-        "seconds": seconds,
-        "parameters": parameters,
-        "megabytes": megabytes,
-        "pretrained": pretrained,
-        "coverage": prepared.coverage
-        and dict(zip(("words", "tokens"), prepared.coverage, strict=True)),
-        "notes": prepared.notes,
-        "versions": versions(),
-        "machine": machine(),
-    }
-
-
-def versions() -> dict[str, str]:
-    """Of Python and the packages that a result may depend on."""
-    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
-
-
-def machine() -> str:
-    """Where a figure was measured, in words."""
-    import torch
-
-    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ", no GPU"
-    return f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads{gpu}"
-
-
-def model_size(*modules: "nn.Module") -> tuple[int, float]:
-    """Number of parameters, and megabytes (10^6 bytes) of parameters and buffers together."""
-    parameters = [p for module in modules for p in module.parameters()]
-    buffers = [b for module in modules for b in module.buffers()]
-    size = sum(t.numel() * t.element_size() for t in [*parameters, *buffers])
-    return sum(p.numel() for p in parameters), size / 1e6
-
-
-def label_table(
-    probabilities: "Tensor",
-    targets: "Tensor",
-    label_names: Sequence[str],
-    threshold: float | list[float],
-    known: "Tensor | None" = None,
-) -> dict[str, dict]:
-    """Name, support, precision, recall and F1 of each label that occurs, by label number."""
-    import torch
-
-    from mmlabel.metrics import per_label
-
-    rows = per_label(probabilities, targets, torch.tensor(threshold), known)
-    return {
-        str(number): {"name": label_names[number], **row}
-        for number, row in enumerate(rows)
-        if row["support"] > 0
-    }
-
-
 # ---------------------------------------------------------------------------------------- writing
+
+
+@contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Keep other processes of this project out of a folder, which is made if there is none.
+
+    The lock dies with its process, however that ends.
+
+    Raises:
+        UserError: another process holds the folder, or it cannot be written.
+    """
+    lock = FileLock(folder / LOCK)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f"another process is writing to {folder}: wait for it, or choose another folder"
+        ) from None
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be written ({error.strerror}): choose another folder"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def claim(folder: Path) -> Iterator[None]:
+    """Hold a folder for a new run.
+
+    What an unfinished run has left there would pass for this one's and is removed, but for
+    checkpoints and the history, to resume from.
+
+    Raises:
+        UserError: as `hold`, or the folder holds a finished run.
+    """
+    ours = (folder / LOCK).exists()
+    with hold(folder):
+        if (folder / SUMS).exists():
+            raise UserError(f"{folder} holds a finished run: choose another folder")
+        for name in (CONFIG, PREDICTIONS, RESULTS, PAGE, FAILED) if ours else ():
+            (folder / name).unlink(missing_ok=True)
+        yield
+
+
+def empty(folder: Path) -> None:
+    """Remove all that a run has left in its folder, if it is there; raises as `hold`."""
+    if not folder.exists():
+        return
+    with hold(folder):
+        for path in folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != LOCK:
+                path.unlink()
 
 
 def write_run(
@@ -314,11 +284,11 @@ def write_run(
     classifier: "Classifier",
     page: bool,
 ) -> None:
-    """Write a run's files; results.json comes last but for the page, as it says "finished".
+    """Write a run's files, the checksums last.
 
     Args:
         folder: of the run.
-        results: see `describe`.
+        results: see `mmlabel.record.describe`.
         prepared: what it read.
         classifier: as evaluated last; of a test split that was not looked at there are no
             predictions.
@@ -328,7 +298,7 @@ def write_run(
 
     with atomic_write(folder / CONFIG) as temporary:
         temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(results["settings"])))
-    tested = classifier.evaluated.get("test")
+    tested, rows = classifier.evaluated.get("test"), None
     if tested:
         rows = prepared.annotations.take(prepared.rows["test"][tested.rows.numpy()])
         write_predictions(
@@ -339,11 +309,19 @@ def write_run(
             label_names=classifier.label_names,
         )
     write_json(folder / RESULTS, results)
-    (folder / FAILED).unlink(missing_ok=True)  # of an earlier attempt in this folder
-    if tested and page:
+    if rows is not None and page:
         from mmlabel.report import write_run_report
 
         write_run_report(folder, rows)
+    seal(folder)
+
+
+def seal(folder: Path) -> None:
+    """Write the checksums of a run's files, which makes it a finished one."""
+    files = [folder / name for name in (CONFIG, HISTORY, PREDICTIONS, RESULTS, PAGE)]
+    lines = [f"{file_digest(path)}  {path.name}\n" for path in files if path.is_file()]
+    with atomic_write(folder / SUMS) as temporary:
+        temporary.write_text("".join(lines), encoding="utf-8")
 
 
 def write_failure(folder: Path, error: BaseException) -> None:

@@ -75,8 +75,7 @@ def print_study(report: "StudyReport") -> None:
     from rich import box
     from rich.table import Table
 
-    from mmlabel.report import result_rows
-    from mmlabel.report import verdicts
+    from mmlabel.report import result_rows, verdicts
     from mmlabel.study.output import run_notes
 
     metric = report.metric

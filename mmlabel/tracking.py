@@ -10,9 +10,9 @@ from typing import Any
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
-from mmlabel import settings
 from mmlabel.errors import UserError
 from mmlabel.settings import Settings, flatten
+from mmlabel.training_options import Wandb
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ def summarise(loggers: Sequence[Logger], results: Mapping[str, Any]) -> None:
 
 
 def wandb_logger(
-    chosen: settings.Wandb,
+    chosen: Wandb,
     *,
     config: Mapping[str, object],
     folder: Path,
@@ -113,7 +113,7 @@ def wandb_logger(
     """A logger whose wandb run has begun, and which never asks for a login.
 
     Args:
-        chosen: the options of wandb; without a mode the run is offline unless somebody is logged in.
+        chosen: the options; without a mode the run is offline unless somebody is logged in.
         config: flat and resolved, so that a dashboard can group by it.
         folder: of the run.
         name, group, tags: of the run, beside those chosen.

@@ -32,8 +32,9 @@ def check_trainer_options(given: Mapping[str, object], declared: Collection[str]
             hint = f": use {OWN[name]}" if OWN[name] else ", it is set by train.py: leave it out"
             raise UserError(f"trainer.{name} cannot be set{hint}")
         if name not in known:
-            options = {*known, *declared} - OWN.keys()
-            raise UserError(f"there is no option trainer.{name}{nearest(name, options)}")
+            options = [f"trainer.{option}" for option in {*known, *declared} - OWN.keys()]
+            hint = nearest(f"trainer.{name}", options)
+            raise UserError(f'there is no option "trainer.{name}"{hint}')
 
 
 def _signature() -> set[str]:

@@ -17,6 +17,7 @@ from pytorch_lightning.callbacks import Callback, DeviceStatsMonitor
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from mmlabel.cache import cache_folder
 from mmlabel.callbacks import (
     BestCheckpoint,
     FreshSchedule,
@@ -39,6 +40,7 @@ from mmlabel.checkpoint import (
 )
 from mmlabel.classifier import Classifier
 from mmlabel.data.datamodule import CaptionedPictures, StoredFeatures
+from mmlabel.data.labels import label_summary
 from mmlabel.data.prepare import (
     PreparedData,
     with_captions,
@@ -50,7 +52,8 @@ from mmlabel.losses import build_loss, positive_weights
 from mmlabel.models.build import BackboneSource, build_network
 from mmlabel.models.detectors import load_detector
 from mmlabel.optimizers import build_optimizer, build_scheduler
-from mmlabel.run_folder import describe, read_history, write_run
+from mmlabel.record import describe
+from mmlabel.run_folder import read_history, write_run
 from mmlabel.settings import Settings
 from mmlabel.terminal import print_table
 from mmlabel.tracking import loggers_for, run_id, summarise
@@ -242,11 +245,12 @@ def build(settings: Settings, resumed: Checkpoint | None, *, wandb_id: str | Non
         prepared,
         looks_at_pictures="image" in settings.inputs,
         image_size=settings.data.image_size,
+        upright=settings.data.upright,
         batch_size=settings.data.batch_size,
         workers=settings.data.workers,
         on_bad_image=settings.data.on_bad_image,
         seed=settings.seed,
-        cache_dir=Path(settings.cache_dir).expanduser(),
+        cache_dir=cache_folder(settings.cache_dir),
         stored=stored,
         detector=detector,
     )
@@ -273,10 +277,15 @@ def build(settings: Settings, resumed: Checkpoint | None, *, wandb_id: str | Non
 
 def prepare(settings: Settings, resumed: Checkpoint | None) -> PreparedData:
     """Rows, splits, captions and word vectors, as the model or the checkpoint needs them."""
-    cache_dir = Path(settings.cache_dir).expanduser()
+    cache_dir = cache_folder(settings.cache_dir)
     annotations = settings.data.read(
-        cache_dir=cache_dir, require_pictures="image" in settings.inputs
+        cache_dir=cache_dir,
+        require_pictures="image" in settings.inputs,
+        require_captions="caption" in settings.inputs,
     )
+    if settings.data.name == "csv":
+        for line in label_summary(annotations):
+            log.info("%s", line)
     rows = settings.data.divide(annotations, cache_dir=cache_dir)
     if resumed is not None and annotations.label_names != resumed.label_names:
         raise UserError(
@@ -305,6 +314,8 @@ def prepare(settings: Settings, resumed: Checkpoint | None) -> PreparedData:
             cache_dir=cache_dir,
             on_missing=settings.data.on_missing,
         )
+    for note in annotations.notes:
+        prepared.note(note)
     if resumed is not None:
         check_rows(resumed, prepared, allow_other=settings.data.allow_other_rows)
     return prepared

@@ -1,16 +1,17 @@
 """The rows of a data set, and the checks that the readers of all sources share."""
 
 import os
-import re
+import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from mmlabel import cache
-from mmlabel.errors import UserError, nearest
+from mmlabel.errors import UserError
 
 # Position = label number = COCO category id; COCO has no category 0 or 12.
 REPORT_LABELS = (
@@ -18,9 +19,10 @@ REPORT_LABELS = (
     "stop sign,parking meter,bench,bird,cat,dog,horse"
 ).split(",")
 
-
-INTEGER = re.compile(r"[+-]?\d+")
 ABSENT = 127  # in `Annotations.label_order`
+
+# What a missing value is often written as; an empty cell is meant.
+NULL_WORDS = frozenset({"nan", "none", "null", "nil", "n/a", "na", "#n/a", "<na>", "nat"})
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -28,15 +30,17 @@ class Annotations:
     """The rows of a data set, in file order.
 
     Attributes:
-        ids: the image ids, each once ("2.jpg").
+        ids: the image ids ("2.jpg"). Rows of the same id are captions of one picture: they stand
+            together, and the first of them is the one that counts outside of training.
         captions: one caption a row; may be empty.
         targets: (N, num_labels) uint8, 0 or 1; position = label number (report, section 3.1.3).
         label_names: one name per label number; "" for a number that is no label.
         pictures: one path a row.
         label_order: (N, num_labels) int8, where in the file's list each of a row's labels stands,
             ABSENT for labels that the row does not have; None where labels are not listed in order.
-        known: (N, num_labels) bool, False where it is not known whether the row has the label; None:
-            all are known.
+        known: (N, num_labels) bool, False where it is not known whether a row has a label (its
+            target is 0 and must not be looked at); None where all is known.
+        notes: what a user should know of how the files were read, one sentence each.
     """
 
     ids: list[str]
@@ -46,6 +50,7 @@ class Annotations:
     pictures: list[Path]
     label_order: np.ndarray | None = None
     known: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -57,10 +62,11 @@ class Annotations:
     @cached_property
     def fingerprint(self) -> str:
         """A hash of ids, captions, targets and label names; the pictures are not read."""
-        return cache.fingerprint(self.ids, self.captions, self.targets, self.label_names)
+        parts = [self.ids, self.captions, self.targets, self.label_names]
+        return cache.fingerprint(*parts, *([] if self.known is None else [self.known]))
 
     def take(self, rows: Sequence[int] | np.ndarray) -> "Annotations":
-        """These rows, in this order."""
+        """These rows, in this order, without the notes."""
         rows = np.asarray(rows, dtype=np.int64)
         return Annotations(
             ids=[self.ids[row] for row in rows],
@@ -82,8 +88,17 @@ def checked_annotations(
     label_names: Sequence[str],
     pictures: list[Path],
     require_pictures: bool,
+    require_captions: bool,
     label_order: np.ndarray | None = None,
+    known: np.ndarray | None = None,
+    notes: Iterable[str] = (),
 ) -> Annotations:
+    """The annotations of `file`, after the checks that need all of its rows.
+
+    Raises UserError for text that cannot be written down, and for pictures that are required and
+    not there. Empty captions are counted in a note where captions are required.
+    """
+    _check_text(file, ids, captions)
     if require_pictures:
         _check_pictures(file, ids, pictures)
     return Annotations(
@@ -93,27 +108,31 @@ def checked_annotations(
         label_names=list(label_names),
         pictures=pictures,
         label_order=label_order,
+        known=known,
+        notes=(*notes, *(_caption_notes(file, captions) if require_captions else ())),
     )
 
 
-def read_text(path: Path) -> str:
+def read_bytes(path: Path) -> bytes:
+    """The content of a file. Raises UserError if there is none to be had."""
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        # A pipe or a device may never end.
+        if not stat.S_ISREG(os.stat(path).st_mode) and not path.is_dir():
+            raise UserError(f"{path} is not a plain file")
+        return path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not text in UTF-8 (byte {error.start})") from None
 
 
-def column_numbers(path: Path, header: list[str], columns: list[str]) -> list[int]:
-    for column in columns:
-        if column not in header:
-            found = ", ".join(filter(None, header)) or "none, the file is empty"
-            raise UserError(f"{path} has no column {column}; its columns: {found}")
-    return [header.index(column) for column in columns]
+def check_ids(path: Path, ids: list[str], *, repeated: bool = False, hint: str = "") -> None:
+    """Raise UserError for no rows, and for ids that are empty, no text or there twice.
 
-
-def check_ids(path: Path, ids: list[str]) -> None:
+    Args:
+        path: the file that the ids are from.
+        ids: one a row.
+        repeated: whether an id may be there several times.
+        hint: what to do about ids that are there twice.
+    """
     if not ids:
         raise UserError(f"{path} has no rows")
     first_row: dict[str, int] = {}
@@ -121,44 +140,62 @@ def check_ids(path: Path, ids: list[str]) -> None:
     for row, image_id in enumerate(ids, start=1):
         if not image_id:
             raise UserError(f"{path}: row {row} has no image id")
+        if "\0" in image_id:
+            raise UserError(f"{path}: row {row} has a zero byte in its image id: {image_id!r}")
         if first_row.setdefault(image_id, row) != row:
             twice.append(f"{image_id} (rows {first_row[image_id]} and {row})")
-    if twice:
-        raise UserError(f"{path}: {len(twice)} image id(s) are there twice: {up_to_ten(twice)}")
+    if twice and not repeated:
+        raise UserError(
+            f"{path}: {len(twice)} image id(s) are there twice: {up_to_ten(twice)}{hint}"
+        )
 
 
-def label_order_of(
-    path: Path,
-    ids: list[str],
-    lists: list[list[str]],
-    *,
-    num_labels: int,
-    numbers: dict[str, int],
-    allowed: str,
-) -> np.ndarray:
-    """`Annotations.label_order` of lists of labels; `numbers` has the number of each label."""
-    order = np.full((len(ids), num_labels), ABSENT, dtype=np.int8)
-    for row, labels in enumerate(lists):
-        # From the last, so that a label that is listed twice stands where it is named first.
-        for position, label in reversed(list(enumerate(labels))):
-            number = numbers.get(label)
-            if number is None and label.isdecimal():
-                number = numbers.get(str(int(label)))  # "08"
-            if number is None:
-                raise UserError(
-                    f"{path}: row {row + 1} ({ids[row]}): {_wrong_label(label, numbers, allowed)}"
-                )
-            order[row, number] = min(position, ABSENT - 1)
-    return order
+def choose_captions(
+    captions: Sequence[Sequence[str]], *, several: Literal["one", "all"], seed: int
+) -> list[list[str]]:
+    """Of the captions of each picture one, or all with that one first; an empty one if none.
+
+    Empty captions are passed over where there are others.
+
+    Args:
+        captions: those of each picture.
+        several: what to do with more than one.
+        seed: which of them is the one. Adding captions to a picture changes no other's.
+    """
+    draws = np.random.default_rng(seed).random(len(captions))
+    chosen = []
+    for of_picture, draw in zip(captions, draws, strict=True):
+        given = [caption for caption in of_picture if caption.strip()] or of_picture
+        first = int(draw * len(given))
+        others = [*given[:first], *given[first + 1 :]] if several == "all" else []
+        chosen.append([given[first], *others] if given else [""])
+    return chosen
 
 
-def _wrong_label(label: str, numbers: dict[str, int], allowed: str) -> str:
-    if INTEGER.fullmatch(label):
-        return f"label {label} is out of range: {allowed}"
-    names = [name for name in numbers if not name.isdigit()]
-    if names:
-        return f'label "{label}" is not among the label names{nearest(label, names)}'
-    return f'label "{label}" is not a number: {allowed}'
+def listing(folder: str | Path) -> set[str]:
+    """The names of what is in a folder; nothing if there is no such folder."""
+    try:
+        return set(os.listdir(folder or "."))
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
+    except OSError as error:
+        raise UserError(f"cannot read the folder {folder}: {error.strerror}") from None
+
+
+def up_to_ten(items: Iterable[str]) -> str:
+    items = list(items)
+    return ", ".join(items[:10]) + (", ..." if len(items) > 10 else "")
+
+
+def _check_text(path: Path, ids: list[str], captions: list[str]) -> None:
+    # JSON can hold halves of characters, which no file in UTF-8 can.
+    for row, texts in enumerate(zip(ids, captions, strict=True), start=1):
+        for text in texts:
+            if not text.isascii():
+                try:
+                    text.encode()
+                except UnicodeEncodeError:
+                    raise UserError(f"{path}: row {row} has half a character: {text!r}") from None
 
 
 def _check_pictures(path: Path, ids: list[str], pictures: list[Path]) -> None:
@@ -168,7 +205,7 @@ def _check_pictures(path: Path, ids: list[str], pictures: list[Path]) -> None:
     for row, picture in enumerate(pictures):
         folder, name = os.path.split(picture)
         if folder not in present:
-            present[folder] = names_in(folder)
+            present[folder] = listing(folder)
         if name not in present[folder]:
             missing.append(f"{ids[row]} (row {row + 1})")
     if missing:
@@ -179,14 +216,13 @@ def _check_pictures(path: Path, ids: list[str], pictures: list[Path]) -> None:
         )
 
 
-def names_in(folder: str | Path) -> set[str]:
-    """What is in a folder; nothing if there is no such folder."""
-    try:
-        return set(os.listdir(folder or "."))
-    except (FileNotFoundError, NotADirectoryError):
-        return set()
-
-
-def up_to_ten(items: Iterable[str]) -> str:
-    items = list(items)
-    return ", ".join(items[:10]) + (", ..." if len(items) > 10 else "")
+def _caption_notes(path: Path, captions: list[str]) -> list[str]:
+    words = [caption.strip().lower() for caption in captions]
+    notes = []
+    if empty := words.count(""):
+        count = f"all {empty:,}" if empty == len(words) else f"{empty:,} of {len(words):,}"
+        notes.append(f"{path}: {count} captions are empty")
+    if null := sorted(set(words) & NULL_WORDS):
+        count = sum(word in NULL_WORDS for word in words)
+        notes.append(f"{path}: {count:,} captions are nothing but {' or '.join(null)}")
+    return notes

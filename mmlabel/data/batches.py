@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from mmlabel.data.captions import EncodedCaptions
-from mmlabel.data.transforms import picture_views, read_picture, stack_views
+from mmlabel.data.pictures import read_picture
+from mmlabel.data.transforms import picture_views, stack_views
 
 
 class Batch(NamedTuple):
@@ -121,6 +122,7 @@ class SplitRows(Dataset):
         features: torch.Tensor | None = None,
         feature_rows: np.ndarray | None = None,
         image_size: int,
+        upright: bool,
     ) -> None:
         self.ids = np.array(ids, dtype=object)
         self.targets = torch.from_numpy(targets.astype(np.float32))
@@ -130,6 +132,7 @@ class SplitRows(Dataset):
         self.features = features
         self.feature_rows = None if feature_rows is None else torch.from_numpy(feature_rows)
         self.image_size = image_size
+        self.upright = upright
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -157,6 +160,12 @@ class SplitRows(Dataset):
         for row, flip in zip(rows.tolist(), flipped.tolist(), strict=True):
             path = self.pictures[row]
             views.append(
-                picture_views(read_picture(path), path=path, size=self.image_size, flips=[flip])
+                picture_views(
+                    read_picture(path),
+                    path=path,
+                    size=self.image_size,
+                    flips=[flip],
+                    upright=self.upright,
+                )
             )
         return stack_views(views)  # (B, 3, S, S)

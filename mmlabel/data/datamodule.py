@@ -1,10 +1,7 @@
 """From prepared data to batches, with pictures decoded, or their stored features, or scores."""
 
-import json
 import logging
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -14,12 +11,11 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from mmlabel.cache import atomic_write, fingerprint
 from mmlabel.data.batches import Batch, EpochBatches, SplitRows
-from mmlabel.data.detections import PictureScorer, detector_scores
-from mmlabel.data.features import FeatureStore, StoreUnavailable
+from mmlabel.data.digests import unreadable_pictures
+from mmlabel.data.feature_store import FeatureStore, PictureScorer, detector_scores
 from mmlabel.data.prepare import SPLITS, PreparedData
-from mmlabel.data.transforms import BadPicture, load_picture, picture_views, read_picture
+from mmlabel.data.row_store import StoreUnavailable
 from mmlabel.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -70,6 +66,7 @@ class CaptionedPictures(pl.LightningDataModule):
         prepared: see `mmlabel.data.prepare`.
         looks_at_pictures: False: no picture is read.
         image_size: side in px of the squares that the model sees.
+        upright: whether pictures are turned as their EXIF data says.
         batch_size: rows a step.
         workers: processes that decode pictures.
         on_bad_image: "error", or "skip" to leave out the row of a picture that cannot be read.
@@ -89,6 +86,7 @@ class CaptionedPictures(pl.LightningDataModule):
         *,
         looks_at_pictures: bool,
         image_size: int,
+        upright: bool,
         batch_size: int,
         workers: int,
         on_bad_image: Literal["error", "skip"],
@@ -101,6 +99,7 @@ class CaptionedPictures(pl.LightningDataModule):
         self.prepared = prepared
         self.looks_at_pictures = looks_at_pictures
         self.image_size = image_size
+        self.upright = upright
         self.batch_size = batch_size
         self.workers = workers
         self.on_bad_image = on_bad_image
@@ -131,10 +130,10 @@ class CaptionedPictures(pl.LightningDataModule):
                 self.prepared.note(f"{reason}; the backbone runs in every epoch instead")
         if self.features is None:
             pictures = self.prepared.annotations.pictures
-            bad = unreadable_pictures(pictures, cache_dir=self.cache_dir)
+            bad = unreadable_pictures(pictures, size=self.image_size, cache_dir=self.cache_dir)
             if bad and self.on_bad_image == "error":
-                load_picture(pictures[bad[0]], size=1, flipped=False)
-            self._leave_out(np.array(bad, dtype=np.int64))
+                raise next(iter(bad.values()))
+            self._leave_out(np.array(list(bad), dtype=np.int64))
 
     def _wanted(self) -> np.ndarray:
         return np.sort(np.concatenate([self.prepared.rows[split] for split in SPLITS]))
@@ -164,6 +163,7 @@ class CaptionedPictures(pl.LightningDataModule):
             size=self.image_size,
             width=stored.extractor.width,
             dtype=stored.storage,
+            upright=self.upright,
         )
         flipped = np.zeros(len(pictures), dtype=bool)
         flipped[self.prepared.rows["train"]] = True
@@ -194,8 +194,20 @@ class CaptionedPictures(pl.LightningDataModule):
             rows = store.rows(pictures)
         self.features = torch.from_numpy(store.array())
         self._feature_rows = rows
-        self._leave_out(wanted[rows[wanted, 0] < 0])
+        self._leave_out(self._without_features(wanted, rows))
         self._keep_on_gpu(device)
+
+    def _without_features(self, wanted: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """The rows whose pictures cannot be read; any other has its features by now."""
+        missing = wanted[rows[wanted, 0] < 0]
+        pictures = self.prepared.annotations.pictures
+        bad = unreadable_pictures(
+            [pictures[row] for row in missing], size=self.image_size, cache_dir=self.cache_dir
+        )
+        if len(bad) < len(missing):
+            changed = next(row for at, row in enumerate(missing) if at not in bad)
+            raise UserError(f"{pictures[changed]} changed while its features were computed")
+        return missing
 
     def _agree(self, decision: bool, *, every: bool) -> bool:
         """Whether every process of the run (or any) decides so; they wait for each other."""
@@ -228,6 +240,7 @@ class CaptionedPictures(pl.LightningDataModule):
             features=self.features,
             feature_rows=None if self._feature_rows is None else self._feature_rows[rows],
             image_size=self.image_size,
+            upright=self.upright,
         )
 
     def _loader(self, name: str, *, training: bool = False) -> DataLoader:
@@ -274,30 +287,3 @@ class CaptionedPictures(pl.LightningDataModule):
 
     def test_dataloader(self) -> DataLoader:
         return self._loader("test")
-
-
-def unreadable_pictures(pictures: list[Path], *, cache_dir: Path) -> list[int]:
-    """The rows whose picture files cannot be decoded to the end.
-
-    They are looked for before training rather than found hours into it. The answer is kept for as
-    long as no file changes its size or time.
-    """
-    stats = [(str(path), os.stat(path)) for path in pictures]
-    key = fingerprint([[path, stat.st_size, stat.st_mtime_ns] for path, stat in stats])
-    kept = cache_dir / "checked" / f"{key}.json"
-    if kept.exists():
-        return json.loads(kept.read_text())
-    log.info("checking %d pictures", len(pictures))
-    with ThreadPoolExecutor() as pool:
-        bad = [row for row, good in enumerate(pool.map(_readable, pictures)) if not good]
-    with atomic_write(kept) as temporary:
-        temporary.write_text(json.dumps(bad))
-    return bad
-
-
-def _readable(path: Path) -> bool:
-    try:
-        picture_views(read_picture(path), path=path, size=1, flips=[])
-    except BadPicture:
-        return False
-    return True

@@ -35,6 +35,7 @@ GLASS: Colour = (176, 214, 232)
 METAL: Colour = (150, 155, 162)
 STEEL: Colour = (96, 102, 112)
 WOOD: Colour = (140, 96, 58)
+CLOUD: Colour = (240, 240, 240)
 
 
 class Pen:
@@ -399,7 +400,7 @@ def draw_background(rng: random.Random, place: str, side: int, horizon: int) -> 
     image = gradient(side, shaded(sky, rng.uniform(0.8, 1.0)), shaded(sky, 1.15))
     canvas = ImageDraw.Draw(image)
     for _ in range(rng.randrange(4)):
-        draw_blob(canvas, rng, rng.random() * side, rng.random() * horizon, 0.05 * side, (240,) * 3)
+        draw_blob(canvas, rng, rng.random() * side, rng.random() * horizon, 0.05 * side, CLOUD)
     ground = {
         "street": (112, 112, 118),
         "park": (98, 158, 82),

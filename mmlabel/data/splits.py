@@ -1,12 +1,13 @@
 """Which rows are for training, validation and test: drawn evenly by label, or read from a file."""
 
-import csv
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from mmlabel.cache import fingerprint, kept
+from mmlabel.data.sources.delimited import NotDelimited, column_number, parse_delimited
+from mmlabel.data.sources.text import read_text
 from mmlabel.errors import UserError, nearest
 
 SPLITS = ("train", "val", "test")
@@ -39,10 +40,10 @@ def split_rows(
     Raises:
         UserError: fewer than three rows, or fractions that are not three shares of 1.
     """
-    fractions = tuple(float(fraction) for fraction in fractions)
-    if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
+    shares = tuple(float(fraction) for fraction in fractions)
+    if len(shares) != 3 or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
         raise UserError(
-            f"the split fractions {list(fractions)} must be three numbers above 0 (train, val, "
+            f"the split fractions {list(shares)} must be three numbers above 0 (train, val, "
             "test) that add up to 1"
         )
     first_rows, picture_of_row = _pictures(ids, len(targets))
@@ -54,8 +55,8 @@ def split_rows(
         )
     split_of_picture = _kept(
         cache_dir,
-        ["splits 1", targets.astype(np.uint8), list(fractions), seed],
-        lambda: _stratify(targets.astype(bool), _sizes(len(targets), fractions), seed),
+        ["splits 1", targets.astype(np.uint8), list(shares), seed],
+        lambda: _stratify(targets.astype(bool), _sizes(len(targets), shares), seed),
     )
     return _rows_of_splits(split_of_picture, first_rows, picture_of_row)
 
@@ -165,24 +166,16 @@ def read_splits(file: Path, ids: Sequence[str]) -> dict[str, np.ndarray]:
 
 def _named_splits(file: Path) -> list[tuple[int, str, str]]:
     """The row number, image id and split of each row of a splits file."""
+    text, _ = read_text(file)
     try:
-        with open(file, encoding="utf-8-sig", newline="") as opened:
-            header, *lines = list(csv.reader(opened)) or [[]]
-    except OSError as error:
-        raise UserError(f"cannot read the splits file {file}: {error.strerror}") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{file} is not a CSV file in UTF-8: {error}") from None
-    header = [column.strip() for column in header]
-    for column in ("ImageID", "split"):
-        if column not in header:
-            raise UserError(f"{file} has no column {column}; its columns: {', '.join(header)}")
-    image_id, split = header.index("ImageID"), header.index("split")
-    named = []
-    for number, line in enumerate(filter(None, lines), start=1):
-        if len(line) != len(header):
-            raise UserError(f"{file}: row {number} has {len(line)} fields, not {len(header)}")
-        named.append((number, line[image_id].strip(), line[split].strip()))
-    return named
+        header, lines = parse_delimited(text)
+    except NotDelimited as problem:
+        raise UserError(f"{file}: {problem}") from None
+    image_id, split = (column_number(file, header, name) for name in ("ImageID", "split"))
+    return [
+        (number, line[image_id].strip(), line[split].strip())
+        for number, line in enumerate(lines, start=1)
+    ]
 
 
 def _pictures(ids: Sequence[str] | None, rows: int) -> tuple[np.ndarray, np.ndarray]:
@@ -243,7 +236,7 @@ def _stratify(targets: np.ndarray, sizes: np.ndarray, seed: int) -> np.ndarray:
         splitter = MultilabelStratifiedShuffleSplit(
             n_splits=1,
             train_size=int(sizes[split - 1]),
-            test_size=int(sizes[split:].sum()),
+            test_size=int(sizes[split:].sum()),  # pyright: ignore[reportArgumentType]
             random_state=seed,
         )
         kept, moved = next(splitter.split(targets[rest], targets[rest]))

@@ -1,4 +1,4 @@
-"""Networks from a run's settings: which encoders, how wide, which head."""
+"""Networks from a run's options: which encoders, how wide, which head."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmlabel import settings
 from mmlabel.data.batches import Batch
 from mmlabel.losses import Criterion
+from mmlabel.models import options
 from mmlabel.models.backbones import Backbone, backbone_info, build_backbone
 from mmlabel.models.caption_encoder import CaptionEncoder
 from mmlabel.models.decoder import LabelDecoder
@@ -37,7 +37,7 @@ class BackboneSource:
 
     def __init__(
         self,
-        chosen: settings.NamedBackbone | settings.TimmBackbone,
+        chosen: options.NamedBackbone | options.TimmBackbone,
         *,
         seed: int,
         on_missing: Literal["error", "continue"],
@@ -103,13 +103,13 @@ class DetectorScores(nn.Module):
 
 
 def build_network(
-    model: settings.Model,
+    model: options.Model,
     *,
     num_labels: int,
     image_features: int | None,
     backbone: Backbone | None,
-    lstm: settings.Lstm | None,
-    decoder: settings.Decoder | None,
+    lstm: options.Lstm | None,
+    decoder: options.Decoder | None,
     num_words: int,
     embedding_dim: int | None,
     embeddings: Tensor | None = None,
@@ -136,11 +136,11 @@ def build_network(
         label_frequency: (num_labels,) of the training split; for model=decoder.
         given_order: (N, num_labels) of the training split, see `LabelDecoder`; for model=decoder.
     """
-    if isinstance(model, settings.DetectorModel):
+    if isinstance(model, options.DetectorModel):
         return DetectorScores()
     encoders: dict[str, Encoder] = {}
     if image_features is not None:
-        if isinstance(model, settings.Fusion | settings.ImageOnly | settings.DetectorFusion):
+        if isinstance(model, options.Fusion | options.ImageOnly | options.DetectorFusion):
             encoders["image"] = ImageEncoder(
                 features=image_features,
                 backbone=backbone,
@@ -160,7 +160,7 @@ def build_network(
             embedding_dropout=embedding_dropout,
             **lstm.model_dump(),
         )
-    if isinstance(model, settings.DecoderModel):
+    if isinstance(model, options.DecoderModel):
         assert decoder is not None
         return LabelDecoder(
             encoders=encoders,

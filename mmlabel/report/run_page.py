@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from markupsafe import Markup
 
-from mmlabel.study.evidence import METRICS, bootstrap_interval
 from mmlabel.report.charts import Series, line_chart
 from mmlabel.report.gallery import RUN_PICTURES, gallery, label_names
 from mmlabel.report.pages import Section, notes_of, render, row_counts, write_page
 from mmlabel.report.tables import fixed, grouped, metric_name
 from mmlabel.run_folder import RunRecord, read_run
+from mmlabel.study.evidence import METRICS, bootstrap_interval
 
 if TYPE_CHECKING:
     from mmlabel.data.annotations import Annotations

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import field, fields
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -161,7 +161,7 @@ def _variant(where: str, name: str, content: object) -> Variant:
 Kind = TypeVar("Kind", Variant, Study, Collection)
 
 
-def _build(kind: type[Kind], where: str, content: dict, **made: object) -> Kind:
+def _build(kind: type[Kind], where: str, content: dict[str, Any], **made: Any) -> Kind:
     """An instance of `kind` from its part of a file and from what is `made` of it.
 
     Raises UserError that says what of the content does not fit.

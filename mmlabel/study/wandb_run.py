@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmlabel.report import StudyReport, result_rows
-from mmlabel.settings import Wandb
 from mmlabel.study.definition import Study
+from mmlabel.training_options import Wandb
 
 if TYPE_CHECKING:
     import wandb
@@ -62,8 +62,8 @@ def save_workspace(run: "wandb.Run", study: Study) -> str:
     if run.offline:
         return "no view was saved, as that takes a server and nobody is logged in to one"
     try:
-        import wandb_workspaces.reports.v2 as panels
-        import wandb_workspaces.workspaces as workspaces
+        import wandb_workspaces.reports.v2 as panels  # pyright: ignore[reportMissingImports]
+        import wandb_workspaces.workspaces as workspaces  # pyright: ignore[reportMissingImports]
     except ImportError:
         return "no view was saved: it takes pip install wandb-workspaces"
     view = workspaces.Workspace(

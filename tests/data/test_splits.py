@@ -251,7 +251,7 @@ GOOD = "ImageID,split\na.jpg,train\nb.jpg,val\nc.jpg,test\n"
         ("", "no column ImageID"),
         ("ImageID,part\na.jpg,train\n", "no column split; its columns: ImageID, part"),
         (GOOD + "d.jpg,trian\n", r'row 4 \(d.jpg\): "trian" is not a split; did you mean "train"'),
-        (GOOD + "d.jpg\n", "row 4 has 1 fields, not 2"),
+        (GOOD + "d.jpg\n", "row 4 has 1 fields, but the header has 2"),
         (GOOD + "z.jpg,train\n", r"1 image id\(s\) that the data does not have: z.jpg \(row 4\)"),
         (GOOD + "a.jpg,test\n", r"row 4 \(a.jpg\): this image id is named twice"),
         ("ImageID,split\nb.jpg,val\nc.jpg,test\n", "no row has the split train"),
@@ -274,5 +274,5 @@ def test_many_unknown_ids_are_listed_up_to_ten_with_the_total(tmp_path):
 
 
 def test_no_splits_file(tmp_path):
-    with pytest.raises(UserError, match="cannot read the splits file .*none.csv: No such file"):
+    with pytest.raises(UserError, match="cannot read .*none.csv: No such file"):
         read_splits(tmp_path / "none.csv", IDS)

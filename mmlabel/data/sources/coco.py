@@ -1,7 +1,8 @@
 """COCO's own layout: JSON files of objects and captions, folders of pictures."""
 
-import json
-from pathlib import Path
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import Literal
 
 import numpy as np
 
@@ -10,9 +11,11 @@ from mmlabel.data.annotations import (
     Annotations,
     check_ids,
     checked_annotations,
-    names_in,
-    read_text,
+    choose_captions,
+    listing,
 )
+from mmlabel.data.sources.json_lines import parse_json
+from mmlabel.data.sources.text import read_text
 from mmlabel.errors import UserError, nearest
 
 
@@ -21,9 +24,11 @@ def read_coco(
     *,
     instances: str | None = None,
     captions: str | None = None,
+    several_captions: Literal["one", "all"] = "one",
     seed: int = 0,
     max_pictures: int | None = None,
     require_pictures: bool = True,
+    require_captions: bool = True,
 ) -> Annotations:
     """Read COCO's own layout (2014 or 2017), reduced to the report's 18 labels.
 
@@ -35,124 +40,203 @@ def read_coco(
         root: COCO's folder.
         instances: the instances file's name; may be left out if there is one alone.
         captions: the captions file's name; by default that of the same pictures.
-        seed: which of a picture's captions is taken.
+        several_captions: of a picture's captions "one", or "all" in training (elsewhere one).
+        seed: which of a picture's captions is the one.
         max_pictures: keep the first so many pictures.
         require_pictures: whether a row without its picture file is an error.
+        require_captions: whether the captions file has to be there.
 
     Raises:
         UserError: a missing folder, file or picture; a file that is not COCO's; a category whose
-            id has another name than in COCO; no pictures with one of the labels.
+            id has another name than in COCO; no pictures with one of the labels; objects or
+            captions of which none belongs to the pictures.
     """
     root = Path(root)
     if not root.is_dir():
         raise UserError(f"the data folder {root} does not exist")
     if max_pictures is not None and max_pictures < 1:
         raise UserError(f"max_pictures is {max_pictures}; it must be 1 or more")
-    instances_file = _coco_file(root, instances, "instances")
-    captions_file = _coco_file(
-        root, captions or instances_file.name.replace("instances_", "captions_"), "captions"
-    )
-    names, image_ids, targets = _coco_targets(instances_file)
-    chosen = _coco_captions(captions_file, image_ids, seed)
+    instances_file = _annotation_file(root, instances, "instances")
+    names, image_ids, targets = _targets(instances_file)
     kept = np.flatnonzero(targets.any(axis=1))[:max_pictures]
     if not len(kept):
         raise UserError(f"{instances_file}: no picture has one of the report's 18 labels")
     ids = [names[row] for row in kept]
     check_ids(instances_file, ids)
+    notes = [f"{instances_file.name}: {len(ids):,} of {len(names):,} pictures have a label"]
+    given: list[list[str]] = [[] for _ in image_ids]
+    name = captions or instances_file.name.replace("instances_", "captions_")
+    if require_captions or (root / "annotations" / name).is_file():
+        captions_file = _annotation_file(root, name, "captions")
+        given = _captions(captions_file, image_ids)
+        with_captions = sum(bool(given[row]) for row in kept)
+        notes.append(f"{name}: captions for {with_captions:,} of these {len(ids):,}")
+        if require_captions and not with_captions:
+            raise UserError(
+                f"{captions_file} has no caption for any of the {len(ids):,} pictures of "
+                f"{instances_file.name}: it is of other ones; choose another (data.captions=NAME)"
+            )
+    chosen = choose_captions(given, several=several_captions, seed=seed)
+    rows = np.repeat(np.arange(len(kept)), [len(chosen[row]) for row in kept])
+    pictures = _find_pictures(root, instances_file.stem.removeprefix("instances_"), ids)
     return checked_annotations(
         instances_file,
-        ids=ids,
-        captions=[chosen[row] for row in kept],
-        targets=targets[kept],
+        ids=[ids[row] for row in rows],
+        captions=[caption for row in kept for caption in chosen[row]],
+        targets=targets[kept][rows],
         label_names=REPORT_LABELS,
-        pictures=_find_pictures(root, instances_file.stem.removeprefix("instances_"), ids),
+        pictures=[pictures[row] for row in rows],
         require_pictures=require_pictures,
+        require_captions=require_captions,
+        notes=notes,
     )
 
 
-def _coco_file(root: Path, name: str | None, kind: str) -> Path:
+def _annotation_file(root: Path, name: str | None, kind: str) -> Path:
     """A JSON file in `root/annotations`: the one of this name, or else the only one of its kind."""
     folder = root / "annotations"
-    found = sorted(file.name for file in folder.glob(f"{kind}_*.json"))
+    present = sorted(file.name for file in folder.glob(f"{kind}_*.json"))
     if name is None:
-        if len(found) == 1:
-            return folder / found[0]
-        if found:
+        if len(present) == 1:
+            return folder / present[0]
+        if present:
             raise UserError(
-                f"{folder} has several {kind} files: choose one of {', '.join(found)} "
+                f"{folder} has several {kind} files: choose one of {', '.join(present)} "
                 f"(data.{kind}=NAME)"
             )
         raise UserError(f"{folder} has no {kind}_*.json: this is not COCO's layout")
     if not (folder / name).is_file():
-        raise UserError(f"{folder} has no {name}{nearest(name, found) if found else ''}")
+        raise UserError(f"{folder} has no {name}{nearest(name, present) if present else ''}")
     return folder / name
 
 
-def _coco_targets(file: Path) -> tuple[list[str], list[int], np.ndarray]:
+class _NotCoco(Exception):
+    """Why a file is not one of COCO's."""
+
+
+def _entries(content: dict[str, object], name: str) -> list[dict[str, object]]:
+    entries = content.get(name)
+    if entries is None:
+        raise _NotCoco(f"no '{name}'")
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise _NotCoco(f"'{name}' is no list of objects")
+    return entries
+
+
+def _key(entry: dict[str, object], name: str) -> str:
+    """An id as text: files that belong together have written it as a number and as text."""
+    value = entry.get(name)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int | str) or not str(value).strip():
+        raise _NotCoco(f"{name} is {value!r}" if name in entry else f"no '{name}' in {entry}"[:80])
+    text = str(value).strip()
+    return str(int(text)) if text.isdecimal() and len(text) < 20 else text
+
+
+def _targets(file: Path) -> tuple[list[str], list[str], np.ndarray]:
     """The file name and id of each picture, and its targets (N, 20)."""
-    coco = _json(file)
+    content = _content(file)
     try:
-        # A picture that is listed twice is one picture, or it could be in two splits.
-        pictures = {image["id"]: image["file_name"] for image in coco["images"]}
-        category_names = {category["id"]: category["name"] for category in coco["categories"]}
-        pairs = {(a["image_id"], a["category_id"]) for a in coco["annotations"]}
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{file} is not a COCO instances file: no {error}") from None
-    used = {category for _, category in pairs}
+        names = _names_of_pictures(_entries(content, "images"))
+        categories = [
+            (_key(entry, "id"), entry.get("name")) for entry in _entries(content, "categories")
+        ]
+        objects = [
+            (_key(entry, "image_id"), _key(entry, "category_id"))
+            for entry in _entries(content, "annotations")
+        ]
+    except _NotCoco as reason:
+        raise UserError(f"{file} is not a COCO instances file: {reason}") from None
+    _check_categories(file, categories, {category for _, category in objects})
+    row_of_image = {image_id: row for row, image_id in enumerate(names)}
+    if objects and not any(image_id in row_of_image for image_id, _ in objects):
+        raise UserError(f"{file}: none of its {len(objects):,} objects is in one of its pictures")
+    number_of_category = {str(n): n for n, name in enumerate(REPORT_LABELS) if name}
+    targets = np.zeros((len(names), len(REPORT_LABELS)), dtype=np.uint8)
+    for image_id, category in objects:
+        if category in number_of_category and image_id in row_of_image:
+            targets[row_of_image[image_id], number_of_category[category]] = 1
+    return list(names.values()), list(names), targets
+
+
+def _names_of_pictures(images: Iterable[dict[str, object]]) -> dict[str, str]:
+    """The file name of each image id. A picture that is listed twice is one picture."""
+    names: dict[str, str] = {}
+    for image in images:
+        image_id, name = _key(image, "id"), image.get("file_name")
+        if not isinstance(name, str) or not name.strip():
+            raise _NotCoco(f"no 'file_name' of image {image_id}")
+        if names.setdefault(image_id, name) != name:
+            raise _NotCoco(f"image {image_id} is both {names[image_id]} and {name}")
+    return names
+
+
+def _check_categories(file: Path, categories: list[tuple[str, object]], used: set[str]) -> None:
+    named: dict[str, list[object]] = {}
+    for category, name in categories:
+        named.setdefault(category, []).append(name)
     for number, name in enumerate(REPORT_LABELS):
-        found = category_names.get(number)
-        if name and found != name and (number in category_names or number in used):
+        given = named.get(str(number), ["not named"] if str(number) in used else [])
+        if name and (wrong := [other for other in given if other != name]):
             raise UserError(
-                f"{file}: category {number} is {found or 'not named'}, but in COCO it is {name}: "
+                f"{file}: category {number} is {wrong[0]}, but in COCO it is {name}: "
                 "these are other labels than the report's"
             )
-    image_ids = list(pictures)
-    row_of_image = {image_id: row for row, image_id in enumerate(image_ids)}
-    targets = np.zeros((len(pictures), len(REPORT_LABELS)), dtype=np.uint8)
-    for image_id, category in pairs:
-        if 0 <= category < len(REPORT_LABELS) and REPORT_LABELS[category]:
-            if image_id in row_of_image:
-                targets[row_of_image[image_id], category] = 1
-    return list(pictures.values()), image_ids, targets
 
 
-def _coco_captions(file: Path, image_ids: list[int], seed: int) -> list[str]:
-    """One caption for each picture, chosen by seed; an empty one for a picture that has none."""
-    coco = _json(file)
-    captions: dict[int, list[str]] = {image_id: [] for image_id in image_ids}
+def _captions(file: Path, image_ids: list[str]) -> list[list[str]]:
+    """The captions of each picture; those that are null are none."""
+    captions: dict[str, list[str]] = {image_id: [] for image_id in image_ids}
     try:
-        for annotation in coco["annotations"]:
-            captions.get(annotation["image_id"], []).append(annotation["caption"])
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{file} is not a COCO captions file: no {error}") from None
-    draws = np.random.default_rng(seed).random(len(image_ids))
-    return [
-        given[int(draw * len(given))] if (given := captions[image_id]) else ""
-        for image_id, draw in zip(image_ids, draws, strict=True)
-    ]
+        for entry in _entries(_content(file), "annotations"):
+            image_id, caption = _key(entry, "image_id"), entry.get("caption")
+            if "caption" not in entry:
+                raise _NotCoco(f"no 'caption' in {entry}"[:80])
+            if caption is not None and not isinstance(caption, str):
+                raise _NotCoco(f"the caption {caption!r} of image {image_id} is no text")
+            if caption is not None and image_id in captions:
+                captions[image_id].append(caption)
+    except _NotCoco as reason:
+        raise UserError(f"{file} is not a COCO captions file: {reason}") from None
+    return list(captions.values())
+
+
+def _content(file: Path) -> dict[str, object]:
+    text, _ = read_text(file)
+    content = parse_json(file, text)
+    if not isinstance(content, dict):
+        raise UserError(f"{file} is not one of COCO's files: it holds no JSON object")
+    return content
 
 
 def _find_pictures(root: Path, subset: str, names: list[str]) -> list[Path]:
-    """Where each picture is; `root/subset/NAME` for one that is nowhere."""
+    """Where each picture is; `root/subset/NAME` for one that is nowhere.
+
+    A name may begin with folders, which may be there or not.
+    """
     expected = [root / subset, root / "images" / subset, root / "images"]
     others = [folder for parent in (root, root / "images") for folder in sorted(_folders(parent))]
-    found: dict[str, Path] = {}
-    for folder in dict.fromkeys([*expected, *others, root]):
-        if len(found) < len(names):
-            present = names_in(folder)
-            found |= {name: folder for name in names if name in present and name not in found}
-    return [found.get(name, expected[0]) / name for name in names]
+    folders = list(dict.fromkeys([*expected, *others, root]))
+    paths = [PurePosixPath(name.replace("\\", "/")) for name in names]
+    present: dict[Path, set[str]] = {}
+
+    def find(name: PurePosixPath) -> Path | None:
+        for folder in folders:
+            path = folder / name
+            if path.parent not in present:
+                present[path.parent] = listing(path.parent)
+            if path.name in present[path.parent]:
+                return path
+        return None
+
+    # Without its folder a name must still be that of one picture alone.
+    unique = len({path.name for path in paths}) == len(paths)
+    return [
+        find(path) or (find(PurePosixPath(path.name)) if unique else None) or expected[0] / path
+        for path in paths
+    ]
 
 
 def _folders(parent: Path) -> list[Path]:
     return [entry for entry in parent.iterdir() if entry.is_dir()] if parent.is_dir() else []
-
-
-def _json(file: Path) -> dict:
-    try:
-        content = json.loads(read_text(file))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{file} is no valid JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{file} is not one of COCO's files: it holds no JSON object")
-    return content

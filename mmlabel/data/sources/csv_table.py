@@ -1,120 +1,160 @@
-"""Any CSV that has picture paths, label lists and captions in named columns."""
+"""Any table of captioned pictures with named columns: CSV, TSV, JSON lines."""
 
-import csv
-import io
+import fnmatch
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from mmlabel.data.annotations import (
     ABSENT,
-    INTEGER,
     Annotations,
     check_ids,
     checked_annotations,
-    column_numbers,
-    label_order_of,
-    read_text,
+    choose_captions,
     up_to_ten,
 )
+from mmlabel.data.labels import (
+    label_order_of,
+    names_in,
+    numbers_of_names,
+    one_hot,
+    split_labels,
+)
+from mmlabel.data.sources.delimited import (
+    NotDelimited,
+    column_number,
+    find_delimiter,
+    header_of,
+    parse_delimited,
+)
+from mmlabel.data.sources.json_lines import as_text, parse_json_lines
+from mmlabel.data.sources.text import read_text
 from mmlabel.errors import UserError
 
-# More than this, told by the largest number in a file alone, is the wrong column.
-_MOST_LABELS = 100_000
+_JSON_LINES = (".jsonl", ".ndjson")
+_TABS = {"tab": "\t", "\\t": "\t"}  # as it can be written on a command line
 
 
 def read_csv(
     file: Path,
     *,
-    picture_column: str,
+    picture_column: str | None,
     label_column: str | None,
-    caption_column: str,
+    caption_column: str | None,
+    label_columns: Sequence[str] | None = None,
+    uncertain: Literal["mask", 0, 1] = "mask",
     root: Path | None = None,
     separator: str = " ",
-    label_names: Sequence[str] | None = None,
+    label_names: Sequence[str | int] | None = None,
     num_labels: int | None = None,
+    several_captions: Literal["error", "one", "all"] = "error",
+    caption_seed: int = 0,
+    delimiter: str | None = None,
+    encoding: str | None = None,
     require_pictures: bool = True,
+    require_captions: bool = True,
 ) -> Annotations:
-    """Read any CSV that has a picture path, a list of labels and a caption in named columns.
+    """Read any table that has a picture path, labels and a caption in named columns.
+
+    A file named .jsonl or .ndjson holds JSON lines, whose keys are the columns; others hold CSV.
 
     Labels are names or numbers. Numbers are positions in `label_names` or in the targets. Without
     `label_names`, labels that are all numbers give max + 1 targets (or `num_labels`), and others
-    are collected from the file and sorted.
+    are collected from the file and sorted. `label_names` that are numbers mean these labels.
 
     Args:
-        file: the CSV, in UTF-8.
-        picture_column: the column of picture paths; its text is the image id.
+        file: the table.
+        picture_column: the column of picture paths; its text is the image id. Where no pictures
+            are required it may be None or not there: rows are then named by their numbers.
         label_column: the column of label lists; None leaves all targets zero.
-        caption_column: the column of captions.
+        caption_column: the column of captions; where none are required it may be None or not
+            there. In JSON lines a caption may be a list of several.
+        label_columns: instead of `label_column`, a column for each label, which has 1 or 0; `*`
+            and `?` stand for any characters.
+        uncertain: what -1 and an empty cell in these columns mean: not known ("mask"), 0 or 1.
         root: what the picture paths are relative to; the CSV's folder if not given.
-        separator: what stands between two labels; " " is any white space.
+        separator: what stands between two labels; " " is any white space; "json" means that each
+            cell is a JSON list (or a list as Python writes it).
         label_names: the name of each label number; "" where a number is no label.
         num_labels: how many label numbers there are, where that is not told by `label_names`.
+        several_captions: what to do with several captions of a picture, which are rows with the
+            same picture: "error", "one" of them chosen, or "all" in training (elsewhere one).
+        caption_seed: which of a picture's captions is chosen.
+        delimiter: between the cells; None: a comma, tab, semicolon or upright, found out.
+        encoding: of the file; None: found out.
         require_pictures: whether a row without its picture file is an error.
+        require_captions: whether the caption column has to be there.
 
     Raises:
-        UserError: a missing file, column or picture; a label out of range or not among the
-            names; an image id that is there twice; no rows.
+        UserError: a missing file, column or picture; text that is no valid CSV; a label out of
+            range, not among the names or no plausible name; an image id that is there twice, or
+            with other labels; no rows.
     """
     file = Path(file)
-    _check_csv_options(separator, label_names, num_labels)
-    columns = [picture_column, caption_column] + ([label_column] if label_column else [])
-    ids, captions, *label_texts = csv_columns(file, read_text(file), columns)
-    check_ids(file, ids)
-    lists = [_split_labels(text, separator) for text in (label_texts or [[""] * len(ids)])[0]]
-    names = list(label_names) if label_names is not None else _names_in(file, lists, num_labels)
-    numbers = {str(number): number for number in range(len(names)) if names[number]}
-    numbers |= {name: number for number, name in enumerate(names) if name}
-    folder = file.parent if root is None else Path(root)
-    label_order = label_order_of(
-        file,
-        ids,
-        lists,
-        num_labels=len(names),
-        numbers=numbers,
-        allowed=f"there are {len(names)} labels, with the numbers 0 to {len(names) - 1}",
+    names = None if label_names is None else [str(name) for name in label_names]
+    if label_columns is not None and (names is not None or num_labels is not None):
+        raise UserError("with label_columns, their names are those of the labels: leave out others")
+    delimiter = _TABS.get(delimiter or "", delimiter)
+    _check_options(separator, names, num_labels, delimiter)
+    columns = [picture_column, caption_column, label_column, *(label_columns or [])]
+    table = _read_table(file, [c for c in columns if c], delimiter=delimiter, encoding=encoding)
+    ids, notes = _ids(table, picture_column, require_pictures)
+    check_ids(file, ids, repeated=True)
+    captions = _captions(table, caption_column, require_captions)
+    labels = (
+        _one_hot_labels(table, ids, label_columns, uncertain=uncertain)
+        if label_columns is not None
+        else _listed_labels(table, ids, label_column, names, num_labels, separator)
     )
+    rows, captions = _by_picture(
+        file, ids, captions, labels, several=several_captions, seed=caption_seed
+    )
+    folder = file.parent if root is None else Path(root)
     return checked_annotations(
         file,
-        ids=ids,
+        ids=[ids[row] for row in rows],
         captions=captions,
-        targets=(label_order != ABSENT).astype(np.uint8),
-        label_names=names,
-        pictures=[folder / image_id for image_id in ids],
-        label_order=label_order,
+        targets=labels.targets[rows],
+        label_names=labels.names,
+        pictures=[folder / ids[row] for row in rows],
+        label_order=None if labels.order is None else labels.order[rows],
+        known=None if labels.known is None else labels.known[rows],
         require_pictures=require_pictures,
+        require_captions=require_captions,
+        notes=[*table.notes, *notes, *labels.notes],
     )
 
 
-def csv_columns(path: Path, text: str, columns: list[str]) -> list[list[str]]:
-    """The named columns of a valid CSV."""
-    # Captions can be longer than the library's own limit of 128 KiB a field.
-    csv.field_size_limit(2**31 - 1)
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    header, rows = [], []
-    try:
-        header = [column.strip() for column in next(reader, [])]
-        rows = [row for row in reader if row]
-    except csv.Error as error:
-        raise UserError(
-            f"{path}: line {reader.line_num} is no valid CSV ({error}); a quotation mark inside "
-            "a quoted field must be doubled (the report's own file is read with data=usyd)"
-        ) from None
-    numbers = column_numbers(path, header, columns)
-    for row, fields in enumerate(rows, start=1):
-        if len(fields) != len(header):
-            raise UserError(
-                f"{path}: row {row} has {len(fields)} fields, but the header has {len(header)}"
-            )
-    return [[fields[number] for fields in rows] for number in numbers]
+class _Table(NamedTuple):
+    """Columns of cells, which are text or, in JSON lines, any JSON value."""
+
+    file: Path
+    header: list[str]
+    rows: Sequence[Sequence[object]]
+    notes: list[str]
+
+    def column(self, name: str) -> list[object]:
+        number = column_number(self.file, self.header, name)
+        return [cells[number] for cells in self.rows]
 
 
-def _check_csv_options(
-    separator: str, label_names: Sequence[str] | None, num_labels: int | None
+class _Labels(NamedTuple):
+    names: list[str]
+    targets: np.ndarray
+    order: np.ndarray | None = None
+    known: np.ndarray | None = None
+    notes: Sequence[str] = ()
+
+
+def _check_options(
+    separator: str, label_names: list[str] | None, num_labels: int | None, delimiter: str | None
 ) -> None:
     if not separator:
         raise UserError("the separator of the label lists is empty; choose one, such as a comma")
+    if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n'):
+        raise UserError(f"the delimiter {delimiter!r} is not one character, such as ; or a tab")
     if label_names is None:
         return
     if num_labels not in (None, len(label_names)):
@@ -124,26 +164,132 @@ def _check_csv_options(
         raise UserError(f"label names that are there twice: {up_to_ten(twice)}")
 
 
-def _split_labels(text: str, separator: str) -> list[str]:
-    if separator == " ":
-        return text.split()
-    return [label for label in map(str.strip, text.split(separator)) if label]
+def _read_table(
+    file: Path, columns: Sequence[str], *, delimiter: str | None, encoding: str | None
+) -> _Table:
+    text, notes = read_text(file, encoding=encoding)
+    if file.suffix.lower() in _JSON_LINES:
+        objects = parse_json_lines(file, text)
+        rows = [[row.get(key) for key in objects.header] for row in objects.rows]
+        return _Table(file, objects.header, rows, notes)
+    first_line = text.splitlines()[0] if text else ""
+    delimiter = delimiter or find_delimiter(first_line, columns)
+    try:
+        header, cells = parse_delimited(text, delimiter=delimiter)
+    except NotDelimited as problem:
+        header = header_of(first_line, delimiter)
+        if not set(columns) & set(header):  # a wrong delimiter, most likely
+            column_number(file, header, columns[0])
+        raise UserError(f"{file}: {problem} (the report's own file: data=usyd)") from None
+    if not header:
+        raise UserError(f"{file} has no columns: it is empty")
+    return _Table(file, header, cells, notes)
 
 
-def _names_in(file: Path, lists: list[list[str]], num_labels: int | None) -> list[str]:
-    """The name of each label number, told by the labels that a file has."""
-    if num_labels is not None:
-        return [str(number) for number in range(num_labels)]
-    labels = set().union(*lists)
-    if not labels:
-        raise UserError(f"{file} has no labels: label_names or num_labels must say which there are")
-    # One number among the labels makes the others mistakes: names are not mixed with numbers.
-    if not any(INTEGER.fullmatch(label) for label in labels):
-        return sorted(labels)
-    numbers = {int(label) for label in labels if label.isdecimal()}
-    if max(numbers, default=0) >= _MOST_LABELS:
-        raise UserError(
-            f"{file}: label {max(numbers)} would make {max(numbers) + 1} labels; check the label "
-            "column, or give num_labels"
-        )
-    return [str(n) if n in numbers else "" for n in range(max(numbers, default=-1) + 1)]
+def _ids(table: _Table, column: str | None, required: bool) -> tuple[list[str], list[str]]:
+    """The image ids; the rows' numbers where there are none and no pictures are looked at."""
+    if not required and column not in table.header:
+        note = f"{table.file} has no column {column or 'of pictures'}: rows are named by number"
+        return [str(number) for number in range(1, len(table.rows) + 1)], [note]
+    if column is None:
+        raise UserError("picture_column is not given, but the model looks at pictures")
+    cells = table.column(column)
+    return [_text(table, row, column, cell).strip() for row, cell in enumerate(cells, start=1)], []
+
+
+def _captions(table: _Table, column: str | None, required: bool) -> list[list[str]]:
+    """The captions of each row, mostly one."""
+    if not required and column not in table.header:
+        return [[""] for _ in table.rows]
+    if column is None:
+        raise UserError("caption_column is not given, but the model looks at captions")
+    return [
+        [_text(table, row, column, item) for item in (cell if isinstance(cell, list) else [cell])]
+        for row, cell in enumerate(table.column(column), start=1)
+    ]
+
+
+def _text(table: _Table, row: int, column: str, cell: object) -> str:
+    try:
+        return as_text(cell)
+    except ValueError as error:
+        raise UserError(f"{table.file}: row {row}: {column} {error}") from None
+
+
+def _listed_labels(
+    table: _Table,
+    ids: list[str],
+    column: str | None,
+    names: list[str] | None,
+    num_labels: int | None,
+    separator: str,
+) -> _Labels:
+    lists: list[list[str]] = []
+    for row, cell in enumerate(table.column(column) if column else [None] * len(ids), start=1):
+        try:
+            lists.append(split_labels(cell, separator))
+        except ValueError as error:
+            raise UserError(f"{table.file}: row {row} ({ids[row - 1]}): {column} {error}") from None
+    if names is None:
+        names = names_in(table.file, lists, num_labels=num_labels, separator=separator)
+    order = label_order_of(
+        table.file,
+        ids,
+        lists,
+        num_labels=len(names),
+        numbers=numbers_of_names(names),
+        allowed=f"there are {len(names)} labels, with the numbers 0 to {len(names) - 1}",
+    )
+    return _Labels(names, (order != ABSENT).astype(np.uint8), order)
+
+
+def _one_hot_labels(
+    table: _Table, ids: list[str], patterns: Sequence[str], *, uncertain: Literal["mask", 0, 1]
+) -> _Labels:
+    names: list[str] = []
+    for pattern in patterns:
+        found = [pattern] if pattern in table.header else fnmatch.filter(table.header, pattern)
+        if not found:
+            column_number(table.file, table.header, pattern)
+        names += [name for name in found if name not in names]
+    columns = [table.column(name) for name in names]
+    targets, known, notes = one_hot(table.file, ids, names, columns, uncertain=uncertain)
+    return _Labels(names, targets, known=known, notes=notes)
+
+
+def _by_picture(
+    file: Path,
+    ids: list[str],
+    captions: list[list[str]],
+    labels: _Labels,
+    *,
+    several: Literal["error", "one", "all"],
+    seed: int,
+) -> tuple[np.ndarray, list[str]]:
+    """For each row of the annotations one of the table's rows, and its caption."""
+    rows_of_id: dict[str, list[int]] = {}
+    for row, image_id in enumerate(ids):
+        rows_of_id.setdefault(image_id, []).append(row)
+    if several == "error":
+        hint = "; where these are several captions of a picture, give data.several_captions=one"
+        check_ids(file, ids, hint=f"{hint} or all")
+        if more := [ids[row] for row, of_row in enumerate(captions) if len(of_row) > 1]:
+            raise UserError(
+                f"{file}: {len(more)} rows have several captions: {up_to_ten(more)}; give "
+                "data.several_captions=one or all"
+            )
+    for image_id, (first, *others) in rows_of_id.items():
+        for row in others:
+            parts = (labels.targets, labels.known)
+            if any(part is not None and (part[row] != part[first]).any() for part in parts):
+                raise UserError(
+                    f"{file}: rows {first + 1} and {row + 1} are of one picture ({image_id}), but "
+                    "have other labels"
+                )
+    of_picture = [
+        [caption for row in rows for caption in captions[row]] for rows in rows_of_id.values()
+    ]
+    chosen = choose_captions(of_picture, several="all" if several == "all" else "one", seed=seed)
+    first_rows = [rows[0] for rows in rows_of_id.values()]
+    rows = np.repeat(first_rows, [len(captions) for captions in chosen])
+    return rows, [caption for captions in chosen for caption in captions]

@@ -1,9 +1,9 @@
 """The report's data set: `ImageID,Labels,Caption`, as it was handed out or saved again."""
 
-import csv
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,46 +13,61 @@ from mmlabel.data.annotations import (
     Annotations,
     check_ids,
     checked_annotations,
-    column_numbers,
-    label_order_of,
-    read_text,
 )
-from mmlabel.data.sources.csv_table import csv_columns
+from mmlabel.data.labels import label_order_of
+from mmlabel.data.sources.delimited import (
+    NotDelimited,
+    Table,
+    column_number,
+    find_delimiter,
+    header_of,
+    parse_delimited,
+)
+from mmlabel.data.sources.text import read_text
 from mmlabel.errors import UserError
 
 
 def read_usyd(
-    root: Path, *, file: str = "train.csv", pictures: str = "data", require_pictures: bool = True
+    root: Path,
+    *,
+    file: str = "train.csv",
+    pictures: str = "data",
+    encoding: str | None = "utf-8",
+    require_pictures: bool = True,
+    require_captions: bool = True,
 ) -> Annotations:
     """Read the report's data set: `ImageID,Labels,Caption` in `root/file`, with REPORT_LABELS.
 
-    The file as it was handed out does not double the quotation marks inside a caption, and
-    captions hold newlines, so it is no valid CSV. It is read as well as a copy that a CSV library
-    saved again: both give the same rows.
+    Valid CSV is read as that. The file as it was handed out does not double the quotation marks
+    inside a caption, and captions hold newlines, so it is none; it is read record by record, and
+    whatever in a caption could be a record itself is an error. Both forms give the same rows.
 
     Args:
         root: the data set's folder.
         file: the CSV's name in it.
         pictures: the picture folder's name in it.
+        encoding: of the file; None: found out.
         require_pictures: whether a row without its picture file is an error.
+        require_captions: whether the column `Caption` has to be there.
 
     Raises:
         UserError: a missing folder, file, column or picture; a label that is not one of the
-            report's; an image id that is there twice; no rows.
+            report's; an image id that is there twice; no rows; records that cannot be told apart.
     """
     root = Path(root)
     if not root.is_dir():
         raise UserError(f"the data folder {root} does not exist")
     path = root / file
-    ids, label_lists, captions = _report_columns(path, ["ImageID", "Labels", "Caption"])
-    check_ids(path, ids)
+    ids, captions, label_lists, notes = _columns(
+        path, labels=True, require_captions=require_captions, encoding=encoding
+    )
     label_order = label_order_of(
         path,
         ids,
         [labels.split() for labels in label_lists],
         num_labels=len(REPORT_LABELS),
         numbers={str(number): number for number, name in enumerate(REPORT_LABELS) if name},
-        allowed="the labels are the numbers 1 to 19 without 12",
+        allowed="the labels are the numbers 1 to 19 without 12, with spaces between them",
     )
     return checked_annotations(
         path,
@@ -63,6 +78,8 @@ def read_usyd(
         pictures=[root / pictures / image_id for image_id in ids],
         label_order=label_order,
         require_pictures=require_pictures,
+        require_captions=require_captions,
+        notes=notes,
     )
 
 
@@ -71,7 +88,9 @@ def read_unlabelled(
     *,
     pictures: Path | None = None,
     label_names: Sequence[str] = REPORT_LABELS,
+    encoding: str | None = "utf-8",
     require_pictures: bool = True,
+    require_captions: bool = True,
 ) -> Annotations:
     """Read a file in the report's format for its captions alone: `ImageID,Caption`, no `Labels`.
 
@@ -81,15 +100,18 @@ def read_unlabelled(
         path: the CSV.
         pictures: the picture folder; `data` beside the CSV if not given.
         label_names: the names of the labels that are to be predicted.
+        encoding: of the file; None: found out.
         require_pictures: whether a row without its picture file is an error.
+        require_captions: whether the column `Caption` has to be there.
 
     Raises:
         UserError: as `read_usyd`.
     """
     path = Path(path)
     folder = path.parent / "data" if pictures is None else Path(pictures)
-    ids, captions = _report_columns(path, ["ImageID", "Caption"])
-    check_ids(path, ids)
+    ids, captions, _, notes = _columns(
+        path, labels=False, require_captions=require_captions, encoding=encoding
+    )
     return checked_annotations(
         path,
         ids=ids,
@@ -98,62 +120,138 @@ def read_unlabelled(
         label_names=label_names,
         pictures=[folder / image_id for image_id in ids],
         require_pictures=require_pictures,
+        require_captions=require_captions,
+        notes=notes,
     )
 
 
-# A quotation mark before the id or after it is there in copies that were saved with all fields
-# quoted.
-_RECORD_START = re.compile(r'\n(?="?\d+\.jpg"?,)')
-# A record whose id is not in the report's form would otherwise become part of the caption above.
-_STRAY_RECORD = {
-    2: re.compile(r'\n"?([^\s,"]+\.(?:jpe?g|png))"?,"', re.IGNORECASE),
-    3: re.compile(r'\n"?([^\s,"]+\.(?:jpe?g|png))"?,"?[\d ]*"?,', re.IGNORECASE),
-}
-_QUOTES = re.compile('"+')
+class _Columns(NamedTuple):
+    ids: list[str]
+    captions: list[str]  # all empty if there is no such column
+    labels: list[str]  # likewise
+    notes: list[str]
 
 
-def _report_columns(path: Path, columns: list[str]) -> list[list[str]]:
-    """The named columns of a file in the report's format, raw or saved again."""
-    text = read_text(path).replace("\r\n", "\n")
+def _columns(path: Path, *, labels: bool, require_captions: bool, encoding: str | None) -> _Columns:
+    text, notes = read_text(path, encoding=encoding)
+    text = text.replace("\r\n", "\n")
+    if "\n" not in text:
+        text = text.replace("\r", "\n")
     first_line, _, body = text.partition("\n")
-    header = [column.strip() for column in next(csv.reader([first_line]), [])]
-    column_numbers(path, header, columns)
-    if header in (["ImageID", "Labels", "Caption"], ["ImageID", "Caption"]):
-        records = _report_records(path, body, len(header))
-    else:
-        # Other columns, or another order: a library wrote this file, so it is valid CSV.
-        return csv_columns(path, text, columns)
-    return [[record[header.index(column)] for record in records] for column in columns]
+    wanted = ["ImageID", *["Labels"] * labels, *["Caption"] * require_captions]
+    delimiter = find_delimiter(first_line, wanted)
+    header = header_of(first_line, delimiter)
+    for column in wanted:
+        column_number(path, header, column)
+    try:
+        table = parse_delimited(text, delimiter=delimiter)
+    except NotDelimited as problem:
+        if header not in (["ImageID", "Labels", "Caption"], ["ImageID", "Caption"]):
+            raise UserError(f"{path}: {problem}") from None
+        table = Table(header, _raw_records(path, body, problem=problem, labels="Labels" in header))
+
+    def cells_of(name: str) -> list[str]:
+        if name not in header:
+            return [""] * len(table.rows)
+        number = column_number(path, header, name)
+        return [cells[number] for cells in table.rows]
+
+    ids = [image_id.strip() for image_id in cells_of("ImageID")]
+    check_ids(path, ids)
+    return _Columns(ids, cells_of("Caption"), cells_of("Labels"), notes)
 
 
-def _report_records(path: Path, body: str, fields: int) -> list[list[str]]:
-    """The records of the report's CSV: image id, labels (if there are three fields), caption."""
+# ---- The raw form ---------------------------------------------------------------------------
+
+# A mark before the id or after it is there in records that a library saved.
+_RECORD_START = re.compile(r'\n(?="?\d+\.jpg"?,)')
+_FIRST_FIELDS = {
+    True: re.compile(r'("?)(?P<id>\d+\.jpg)\1,("?)(?P<labels>[^",\n]*)\3,'),
+    False: re.compile(r'("?)(?P<id>\d+\.jpg)\1,(?P<labels>)'),
+}
+_BREAKS = "\n\r\v\f\x85\u2028\u2029"
+# What no caption should hold, as a record that nobody recognises would become part of the caption
+# above it: the name of a picture; a line of something, a comma and labels; labels between commas
+# and then a mark; a line after one that ends with a mark, as records do (if it has a comma).
+_COULD_BE_RECORD = re.compile(
+    r"\.(?:jpe?g|png|gif|bmp|webp|tiff?)\b"
+    rf'|[{_BREAKS}][^,{_BREAKS}]*,(?:"|\s*,|[\s"]*\d[\s\d"]*[,"])'
+    r'|,[\s"]*\d[\s\d"]*,\s*"',
+    re.IGNORECASE,
+)
+_END_OF_RECORD = re.compile(rf'"[^\S{_BREAKS}]*[{_BREAKS}]')
+# A mark that closes, a comma and a mark that opens: of two marks the first opens.
+_ANOTHER_FIELD = re.compile(r'(?:[^"]*"[^"]*")*?[^"]*("\s*,\s*)"')
+_MARKS = re.compile('"+')
+
+
+def _raw_records(path: Path, body: str, *, problem: NotDelimited, labels: bool) -> list[list[str]]:
+    """The records of a body that is no valid CSV: image id, labels (if there are any), caption.
+
+    Raises UserError, with the line's number, for all that is not surely one record.
+    """
+
+    def refuse(line: int, what: str) -> UserError:
+        return UserError(
+            f"{path}: line {line} {what}. The file is no valid CSV ({problem}), so its rows must "
+            'be told apart by their beginning, like 2.jpg,1 3,"A caption" on a line of its own'
+        )
+
     before, *texts = _RECORD_START.split("\n" + body)
     if before.strip():
-        start = before.strip().splitlines()[0][:60]
-        raise UserError(f"{path}: row 1 does not start with an id like 2.jpg: {start}")
-    records = []
-    for row, text in enumerate(texts, start=1):
-        if stray := "\n" in text and _STRAY_RECORD[fields].search(text):
-            raise UserError(
-                f"{path}: the row after row {row} has the image id {stray[1]}, which is not a "
-                "number and .jpg; files with other ids are read with data=csv"
-            )
-        record = text.split(",", fields - 1)
-        if len(record) != fields:
-            raise UserError(f"{path}: row {row} has {len(record)} fields, not {fields}: {text}")
-        records.append([field.strip('" ') for field in record[:-1]] + [_caption(record[-1])])
+        raise refuse(2, f"does not start with an id like 2.jpg: {_shown(before.strip())}")
+    line = 2 + before.count("\n")
+    records: list[list[str]] = []
+    doubled: list[int] = []  # the lines of captions with marks that stand side by side
+    mixed: list[int] = []  # and of those among them that have others, too
+    for text in texts:
+        fields = _FIRST_FIELDS[labels].match(text)
+        if fields is None:
+            raise refuse(line, f"has no id and labels that can be told apart: {_shown(text)}")
+        caption, reason, position = _raw_caption(text[fields.end() :])
+        if reason:
+            line += text.count("\n", 0, fields.end() + position)
+            start = text.rfind("\n", 0, fields.end() + position) + 1
+            raise refuse(line, f"{reason}: {_shown(text[start:])}")
+        marks = [len(marks) for marks in _MARKS.findall(caption)]
+        if max(marks, default=0) > 1:
+            doubled.append(line)
+            if any(length % 2 for length in marks):
+                mixed.append(line)
+            else:
+                caption = caption.replace('""', '"')
+        records.append([fields["id"], *[fields["labels"]] * labels, caption])
+        line += text.count("\n") + 1
+    # One of them is a slip of the pen; several are what is left of a file that doubled its marks.
+    if mixed and len(doubled) > 1:
+        raise refuse(mixed[0], "has a caption with both doubled and lone quotation marks")
     return records
 
 
-def _caption(field: str) -> str:
-    """A caption without the quotation marks around the field, doubled or plain ones inside it."""
-    quoted = field.rstrip()
-    if len(quoted) < 2 or quoted[0] != '"' or quoted[-1] != '"':
-        return field.rstrip("\n")
-    caption = quoted[1:-1]
-    # A library doubles all marks inside a field. A mark that stands alone (or an odd number of
-    # them) shows that this record is a raw one.
-    if all(len(marks) % 2 == 0 for marks in _QUOTES.findall(caption)):
-        return caption.replace('""', '"')
-    return caption
+def _raw_caption(field: str) -> tuple[str, str | None, int]:
+    """What is between the marks around a caption (or the caption, if it has none around it).
+
+    Also why it is no caption, or None, and where in the field that shows.
+    """
+    text = field.rstrip()
+    opened = text.startswith('"')
+    closed = opened and len(text) > 1 and text.endswith('"')
+    caption = text[1:-1] if closed else text[1:] if opened else field.rstrip("\n")
+    found = _COULD_BE_RECORD.search(caption)
+    if found is None and (found := _END_OF_RECORD.search(caption)):
+        found = found if "," in caption[found.end() :] else None
+    if found:
+        # The line in which it stands, or the one after the break that it begins with.
+        place = found.end() - len(found[0].lstrip('" \t' + _BREAKS))
+        return caption, "could be a row of its own, but is not quite one", opened + place
+    if opened and not closed:
+        return caption, "has a caption whose closing quotation mark is not there", 0
+    if opened and (another := _ANOTHER_FIELD.match(caption)):
+        return caption, "has more fields than the header", 1 + another.start(1)
+    if not opened and (found := re.search(r'[\n,]|"$', text)):
+        return caption, "has a caption that needs quotation marks around it", found.start()
+    return caption, None, 0
+
+
+def _shown(text: str) -> str:
+    return text.splitlines()[0][:60] if text else ""

@@ -48,6 +48,18 @@ def coco(
     return root
 
 
+def captions_of(root: Path, entries: list[dict], *, subset: str = "val2017") -> None:
+    (root / f"annotations/captions_{subset}.json").write_text(json.dumps({"annotations": entries}))
+
+
+def changed(root: Path, kind: str, change) -> None:
+    """Rewrite one of the files after `change(content)`."""
+    file = root / f"annotations/{kind}_val2017.json"
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
 LABELS = {7: [1, 1, 3], 5: [20], 9: [20, 19], 3: [], 4: [2]}
 
 
@@ -103,8 +115,12 @@ def test_one_caption_a_picture_is_chosen_by_seed(tmp_path):
 
 def test_a_picture_without_captions_has_an_empty_one(tmp_path):
     coco(tmp_path, LABELS)
-    (tmp_path / "annotations/captions_val2017.json").write_text('{"annotations": []}')
-    assert read_coco(tmp_path).captions == ["", "", ""]
+    entries = [{"image_id": 9, "caption": "a"}, {"image_id": 7, "caption": None}]
+    captions_of(tmp_path, entries)
+    annotations = read_coco(tmp_path)
+    assert annotations.captions == ["", "a", ""]
+    assert "captions for 1 of these 3" in annotations.notes[1]
+    assert "2 of 3 captions are empty" in annotations.notes[2]
 
 
 def test_a_picture_that_is_listed_twice_is_one_picture(tmp_path):
@@ -140,10 +156,10 @@ def test_the_annotation_files_are_found_or_chosen(tmp_path):
     (tmp_path / "annotations/captions_val2017.json").unlink()
     with pytest.raises(UserError, match="has no captions_val2017.json"):
         read_coco(tmp_path, instances="instances_val2017.json")
-    chosen = read_coco(
-        tmp_path, instances="instances_val2017.json", captions="captions_train2017.json"
-    )
-    assert chosen.captions == ["", "", ""]
+    chosen = {"instances": "instances_val2017.json", "captions": "captions_train2017.json"}
+    with pytest.raises(UserError, match="has no caption for any of the 3 pictures"):
+        read_coco(tmp_path, **chosen)
+    assert read_coco(tmp_path, **chosen, require_captions=False).captions == ["", "", ""]
 
 
 def test_mistakes_in_coco_files(tmp_path):
@@ -171,3 +187,127 @@ def test_mistakes_in_coco_files(tmp_path):
     (tmp_path / "annotations/captions_val2017.json").write_text("{}")
     with pytest.raises(UserError, match="is not a COCO captions file: no 'annotations'"):
         read_coco(tmp_path)
+
+
+# ---- What belongs together ------------------------------------------------------------------
+
+
+def test_all_captions_of_a_picture(tmp_path):
+    coco(tmp_path, LABELS)
+    one, every = (read_coco(tmp_path, several_captions=s, seed=3) for s in ("one", "all"))
+    assert every.ids == [image_id for image_id in one.ids for _ in range(3)]
+    # The chosen one stands first, then the others.
+    assert every.captions[::3] == one.captions
+    assert {c[:9] for c in every.captions[:3]} == {"caption 0", "caption 1", "caption 2"}
+    assert (every.targets == np.repeat(one.targets, 3, axis=0)).all()
+    assert every.pictures[:4] == [one.pictures[0]] * 3 + [one.pictures[1]]
+
+
+@pytest.mark.parametrize("kind", ["images", "annotations"])
+def test_ids_may_be_text_in_some_of_the_files(kind, tmp_path):
+    coco(tmp_path, LABELS)
+    expected = read_coco(tmp_path)
+
+    def as_text(content):
+        for entry in content[kind] + content.get("categories", []):
+            for name in {"id", "image_id", "category_id"} & entry.keys():
+                entry[name] = str(entry[name])
+
+    changed(tmp_path, "instances", as_text)
+    again = read_coco(tmp_path)
+    assert again.fingerprint == expected.fingerprint and again.pictures == expected.pictures
+
+
+@pytest.mark.parametrize("separator", ["/", "\\"])
+@pytest.mark.parametrize("folder", ["val2017", "images/val2017", "photos", "."])
+def test_names_with_a_folder(folder, separator, tmp_path):
+    coco(tmp_path, LABELS, pictures=folder)
+
+    def with_folder(content):
+        for image in content["images"]:
+            image["file_name"] = f"val2017{separator}{image['file_name']}"
+
+    changed(tmp_path, "instances", with_folder)
+    annotations = read_coco(tmp_path)
+    assert [path.parent for path in annotations.pictures] == [tmp_path / folder] * 3
+    assert all(path.is_file() for path in annotations.pictures)
+
+
+def test_a_name_in_two_folders_is_two_pictures(tmp_path):
+    coco(tmp_path, {1: [1], 2: [2]}, pictures="a")
+
+    def in_folders(content):
+        for image, folder in zip(content["images"], "ab", strict=True):
+            image["file_name"] = f"{folder}/1.jpg"
+
+    changed(tmp_path, "instances", in_folders)
+    (tmp_path / "a/1.jpg").touch()
+    with pytest.raises(UserError, match=r"1 of 2 rows have no picture file .*b/1.jpg \(row 2\)"):
+        read_coco(tmp_path)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b/1.jpg").touch()
+    assert read_coco(tmp_path).pictures == [tmp_path / "a/1.jpg", tmp_path / "b/1.jpg"]
+
+
+def test_the_joins_are_counted_in_notes(shared, tmp_path):
+    notes = read_coco(shared / "data/coco-mini").notes
+    assert "instances_val2017.json: 34 of 48 pictures have a label" in notes[0] or (
+        "34 of 47 pictures have a label" in notes[0]
+    )
+    assert notes[1:] == ("captions_val2017.json: captions for 34 of these 34",)
+
+
+def test_a_model_that_does_not_look_needs_no_captions_and_no_pictures(tmp_path):
+    coco(tmp_path, LABELS, pictures=None)
+    (tmp_path / "annotations/captions_val2017.json").unlink()
+    with pytest.raises(UserError, match="has no captions_val2017.json"):
+        read_coco(tmp_path, require_pictures=False)
+    annotations = read_coco(tmp_path, require_pictures=False, require_captions=False)
+    assert annotations.captions == ["", "", ""] and len(annotations.notes) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        (
+            "instances",
+            lambda c: c["annotations"].__setitem__(
+                slice(None), [{"image_id": 1, "category_id": 1}]
+            ),
+            "none of its 1 objects is in one of its pictures",
+        ),
+        ("instances", lambda c: c["images"][0].update(file_name=None), "no 'file_name' of image 7"),
+        ("instances", lambda c: c["images"][0].update(id=[1]), r"id is \[1\]"),
+        ("instances", lambda c: c["images"][0].update(id=True), "id is True"),
+        ("instances", lambda c: c["images"][1].update(id="7"), "image 7 is both"),
+        ("instances", lambda c: c["images"].append(3), "'images' is no list of objects"),
+        ("instances", lambda c: c.update(images={}), "'images' is no list of objects"),
+        ("instances", lambda c: c["annotations"][0].pop("category_id"), "no 'category_id'"),
+        (
+            "instances",
+            lambda c: c["categories"].insert(0, {"id": 1, "name": "dog"}),
+            "category 1 is dog, but in COCO it is person",
+        ),
+        ("captions", lambda c: c["annotations"][0].update(caption=5), "caption 5 of image 7"),
+        ("captions", lambda c: c["annotations"][0].update(caption="\ud800"), "half a character"),
+        ("captions", lambda c: c["annotations"][0].pop("caption"), "no 'caption' in"),
+        ("captions", lambda c: c["annotations"][0].pop("image_id"), "no 'image_id' in"),
+    ],
+)
+def test_entries_that_are_not_cocos(kind, change, message, tmp_path):
+    coco(tmp_path, LABELS)
+    changed(tmp_path, kind, change)
+    with pytest.raises(UserError, match=message):
+        read_coco(tmp_path, several_captions="all")
+
+
+def test_json_that_is_none(tmp_path):
+    coco(tmp_path, LABELS)
+    for text, message in (
+        ("[" * 100_000, "too deeply nested"),
+        ('{"images": [], "images": []}', 'the key "images" twice'),
+        ("9" * 5000, "is no valid JSON"),
+    ):
+        (tmp_path / "annotations/instances_val2017.json").write_text(text)
+        with pytest.raises(UserError, match=message):
+            read_coco(tmp_path)

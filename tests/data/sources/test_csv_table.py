@@ -1,24 +1,30 @@
 """Any CSV: columns by name, labels by name or number, and mistakes."""
 
+import csv
+import io
+import json
+import os
 from pathlib import Path
 
 import pytest
 
 from mmlabel.data.annotations import Annotations
+from mmlabel.data.labels import label_summary
 from mmlabel.data.sources.csv_table import read_csv
+from mmlabel.data.splits import split_rows
 from mmlabel.errors import UserError
 
 
-def any_csv(folder: Path, text: str, **options) -> Annotations:
-    (folder / "set.csv").write_bytes(text.encode())
-    options = {"require_pictures": False, **options}
-    return read_csv(
-        folder / "set.csv",
-        picture_column="path",
-        label_column=options.pop("label_column", "tags"),
-        caption_column="text",
+def any_csv(folder: Path, text: str | bytes, *, file: str = "set.csv", **options) -> Annotations:
+    (folder / file).write_bytes(text if isinstance(text, bytes) else text.encode())
+    options = {
+        "picture_column": "path",
+        "label_column": "tags",
+        "caption_column": "text",
+        "require_pictures": False,
         **options,
-    )
+    }
+    return read_csv(folder / file, **options)
 
 
 def test_label_names_are_collected_from_the_file(tmp_path):
@@ -79,7 +85,7 @@ COLUMNS = "path,tags,text\n"
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
-        ("", {}, "no column path"),
+        ("", {}, "has no columns: it is empty"),
         (COLUMNS, {}, "has no rows"),
         ("path,text\na,b\n", {}, "no column tags; its columns: path, text"),
         (COLUMNS + "1.png,1,a\n2.png,1\n", {}, "row 2 has 2 fields, but the header has 3"),
@@ -108,3 +114,394 @@ COLUMNS = "path,tags,text\n"
 def test_mistakes_in_any_csv(text, options, message, tmp_path):
     with pytest.raises(UserError, match=message):
         any_csv(tmp_path, text, **options)
+
+
+# ---- Files that are not what they seem ------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        # A mark that was lost at the beginning of a cell, and what follows looks like a row.
+        (COLUMNS + '1.png,cat,a man\nx,y,z"\n', "row 2 has a cell that ends with a quotation mark"),
+        (COLUMNS + '1.png,cat,a man"\n', "row 1 has a cell that ends .* but does not begin"),
+        # One that was lost at its end.
+        (COLUMNS + '1.png,cat,"a man\n2.png,cat,b\n', "line 2 is no valid CSV"),
+        (COLUMNS + '1.png,cat,"a\n2.png,cat,", b"\n', "row 1 has a cell that ends|has 4 fields"),
+        (COLUMNS + '1.png,cat,"a"b\n', "line 2 is no valid CSV"),
+        (COLUMNS + '1.png,cat, "a"\n', "row 1 has a cell that ends with a quotation mark"),
+        (COLUMNS + "1.png,cat,a2.png,cat,b\n", "row 1 has 5 fields"),
+        (COLUMNS + "1.png,cat,a\npath,tags,text\n2.png,cat,b\n", "row 2 is the header again"),
+        ("path,tags,text,text\n1.png,cat,a,b\n", "2 columns of the name text"),
+        ("path,tag,text\n1.png,cat,a\n", 'no column tags; .* did you mean "tag"'),
+        (COLUMNS + "a\0b.png,cat,a\n", "zero byte"),
+    ],
+)
+def test_damaged_files_are_refused(text, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        any_csv(tmp_path, text, encoding="utf-8")
+
+
+def test_marks_within_a_cell_are_taken_as_they_are(tmp_path):
+    annotations = any_csv(tmp_path, COLUMNS + '1.png,cat,a 5" board\n2.png,cat,"a ""b"""\n')
+    assert annotations.captions == ['a 5" board', 'a "b"']
+
+
+def test_a_folder_and_a_pipe_are_no_files(tmp_path):
+    with pytest.raises(UserError, match="cannot read .*: Is a directory"):
+        read_csv(tmp_path, picture_column="a", label_column="b", caption_column="c")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="pipe is not a plain file"):
+        read_csv(tmp_path / "pipe", picture_column="a", label_column="b", caption_column="c")
+
+
+# ---- Delimiters and encodings ---------------------------------------------------------------
+
+TEXT = 'path,tags,text\n1.png,chat,"café, ""noir"""\n2.png,chien,naïve\n'
+CAPTIONS = ['café, "noir"', "naïve"]
+
+
+@pytest.mark.parametrize("delimiter", ["\t", ";", "|"])
+def test_the_delimiter_is_found_out_or_given(delimiter, tmp_path):
+    out = io.StringIO()
+    csv.writer(out, delimiter=delimiter).writerows(csv.reader(io.StringIO(TEXT)))
+    assert any_csv(tmp_path, out.getvalue()).captions == CAPTIONS
+    assert any_csv(tmp_path, out.getvalue(), delimiter=delimiter).captions == CAPTIONS
+    with pytest.raises(UserError, match="has no column path"):
+        any_csv(tmp_path, out.getvalue(), delimiter=",")
+
+
+@pytest.mark.parametrize("name", ["tab", "\\t"])
+def test_a_tab_can_be_written_on_a_command_line(name, tmp_path):
+    text = "path\ttags\ttext\n1.png\tcat\ta, b\n"
+    assert any_csv(tmp_path, text, delimiter=name).captions == ["a, b"]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "note"),
+    [
+        ("utf-8", None),
+        ("utf-8-sig", None),
+        ("utf-16", "read as utf-16,"),
+        ("utf-16-le", "read as utf-16-le"),
+        ("utf-16-be", "read as utf-16-be"),
+        ("utf-32", "read as utf-32,"),
+        ("cp1252", "read as cp1252"),
+        ("latin-1", "read as cp1252"),
+    ],
+)
+def test_the_encoding_is_found_out_and_said_or_given(encoding, note, tmp_path):
+    annotations = any_csv(tmp_path, TEXT.encode(encoding))
+    assert annotations.captions == CAPTIONS
+    assert [note in n for n in annotations.notes] == ([True] if note else [])
+    given = any_csv(tmp_path, TEXT.encode(encoding), encoding=encoding)
+    assert given.captions == CAPTIONS and given.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (TEXT.encode() + "3.png,chat,très".encode("cp1252"), "other characters are: .* damaged"),
+        ("path,tags,text\n1.png,cat,Привет, мир".encode("cp1251"), "too many letters"),
+        ("path,tags,text\n1.png,cat,日本語の説明".encode("shift-jis"), "too many|nor in cp1252"),
+        (b"path,tags,text\n1.png,cat,a long enough caption \x81 here", "nor in cp1252"),
+        (b"path\0\0tags\0,text\n", "holds zero bytes"),
+    ],
+)
+def test_an_encoding_that_is_not_sure_is_asked_for(content, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        any_csv(tmp_path, content)
+
+
+@pytest.mark.parametrize("encoding", ["nonsense", "hex", "rot13"])
+def test_no_encoding(encoding, tmp_path):
+    with pytest.raises(UserError, match=f"{encoding} is not the name of an encoding"):
+        any_csv(tmp_path, TEXT, encoding=encoding)
+
+
+# ---- Labels ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cell", "options", "message"),
+    [
+        ('"[""cat"", ""dog""]"', {}, 'row 2: "\\[""?cat".* data.separator=json'),
+        ("\"['cat', 'dog']\"", {}, "data.separator=json"),
+        ("[cat]", {}, "data.separator=json"),
+        ('"cat,dog"', {}, 'has a comma in it; .* data.separator=","'),
+        ('"cat, dog"', {}, "has a comma"),
+        ("cat;dog", {}, 'data.separator=";"'),
+        ("cat|dog", {}, "has an upright"),
+        ("cat;dog", {"separator": ","}, "has a semicolon"),
+        ("truck (large)", {}, "a bracket that belongs to more"),
+        ("nan", {}, "is written for no label; leave the cell empty"),
+        ("None", {}, "is written for no label"),
+        ("1.0", {}, "is a fraction; label numbers are whole"),
+        ("a\u200bb", {}, "cannot be printed"),
+    ],
+)
+def test_labels_that_are_no_plausible_names(cell, options, message, tmp_path):
+    text = COLUMNS + f"1.png,cow,a\n2.png,{cell},b\n"
+    with pytest.raises(UserError, match=message):
+        any_csv(tmp_path, text, **options)
+
+
+@pytest.mark.parametrize("name", ["truck (large)", "men's shoes", "rock'n'roll", "C++", "3D"])
+def test_names_that_are_plausible(name, tmp_path):
+    text = COLUMNS + f"1.png,cow|{name},a\n2.png,cow,b\n"
+    assert name in any_csv(tmp_path, text, separator="|").label_names
+
+
+def test_given_names_may_be_anything(tmp_path):
+    text = COLUMNS + '1.png,"none|chair, folding",a\n2.png,[x],b\n'
+    names = ["none", "chair, folding", "[x]"]
+    annotations = any_csv(tmp_path, text, separator="|", label_names=names)
+    assert annotations.targets.tolist() == [[1, 1, 0], [0, 0, 1]]
+
+
+def test_label_names_that_are_numbers_mean_names(tmp_path):
+    text = COLUMNS + "1.png,3 11,a\n2.png,07,b\n"
+    annotations = any_csv(tmp_path, text, label_names=[3, 7, 11])
+    assert annotations.label_names == ["3", "7", "11"]
+    assert annotations.targets.tolist() == [[1, 0, 1], [0, 1, 0]]
+    with pytest.raises(UserError, match="label 1 is out of range"):
+        any_csv(tmp_path, COLUMNS + "1.png,1,a\n", label_names=[3, 7, 11])
+
+
+def test_a_label_that_is_called_none_is_not_found_by_chance(tmp_path):
+    with pytest.raises(UserError, match='label "x" is not among the label names'):
+        any_csv(tmp_path, COLUMNS + "1.png,x,a\n", label_names=["None", "cat"])
+
+
+def test_lists_in_a_cell(tmp_path):
+    text = COLUMNS + (
+        '1.png,"[""hot dog"", ""cat""]",a\n2.png,"[\'cat\']",b\n3.png,[],c\n4.png,,d\n'
+    )
+    annotations = any_csv(tmp_path, text, separator="json")
+    assert annotations.label_names == ["cat", "hot dog"]
+    assert annotations.targets.tolist() == [[1, 1], [1, 0], [0, 0], [0, 0]]
+    assert annotations.label_order[0].tolist() == [1, 0]
+    numbers = any_csv(tmp_path, COLUMNS + '1.png,"[2, 0]",a\n', separator="json")
+    assert numbers.targets.tolist() == [[1, 0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("cat", "is no list like"),
+        ('"{""cat"": 1}"', "is no list like"),
+        ('"[""cat"""', "is no list like"),
+        ("[1.5]", "neither a name nor a number: 1.5"),
+        ("[null]", "neither a name nor a number: null"),
+        ("[true]", "neither a name nor a number: true"),
+        ('"[[1], 2]"', "neither a name nor a number"),
+        ('"[""cat"", """"]"', "is written for no label"),
+    ],
+)
+def test_cells_that_are_no_lists(cell, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        any_csv(tmp_path, COLUMNS + f"1.png,{cell},a\n", separator="json")
+
+
+def test_more_labels_than_rows_are_the_wrong_column(tmp_path):
+    rows = "".join(f"{n}.png,a{n} b{n} c{n},x\n" for n in range(600))
+    with pytest.raises(UserError, match="has 1,800 labels in 600 rows: check data.label_column"):
+        any_csv(tmp_path, COLUMNS + rows)
+
+
+def test_a_label_number_without_end(tmp_path):
+    for number in ("9" * 5000, "9" * 30):
+        with pytest.raises(UserError, match="is out of range|would make"):
+            any_csv(tmp_path, COLUMNS + f"1.png,{number},a\n2.png,1,b\n")
+
+
+def test_the_summary_of_labels(tmp_path):
+    rows = "".join(f"{n}.png,dog{' cat' * (n < 3)}{' Dog' * (n == 5)},a\n" for n in range(12))
+    lines = label_summary(any_csv(tmp_path, COLUMNS + rows + "12.png,,a\n"))
+    assert lines == [
+        "3 labels in 13 rows; the commonest: dog 12, cat 3, Dog 1",
+        "1 of the labels occur once",
+        "1 rows have no label",
+        "labels that differ only in capitals or spaces: Dog, dog",
+    ]
+
+
+# ---- A column for each label ----------------------------------------------------------------
+
+ONE_HOT = "path,cat,dog,hot dog,text\n1.png,1,0,1,a\n2.png,0.0,1.0,0,b\n3.png,False,TRUE,0,c\n"
+
+
+def test_a_column_for_each_label(tmp_path):
+    for columns in (["cat", "dog", "hot dog"], ["cat", "*dog"], ["cat", "dog", "*"]):
+        if columns[-1] == "*":
+            continue
+        annotations = any_csv(tmp_path, ONE_HOT, label_columns=columns)
+        assert annotations.label_names == ["cat", "dog", "hot dog"]
+        assert annotations.targets.tolist() == [[1, 0, 1], [0, 1, 0], [0, 1, 0]]
+        assert annotations.known is None and annotations.label_order is None
+
+
+UNCERTAIN = "path,cat,dog,text\n1.png,1,-1,a\n2.png,,0,b\n3.png,-1.0,nan,c\n4.png,0,1,d\n"
+
+
+def test_uncertain_labels(tmp_path):
+    def read(uncertain) -> Annotations:
+        return any_csv(tmp_path, UNCERTAIN, label_columns=["cat", "dog"], uncertain=uncertain)
+
+    masked = read("mask")
+    assert masked.targets.tolist() == [[1, 0], [0, 0], [0, 0], [0, 1]]
+    assert masked.known.tolist() == [[True, False], [False, True], [False, False], [True, True]]
+    assert masked.take([2, 0]).known.tolist() == [[False, False], [True, False]]
+    assert "4 of 8 labels are -1 or empty: they are left out of loss" in masked.notes[0]
+    assert read(0).targets.tolist() == masked.targets.tolist() and read(0).known is None
+    assert read(1).targets.tolist() == [[1, 1], [1, 0], [1, 1], [0, 1]] and read(1).known is None
+    assert "they are taken as 1" in read(1).notes[0]
+    assert len({masked.fingerprint, read(0).fingerprint, read(1).fingerprint}) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("path,cat,text\n1.png,2,a\n", {}, r"row 1 \(1.png\): column cat has '2', not 1, 0"),
+        ("path,cat,text\n1.png,cat dog,a\n", {}, "label lists are read with data.label_column"),
+        ("path,cow,text\n1.png,1,a\n", {}, "no column cat; its columns: path, cow, text"),
+        ("path,cat,text\n1.png,1,a\n", {"label_names": ["cat"]}, "leave out"),
+        ("path,cat,text\n1.png,1,a\n", {"num_labels": 1}, "leave out"),
+    ],
+)
+def test_mistakes_in_label_columns(text, options, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        any_csv(tmp_path, text, label_columns=["cat"], **options)
+
+
+# ---- JSON lines -----------------------------------------------------------------------------
+
+
+def json_lines(*rows: dict | str) -> str:
+    return "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
+
+
+def test_json_lines(tmp_path):
+    text = json_lines(
+        {"path": "1.png", "tags": ["hot dog", "cat"], "text": 'a "b",\n\u2028c'},
+        "",
+        {"text": None, "path": 2, "tags": [], "more": {}},
+        {"path": "3.png", "tags": "cat", "text": "x"},
+    )
+    annotations = any_csv(tmp_path, text, file="set.jsonl")
+    assert annotations.ids == ["1.png", "2", "3.png"]
+    assert annotations.captions == ['a "b",\n\u2028c', "", "x"]
+    assert annotations.label_names == ["cat", "hot dog"]
+    assert annotations.targets.tolist() == [[1, 1], [0, 0], [1, 0]]
+
+
+def test_label_columns_of_json_lines(tmp_path):
+    text = json_lines(
+        {"path": "1.png", "cat": 1, "dog": False, "text": "a"},
+        '{"path": "2.png", "cat": NaN, "dog": 1.0, "text": "b"}',
+        {"path": "3.png", "cat": None, "text": "c"},
+    )
+    annotations = any_csv(tmp_path, text, file="set.NDJSON", label_columns=["cat", "dog"])
+    assert annotations.targets.tolist() == [[1, 0], [0, 1], [0, 0]]
+    assert annotations.known.tolist() == [[True, True], [False, True], [False, False]]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "has no column path|has no rows"),
+        ('{"path": "1.png"', r"set.jsonl: line 1 is no valid JSON"),
+        ('{"path": "1.png", "tags": [], "text": ""}\n[1]', "line 2 is no JSON object"),
+        ('{"path": "1.png", "path": "2.png"}', 'line 1 has an object with the key "path" twice'),
+        (json_lines({"path": "1.png", "text": "a"}), "has no column tags"),
+        (json_lines({"path": ["a"], "text": "a", "tags": []}), "row 1: path is neither text"),
+        (json_lines({"path": "a", "text": {}, "tags": []}), "row 1: text is neither text"),
+        (json_lines({"path": "a", "text": "a", "tags": {"a": 1}}), "row 1 .*: tags has a label"),
+        (json_lines({"path": "a", "text": "\ud800", "tags": ["x"]}), "half a character"),
+        ("[" * 100_000, "too deeply nested"),
+    ],
+)
+def test_mistakes_in_json_lines(text, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        any_csv(tmp_path, text, file="set.jsonl")
+
+
+# ---- Captions and pictures ------------------------------------------------------------------
+
+SEVERAL = (
+    COLUMNS
+    + "1.png,cat,a\n2.png,dog,b\n1.png,cat,c\n1.png,cat,d\n3.png,dog cat,\n3.png,cat dog,e\n"
+)
+
+
+def test_several_captions_of_a_picture(tmp_path):
+    with pytest.raises(UserError, match=r"twice: 1.png .* give data.several_captions=one or all"):
+        any_csv(tmp_path, SEVERAL)
+
+    def read(several: str, seed: int = 0) -> Annotations:
+        return any_csv(tmp_path, SEVERAL, several_captions=several, caption_seed=seed)
+
+    chosen = set()
+    for seed in range(20):
+        one, every = read("one", seed), read("all", seed)
+        assert one.ids == ["1.png", "2.png", "3.png"]
+        assert one.captions[1:] == ["b", "e"]  # an empty caption is passed over
+        chosen.add(one.captions[0])
+        assert every.ids == ["1.png", "1.png", "1.png", "2.png", "3.png"]
+        assert every.captions[0] == one.captions[0] and set(every.captions[:3]) == {"a", "c", "d"}
+        assert every.targets.tolist() == [[1, 0]] * 3 + [[0, 1], [1, 1]]
+    assert chosen == {"a", "c", "d"}
+
+
+def test_captions_of_one_picture_stay_in_one_split(tmp_path):
+    rows = "".join(f"{n % 40}.png,{'cat' if n % 40 % 3 else 'dog'},{n}\n" for n in range(120))
+    every = any_csv(tmp_path, COLUMNS + rows, several_captions="all", caption_seed=5)
+    one = any_csv(tmp_path, COLUMNS + rows, several_captions="one", caption_seed=5)
+    splits = split_rows(every.targets, ids=every.ids, cache_dir=tmp_path)
+    pictures = {name: {every.ids[row] for row in rows} for name, rows in splits.items()}
+    assert sum(map(len, pictures.values())) == len(set.union(*pictures.values())) == 40
+    assert len(splits["train"]) == 3 * len(pictures["train"])
+    for row in [*splits["val"], *splits["test"]]:
+        assert every.captions[row] == one.captions[one.ids.index(every.ids[row])]
+
+
+def test_captions_of_a_picture_with_other_labels(tmp_path):
+    text = COLUMNS + "1.png,cat,a\n2.png,cat,b\n1.png,cat dog,c\n"
+    with pytest.raises(UserError, match=r"rows 1 and 3 are of one picture \(1.png\), but have"):
+        any_csv(tmp_path, text, several_captions="one")
+
+
+def test_a_list_of_captions_in_json_lines(tmp_path):
+    text = json_lines(
+        {"path": "1.png", "tags": ["cat"], "text": ["a", "b"]},
+        {"path": "2.png", "tags": ["cat"], "text": []},
+    )
+    with pytest.raises(UserError, match="1 rows have several captions: 1.png"):
+        any_csv(tmp_path, text, file="set.jsonl")
+    every = any_csv(tmp_path, text, file="set.jsonl", several_captions="all")
+    assert every.ids == ["1.png", "1.png", "2.png"]
+    assert sorted(every.captions) == ["", "a", "b"]
+
+
+def test_a_model_that_does_not_look_needs_no_captions_and_no_pictures(tmp_path):
+    text = "path,tags\n1.png,cat\n2.png,dog\n"
+    for column in ("text", None):
+        with pytest.raises(UserError, match="no column text|caption_column is not given"):
+            any_csv(tmp_path, text, caption_column=column)
+        annotations = any_csv(tmp_path, text, caption_column=column, require_captions=False)
+        assert annotations.captions == ["", ""] and annotations.notes == ()
+    text = "text,tags\na,cat\nb,dog\n"
+    for column in ("path", None):
+        with pytest.raises(UserError, match="no column path|picture_column is not given"):
+            any_csv(tmp_path, text, picture_column=column, require_pictures=True)
+        annotations = any_csv(tmp_path, text, picture_column=column)
+        assert annotations.ids == ["1", "2"] and annotations.captions == ["a", "b"]
+        assert "rows are named by number" in annotations.notes[0]
+
+
+def test_empty_captions_are_counted(tmp_path):
+    annotations = any_csv(tmp_path, COLUMNS + "1.png,cat,\n2.png,cat,nan\n3.png,cat,a\n")
+    assert [note.partition(": ")[2] for note in annotations.notes] == [
+        "1 of 3 captions are empty",
+        "1 captions are nothing but nan",
+    ]

@@ -162,6 +162,173 @@ def test_the_real_file_without_labels(shared):
     assert annotations.targets.shape == (198, 20) and not annotations.targets.any()
 
 
+def saved(folder: Path, text: str | bytes, *, file: str = "train.csv") -> Path:
+    (folder / file).write_bytes(text if isinstance(text, bytes) else text.encode())
+    return folder
+
+
+# ---- Valid CSV ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ids", ["1.JPG 2.jpeg 3.Png", "a/1.jpg b/c/2.jpg 3", "cat.jpg dog 4.webp"])
+def test_valid_csv_may_have_any_ids(ids, tmp_path):
+    rows = [(image_id, [1, 8], f'a "{n}", b\n') for n, image_id in enumerate(ids.split())]
+    for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL):
+        saved(tmp_path, saved_again(rows, quoting=quoting))
+        assert as_rows(read_usyd(tmp_path, require_pictures=False)) == rows
+
+
+def test_what_is_quoted_in_valid_csv_is_a_caption(tmp_path):
+    """Lines that look like records are none inside quotation marks that are doubled."""
+    rows = [
+        ("1.jpg", [1], 'a\n2.jpg,1,"b"\n3.jpg,8,c'),
+        ("4.jpg", [3], "\n5.jpg,1,"),
+        ("6.jpg", [1], ""),
+    ]
+    saved(tmp_path, saved_again(rows))
+    assert as_rows(read_usyd(tmp_path, require_pictures=False)) == rows
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_line_ends_and_delimiters(end, delimiter, tmp_path):
+    text = end.join(["ImageID,Labels,Caption", "1.jpg,1 3,a", "2.jpg,,b", " 3.jpg ,8,c"])
+    saved(tmp_path, text.replace(",", delimiter))
+    assert as_rows(read_usyd(tmp_path, require_pictures=False)) == [
+        ("1.jpg", [1, 3], "a"),
+        ("2.jpg", [], "b"),
+        ("3.jpg", [8], "c"),
+    ]
+
+
+def test_raw_files_with_old_line_ends(tmp_path):
+    saved(tmp_path, raw().replace("\n", "\r"))
+    assert as_rows(read_usyd(tmp_path, require_pictures=False)) == TRAPS
+
+
+def test_labels_with_commas_are_refused_not_cut(tmp_path):
+    saved(tmp_path, 'ImageID,Labels,Caption\n1.jpg,"1,3","a man by a car"\n')
+    with pytest.raises(UserError, match='label "1,3" is not a number: .* with spaces between'):
+        read_usyd(tmp_path, require_pictures=False)
+    saved(tmp_path, 'ImageID,Labels,Caption\n2.jpg,1,"a "b""\n1.jpg,"1,3","a man by a car"\n')
+    with pytest.raises(UserError, match="line 3 has no id and labels that can be told apart"):
+        read_usyd(tmp_path, require_pictures=False)
+
+
+def test_other_encodings(tmp_path):
+    expected = as_rows(read_usyd(saved(tmp_path, raw()), require_pictures=False))
+    saved(tmp_path, raw().encode("cp1252"))
+    with pytest.raises(UserError, match="is not text in UTF-8"):
+        read_usyd(tmp_path, require_pictures=False)
+    given = read_usyd(tmp_path, require_pictures=False, encoding="cp1252")
+    assert as_rows(given) == expected and not [n for n in given.notes if "cp1252" in n]
+    found_out = read_usyd(tmp_path, require_pictures=False, encoding=None)
+    assert as_rows(found_out) == expected and "is read as cp1252" in found_out.notes[0]
+
+
+def test_a_model_that_does_not_look_needs_no_captions_and_no_pictures(tmp_path):
+    saved(tmp_path, "ImageID,Labels\n1.jpg,1 3\n2,8\n")
+    with pytest.raises(UserError, match="no column Caption"):
+        read_usyd(tmp_path, require_pictures=False)
+    annotations = read_usyd(tmp_path, require_pictures=False, require_captions=False)
+    assert as_rows(annotations) == [("1.jpg", [1, 3], ""), ("2", [8], "")]
+    assert annotations.notes == ()
+    saved(tmp_path, "ImageID\n1.jpg\n2.jpg\n")
+    with pytest.raises(UserError, match="no column Caption"):
+        read_unlabelled(tmp_path / "train.csv", require_pictures=False)
+    unlabelled = read_unlabelled(
+        tmp_path / "train.csv", require_pictures=False, require_captions=False
+    )
+    assert unlabelled.ids == ["1.jpg", "2.jpg"]
+
+
+def test_empty_captions_are_counted(tmp_path):
+    def notes(*captions: str) -> tuple[str, ...]:
+        saved(tmp_path, raw([(f"{n}.jpg", [1], c) for n, c in enumerate(captions)]))
+        return read_usyd(tmp_path, require_pictures=False).notes
+
+    assert notes("a", "b") == ()
+    assert notes("", "b", " ")[0].endswith("2 of 3 captions are empty")
+    assert notes("", "")[0].endswith("all 2 captions are empty")
+    assert notes("a", "nan", "None")[0].endswith("2 captions are nothing but nan or none")
+
+
+# ---- Raw rows that are not recognised -------------------------------------------------------
+
+HEADER = "ImageID,Labels,Caption\n"
+FIRST = '5.jpg,1,"A sign reading "for rent"."\n'  # no valid CSV
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        ' 2.jpg,1 3,"a man"',
+        '2,1 3,"a man"',
+        '2.JPG,1 3,"a man"',
+        '2.jpeg,1 3,"a man"',
+        '2.jpgg,1 3,"a man"',
+        'a/2.jpg,1 3,"a man"',
+        'COCO_2,1 3,"a man"',
+        'my picture,1 3,"a man"',
+        '"2 .jpg",1 3,"a man"',
+        '2.jpg1 3,"a man"',
+        '2.jpg;1 3;"a man"',
+        '2.jpg\t1 3\t"a man"',
+        '2.jpg,1 3"a man"',
+        '2.jpg,1 3,"a man',
+        '2.jpg,1 3,a man"',
+        "2.jpg,1 3,a man, a car",
+        '2.jpg,1 3,"a man","a car"',
+        '2.jpg,1 3,"a man",a car',
+        '2.jpg,1 3,"a man"\nand a car',
+        '2.jpg,"1,3","a man"',
+        '2.jpg,"1 3,"a man"',
+        '2.jpg,1 "3","a man"',
+        "2.jpg,1 3",
+        "2.jpg",
+        '1 3,2.jpg,"a man"',
+        '"a man",1 3,2.jpg',
+        '\u200b2.jpg,1 3,"a man"',
+        '2.jpg,1 3,"a man"4.jpg,1,"a car"',
+        '2.jpg,1 3,"a man"\r4.jpg,1,"a car"',
+        '2,,"a man"',
+        "2,1 3,a man",
+        ',1 3,"a man"',
+    ],
+)
+def test_no_row_becomes_part_of_the_caption_above_it(row, tmp_path):
+    for after in ("", '7.jpg,1,"b"\n'):
+        saved(tmp_path, f"{HEADER}{FIRST}{row}\n{after}")
+        with pytest.raises(UserError, match=r"train.csv: line 3 (could|has|does)"):
+            read_usyd(tmp_path, require_pictures=False)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [' 2.jpg,"a man"', '2,"a man"', "2,a man", '2.JPG,"a man"', 'a/2.jpg,"a man"', '2.jpg"a"'],
+)
+def test_no_unlabelled_row_becomes_part_of_the_caption_above_it(row, tmp_path):
+    file = tmp_path / "test.csv"
+    file.write_text(f'ImageID,Caption\n5.jpg,"A sign "for rent"."\n{row}\n7.jpg,"b"\n')
+    with pytest.raises(UserError, match=r"test.csv: line 3 (could|has)"):
+        read_unlabelled(file, require_pictures=False)
+
+
+def test_a_saved_row_whose_caption_holds_a_record_is_not_cut_in_two(tmp_path):
+    rows = [("1.jpg", [1], 'a "b"\n3.jpg,1,"x"'), ("4.jpg", [1], "c")]
+    saved(tmp_path, saved_again(rows))
+    assert as_rows(read_usyd(tmp_path, require_pictures=False)) == rows
+    saved(tmp_path, saved_again(rows) + FIRST)
+    with pytest.raises(UserError, match="line 2 has a caption with both doubled and lone"):
+        read_usyd(tmp_path, require_pictures=False)
+
+
+def test_one_slip_of_the_pen_is_left_as_it_is(tmp_path):
+    rows = [("1.jpg", [1], 'a sign "Stop"" here'), ("4.jpg", [1], 'a "b" c')]
+    saved(tmp_path, raw(rows))
+    assert as_rows(read_usyd(tmp_path, require_pictures=False)) == rows
+
+
 # ---- The report's form, with mistakes -------------------------------------------------------
 
 
@@ -182,9 +349,6 @@ def test_an_empty_label_list_is_no_label(tmp_path):
     assert as_rows(read_usyd(usyd(tmp_path, raw(rows), rows))) == rows
 
 
-HEADER = "ImageID,Labels,Caption\n"
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -194,15 +358,15 @@ HEADER = "ImageID,Labels,Caption\n"
         ("ImageID,Caption\n2.jpg,a\n", "no column Labels; its columns: ImageID, Caption"),
         ('2.jpg,1,"a"\n', "no column ImageID; its columns: 2.jpg, 1, a"),
         (HEADER + '2.jpg,1,"a"\n4.jpg,1 x,"b"\n', r'row 2 \(4.jpg\): label "x" is not a number'),
-        (HEADER + '2.jpg,"a caption"\n', "row 1 has 2 fields, not 3"),
+        (HEADER + '2.jpg,"a caption"\n', "line 2 has no id .*row 1 has 2 fields, but"),
         (HEADER + '2.jpg,1 1.5,"a"\n', r'row 1 \(2.jpg\): label "1.5" is not a number'),
         (HEADER + '2.jpg,1,"a\nb"\n4.jpg,20,"b"\n', r"row 2 \(4.jpg\): label 20 is out of range"),
         (HEADER + '2.jpg,12,"a"\n', r"label 12 is out of range: .* 1 to 19 without 12"),
         (HEADER + '2.jpg,0,"a"\n', "label 0 is out of range"),
         (HEADER + '2.jpg,-1,"a"\n', "label -1 is out of range"),
         (HEADER + '2.jpg,1,"a"\n4.jpg,1,"b"\n2.jpg,3,"c"\n', r"twice: 2.jpg \(rows 1 and 3\)"),
-        (HEADER + 'a.jpg,1,"a"\n2.jpg,1,"b"\n', "row 1 does not start with an id .*: a.jpg"),
-        (HEADER + '2.jpg,1,"a"\nx.png,1,"b"\n', "the row after row 1 has the image id x.png"),
+        (HEADER + 'a.jpg,1,"a "b" c"\n', 'line 2 does not start with an id .*: a.jpg,1,"a'),
+        (HEADER + '2.jpg,1,"a "b" c"\nx.png,1,"b"\n', "line 3 could be a row of its own"),
     ],
 )
 def test_mistakes_in_the_reports_form(text, message, tmp_path):

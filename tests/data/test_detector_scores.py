@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmlabel.data import detections
-from mmlabel.data.detections import detector_scores
+from mmlabel.data.feature_store import DETECTOR_BATCH, Scores, detector_scores
+from mmlabel.data.pictures import BadPicture
+from mmlabel.data.row_store import stores
 from mmlabel.data.sources.report_csv import read_usyd
-from mmlabel.data.transforms import BadPicture
 
 
 class MeanColour:
@@ -57,7 +57,7 @@ def pictures(tmp_path: Path) -> list[Path]:
 
 @pytest.fixture
 def score(tmp_path: Path) -> Callable:
-    def run(files: list[Path], detector: MeanColour, **options: object) -> detections.Scores:
+    def run(files: list[Path], detector: MeanColour, **options: object) -> Scores:
         return detector_scores(files, detector, cache_dir=tmp_path / "cache", quiet=True, **options)
 
     return run
@@ -78,7 +78,7 @@ def test_computed_once(pictures: list[Path], score: Callable, tmp_path: Path) ->
     assert (again.computed, second.seen, second.loaded) == (0, 0, False)
     assert again.detector_seconds == pytest.approx(scores.detector_seconds)
     assert 0 < scores.detector_seconds <= scores.seconds
-    assert len(list((tmp_path / "cache" / "detections").glob("*.npz"))) == 1
+    assert len(stores(tmp_path / "cache")) == 1
 
 
 def test_scores_belong_to_content_and_detector(pictures: list[Path], score: Callable) -> None:
@@ -95,10 +95,10 @@ def test_scores_belong_to_content_and_detector(pictures: list[Path], score: Call
 
 def test_interrupted_work_is_kept(pictures: list[Path], score: Callable) -> None:
     with pytest.raises(KeyboardInterrupt):
-        score(pictures, MeanColour(fail_after=detections.CHUNK))
+        score(pictures, MeanColour(fail_after=DETECTOR_BATCH))
     detector = MeanColour()
     assert np.array_equal(score(pictures, detector).array, expected(range(70)))
-    assert detector.seen == 70 - detections.CHUNK
+    assert detector.seen == 70 - DETECTOR_BATCH
 
 
 def test_a_killed_job_leaves_what_it_wrote(
@@ -108,32 +108,34 @@ def test_a_killed_job_leaves_what_it_wrote(
 import os, sys
 sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[2])]!r}
 from pathlib import Path
-from mmlabel.data import detections
-from test_detections import MeanColour
+from mmlabel.data import filling
+from mmlabel.data.feature_store import DETECTOR_BATCH, detector_scores
+from test_detector_scores import MeanColour
 
 class Killed(MeanColour):
     def scores(self, pictures):
-        if self.seen == 2 * detections.CHUNK:
+        if self.seen == 2 * DETECTOR_BATCH:
             os._exit(9)
         return super().scores(pictures)
 
-detections.WRITE_SECONDS = 0
+filling.COMMIT_SECONDS = 0
 files = [Path(name) for name in {[str(p) for p in pictures]!r}]
-detections.detector_scores(files, Killed(), cache_dir=Path({str(tmp_path / "cache")!r}))
+detector_scores(files, Killed(), cache_dir=Path({str(tmp_path / "cache")!r}))
 """
     assert subprocess.run([sys.executable, "-c", program], capture_output=True).returncode == 9
     detector = MeanColour()
     assert np.array_equal(score(pictures, detector).array, expected(range(70)))
-    assert detector.seen == 70 - 2 * detections.CHUNK
+    assert detector.seen == 70 - 2 * DETECTOR_BATCH
 
 
-def test_a_damaged_table_is_computed_anew(
+def test_a_damaged_store_is_computed_anew(
     pictures: list[Path], score: Callable, tmp_path: Path
 ) -> None:
     score(pictures, MeanColour())
-    table = next((tmp_path / "cache" / "detections").glob("*.npz"))
-    for content in (table.read_bytes()[:1000], b""):
-        table.write_bytes(content)
+    [store] = stores(tmp_path / "cache")
+    for name in ("features.bin", "checksums.bin", "entries.bin"):
+        file = store.folder / name
+        file.write_bytes(bytes(b ^ 16 for b in file.read_bytes()))
         scores = score(pictures, MeanColour())
         assert scores.computed == 70 and np.array_equal(scores.array, expected(range(70)))
 
@@ -161,7 +163,7 @@ def test_a_second_job_waits_and_uses_the_result(
     assert np.array_equal(score(pictures, second).array, expected(range(70)))
     first.join()
     assert second.seen == 0
-    assert "another job runs this detector" in capfd.readouterr().err
+    assert "another job computes them" in capfd.readouterr().err
 
 
 def test_a_cache_that_cannot_be_written(

@@ -1,5 +1,6 @@
 """The store of features: never stale, never half-written, never computed twice."""
 
+import hashlib
 import multiprocessing
 import os
 import resource
@@ -15,9 +16,12 @@ import pytest
 import torch
 from PIL import Image
 
-from mmlabel.data import features
-from mmlabel.data.features import FeatureStore, StoreUnavailable, picture_digests
-from mmlabel.data.transforms import BadPicture, load_picture
+from mmlabel.data import digests, filling, row_store
+from mmlabel.data.digests import picture_digests
+from mmlabel.data.feature_store import FeatureStore, Filled
+from mmlabel.data.pictures import BadPicture
+from mmlabel.data.row_store import StoreUnavailable
+from mmlabel.data.transforms import load_picture
 
 SIZE = 8
 WIDTH = 3 * SIZE * SIZE
@@ -61,7 +65,7 @@ def open_store(tmp_path: Path, **changes: object) -> FeatureStore:
     )
 
 
-def fill(store: FeatureStore, pictures: list[Path], **changes: object) -> features.Filled:
+def fill(store: FeatureStore, pictures: list[Path], **changes: object) -> Filled:
     options = {"flipped": [True] * len(pictures), "extract": pixels, "workers": 0, **changes}
     return store.fill(pictures, **options)
 
@@ -213,18 +217,34 @@ def test_filling_draws_no_random_numbers(tmp_path, pictures):
     assert np.random.get_state()[1].tolist() == before[1]
 
 
+def test_upright_views_have_a_store_of_their_own(tmp_path, pictures):
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.open(pictures[0]).save(tmp_path / "turned.png", exif=turned)
+    store, upright = open_store(tmp_path), open_store(tmp_path, upright=True)
+    assert store.folder != upright.folder
+    for each, turn in ((store, False), (upright, True)):
+        fill(each, [tmp_path / "turned.png"])
+        rows, array = each.rows([tmp_path / "turned.png"])[0], each.array()
+        for flip in (0, 1):
+            path = tmp_path / "turned.png"
+            expected = load_picture(path, size=SIZE, flipped=bool(flip), upright=turn)
+            np.testing.assert_array_equal(array[rows[flip]], expected.ravel())
+    assert (array != store.array()).any()
+
+
 # Digests
 
 
 def read_pictures(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Lists the pictures whose content is read from now on."""
-    read, really = [], features.read_picture
-    monkeypatch.setattr(features, "read_picture", lambda path: read.append(path) or really(path))
+    read, really = [], digests.read_picture
+    monkeypatch.setattr(digests, "read_picture", lambda path: read.append(path) or really(path))
     return read
 
 
 def test_digests_are_remembered_until_a_picture_changes(tmp_path, pictures, monkeypatch):
-    monkeypatch.setattr(features, "SETTLED_NS", 0)
+    monkeypatch.setattr(digests, "SETTLED_NS", 0)
     time.sleep(0.02)  # the resolution of time stamps
     first = picture_digests(pictures, tmp_path / "memo")
     read = read_pictures(monkeypatch)
@@ -236,7 +256,7 @@ def test_digests_are_remembered_until_a_picture_changes(tmp_path, pictures, monk
 
 
 def test_new_content_of_the_same_size_with_its_old_time_is_noticed(tmp_path, pictures, monkeypatch):
-    monkeypatch.setattr(features, "SETTLED_NS", 0)
+    monkeypatch.setattr(digests, "SETTLED_NS", 0)
     time.sleep(0.02)
     first = picture_digests(pictures, tmp_path / "memo")
     stat = pictures[0].stat()
@@ -257,7 +277,7 @@ def test_a_picture_just_written_is_not_remembered(tmp_path, pictures, monkeypatc
 
 
 def test_a_damaged_or_unwritable_memo_costs_time_alone(tmp_path, pictures, monkeypatch):
-    monkeypatch.setattr(features, "SETTLED_NS", 0)
+    monkeypatch.setattr(digests, "SETTLED_NS", 0)
     time.sleep(0.02)
     memo = tmp_path / "memo"
     first = picture_digests(pictures, memo)
@@ -274,7 +294,7 @@ def test_a_damaged_or_unwritable_memo_costs_time_alone(tmp_path, pictures, monke
 def test_a_killed_job_leaves_a_whole_store_and_the_next_one_resumes(
     tmp_path, pictures, monkeypatch
 ):
-    monkeypatch.setattr(features, "COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(filling, "COMMIT_SECONDS", 0.0)
     store, stuck = open_store(tmp_path), fork.Event()
 
     def until_stuck(views: torch.Tensor) -> torch.Tensor:
@@ -299,9 +319,9 @@ def test_a_killed_job_leaves_a_whole_store_and_the_next_one_resumes(
         for picture, both in zip(pictures, store.rows(pictures), strict=True)
         if (both >= 0).all()
     ]
-    assert len(kept) == 3  # the fourth was computed, but had not yet been copied and written
+    assert len(kept) == 4  # the fifth was being computed
     assert_holds(store, kept)
-    assert fill(store, pictures).views == 6
+    assert fill(store, pictures).views == 4
     assert_holds(store, pictures)
 
 
@@ -315,7 +335,7 @@ def test_a_job_killed_while_it_writes_leaves_nothing_half_written(
 
     def killed(descriptor: int) -> None:
         if os.readlink(f"/proc/self/fd/{descriptor}").endswith(last):
-            row = WIDTH * 4 if last == "features.bin" else features.ENTRY_BYTES
+            row = WIDTH * 4 if last == "features.bin" else row_store.ENTRY_BYTES
             os.ftruncate(descriptor, os.fstat(descriptor).st_size - row // 2)
             os.kill(os.getpid(), 9)
 
@@ -336,7 +356,7 @@ def test_a_job_killed_while_it_writes_leaves_nothing_half_written(
     fill(store, pictures)
     assert_holds(store, pictures)
     assert (store.folder / "features.bin").stat().st_size == 12 * WIDTH * 4
-    assert (store.folder / "entries.bin").stat().st_size == 12 * features.ENTRY_BYTES
+    assert (store.folder / "entries.bin").stat().st_size == 12 * row_store.ENTRY_BYTES
 
 
 def test_entries_without_features_do_not_count(tmp_path, pictures):
@@ -395,7 +415,7 @@ def test_a_waiting_job_says_so_and_takes_over_from_one_that_fails(tmp_path, pict
 
 
 def test_the_shares_of_two_ranks_complete_each_other(tmp_path, pictures, monkeypatch):
-    monkeypatch.setattr(features, "COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(filling, "COMMIT_SECONDS", 0.0)
     store = open_store(tmp_path)
 
     def work(rank: int) -> Callable[[], int]:
@@ -406,6 +426,76 @@ def test_the_shares_of_two_ranks_complete_each_other(tmp_path, pictures, monkeyp
     assert run_together(work(0), work(1)) == [6, 6]
     assert_holds(store, pictures)
     assert fill(store, pictures, rank=1, world_size=2).views == 0
+
+
+# Damage, and stores of older versions
+
+
+@pytest.mark.parametrize("name", ["features.bin", "checksums.bin", "entries.bin"])
+def test_a_damaged_row_is_computed_anew_and_never_used(tmp_path, pictures, name):
+    fill(open_store(tmp_path), pictures)
+    file = open_store(tmp_path).folder / name
+    content = bytearray(file.read_bytes())
+    content[5 * len(content) // 12 + 1] ^= 4  # in the sixth of twelve rows
+    file.write_bytes(content)
+    store = open_store(tmp_path)
+    assert (store.rows(pictures) < 0).sum() == 1
+    assert fill(store, pictures).views == 1
+    for reader in (store, open_store(tmp_path)):
+        assert_holds(reader, pictures)
+        assert fill(reader, pictures).views == 0
+
+
+def test_damage_to_the_header_is_mended(tmp_path, pictures):
+    store = open_store(tmp_path)
+    fill(store, pictures)
+    header = store.folder / "store.json"
+    whole = header.read_bytes()
+    for content in (b"", whole[:30], whole.replace(b'"width": 192', b'"width": 0')):
+        header.write_bytes(content)
+        again = open_store(tmp_path)
+        assert header.read_bytes() == whole and fill(again, pictures).views == 0
+        assert_holds(again, pictures)
+
+
+def test_a_store_of_a_version_without_checksums_is_used_and_gets_them(tmp_path, pictures):
+    store = open_store(tmp_path)
+    fill(store, pictures[:3])
+    (store.folder / "checksums.bin").unlink()
+    assert (open_store(tmp_path).rows(pictures[:3]) >= 0).all()
+    again = open_store(tmp_path)
+    assert fill(again, pictures).views == 6
+    assert_holds(again, pictures)
+    assert (store.folder / "checksums.bin").stat().st_size == 12 * row_store.CHECKSUM_BYTES
+    features = bytearray((store.folder / "features.bin").read_bytes())
+    features[0] ^= 1
+    (store.folder / "features.bin").write_bytes(features)
+    assert (open_store(tmp_path).rows(pictures) < 0).sum() == 1
+
+
+def test_a_folders_name_and_layout_stay_what_they_were(tmp_path, pictures, monkeypatch):
+    """Stores made before remain valid: the key of ordinary pictures is frozen here."""
+    monkeypatch.setattr("mmlabel.data.transforms.PIL.__version__", "1")
+    monkeypatch.setattr("mmlabel.data.transforms.pillow_features.version", lambda name: "2")
+    store = open_store(tmp_path)
+    assert store.folder.name == "af82e3c24d4f3e0dbb3f78632b769edf"
+    fill(store, pictures[:1], flipped=[True])
+    digest = hashlib.sha256(pictures[0].read_bytes()).digest()
+    assert (store.folder / "entries.bin").read_bytes() == digest + b"\0" + digest + b"\1"
+    plain = live(pictures[0], False).tobytes()
+    assert (store.folder / "features.bin").read_bytes()[: len(plain)] == plain
+
+
+@pytest.mark.parametrize("damage", [lambda text: text[:-3], lambda text: text.replace("a", "b")])
+def test_damaged_digests_never_drop_a_picture(tmp_path, pictures, monkeypatch, damage):
+    monkeypatch.setattr(digests, "SETTLED_NS", 0)
+    time.sleep(0.02)
+    store = open_store(tmp_path)
+    fill(store, pictures)
+    [memo] = (tmp_path / "cache" / "features" / "digests").iterdir()
+    memo.write_text(damage(memo.read_text()))
+    assert fill(store, pictures).views == 0
+    assert_holds(store, pictures)
 
 
 # A store that cannot be written
@@ -425,7 +515,7 @@ def limited(size: int, function: Callable[[], object]) -> Callable[[], object]:
 
 
 def test_a_full_disk_is_said_and_what_is_complete_is_kept(tmp_path, pictures, monkeypatch):
-    monkeypatch.setattr(features, "COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(filling, "COMMIT_SECONDS", 0.0)
     store = open_store(tmp_path)
     room = 5 * WIDTH * 4 + 100
     [message] = run_together(limited(room, lambda: fill(store, pictures, batch_size=2)))
@@ -511,6 +601,12 @@ def test_a_bad_picture_is_named(tmp_path, pictures, damaged, workers, which):
         fill(open_store(tmp_path), [*good, pictures[which]], batch_size=2, workers=workers)
 
 
+def test_a_pipe_among_the_pictures_blocks_nothing(tmp_path, pictures):
+    os.mkfifo(tmp_path / "pipe.bmp")
+    filled = fill(open_store(tmp_path), [*pictures, tmp_path / "pipe.bmp"], on_bad_image="skip")
+    assert filled.views == 12 and [error.path.name for error in filled.bad] == ["pipe.bmp"]
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_bad_pictures_are_skipped_and_listed(tmp_path, pictures, damaged, workers):
     store = open_store(tmp_path)
@@ -556,7 +652,7 @@ def test_processes_share_the_features_rather_than_load_them(tmp_path, pictures):
     def work() -> tuple[int, list[float]]:
         before = own_kilobytes()
         tensor = torch.from_numpy(store.array())
-        return own_kilobytes() - before, tensor.amax(1).tolist()
+        return own_kilobytes() - before, tensor.numpy().max(1).tolist()
 
     for grown, values in run_together(work, work):
         assert grown < 4_000  # of 32,000

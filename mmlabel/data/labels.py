@@ -1,0 +1,315 @@
+"""Labels as files have them: lists in a cell or a column each, of names or of numbers."""
+
+import ast
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from mmlabel.data.annotations import ABSENT, NULL_WORDS, Annotations, up_to_ten
+from mmlabel.errors import UserError, nearest
+
+JSON = "json"  # a separator that is none: each cell is a list of its own
+
+_INTEGER = re.compile(r"[+-]?\d+")
+_FRACTION = re.compile(r"[+-]?(\d+\.\d*|\.\d+)(e[+-]?\d+)?|[+-]?\d+e[+-]?\d+", re.IGNORECASE)
+_SEPARATORS = {",": "a comma", ";": "a semicolon", "|": "an upright", "\t": "a tab"}
+_BRACKETS = {"(": ")", "[": "]", "{": "}"}
+# More than this, told by the largest number in a file alone, is the wrong column.
+_MOST_LABELS = 100_000
+
+
+def split_labels(cell: object, separator: str) -> list[str]:
+    """The labels of a cell: text with a separator (" ": any white space), or a list.
+
+    With the separator "json" the text is a JSON list, or one as Python writes it.
+
+    Raises:
+        ValueError: it is none; the message says why.
+    """
+    if cell is None:
+        return []
+    if isinstance(cell, list):
+        return [_label(item) for item in cell]
+    text = _label(cell)
+    if separator == JSON:
+        return _json_list(text)
+    if separator == " ":
+        return text.split()
+    return [label for label in map(str.strip, text.split(separator)) if label]
+
+
+def _json_list(text: str) -> list[str]:
+    if not text.strip():
+        return []
+    try:
+        cell = json.loads(text)
+    except (ValueError, RecursionError):
+        try:
+            cell = ast.literal_eval(text.strip())
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            cell = None
+    if not isinstance(cell, list):
+        raise ValueError(f'is no list like ["cat", "dog"]: {text[:60]}')
+    return [_label(item) for item in cell]
+
+
+def _label(item: object) -> str:
+    if isinstance(item, str):
+        return item.strip()
+    if isinstance(item, int) and not isinstance(item, bool):
+        return str(item)
+    raise ValueError(f"has a label that is neither a name nor a number: {json.dumps(item)[:60]}")
+
+
+def names_in(
+    path: Path, lists: Sequence[Sequence[str]], *, num_labels: int | None, separator: str
+) -> list[str]:
+    """The name of each label number, told by the labels that a file has.
+
+    Labels that are all numbers give max + 1 of them (or `num_labels`); others are sorted.
+
+    Raises:
+        UserError: no labels; labels that are no plausible names, and what would help.
+    """
+    if num_labels is not None:
+        return [str(number) for number in range(num_labels)]
+    labels = set().union(*lists)
+    if not labels:
+        raise UserError(f"{path} has no labels: label_names or num_labels must say which there are")
+    # One number among the labels makes the others mistakes: names are not mixed with numbers.
+    if not any(_INTEGER.fullmatch(label) for label in labels):
+        _check_names(path, lists, labels, separator)
+        return sorted(labels)
+    numbers = {number for number in map(_number, labels) if number is not None}
+    if max(numbers, default=0) >= _MOST_LABELS:
+        raise UserError(
+            f"{path}: label {max(numbers)} would make {max(numbers) + 1} labels; check the label "
+            "column, or give num_labels"
+        )
+    return [str(n) if n in numbers else "" for n in range(max(numbers, default=-1) + 1)]
+
+
+def _number(label: str) -> int | None:
+    # Longer ones are no label numbers, and int() refuses the longest.
+    return int(label) if label.isdecimal() and len(label) < 20 else None
+
+
+def _check_names(
+    path: Path, lists: Sequence[Sequence[str]], labels: set[str], separator: str
+) -> None:
+    for row, row_labels in enumerate(lists, start=1):
+        for label in row_labels:
+            if reason := _implausible(label, separator):
+                raise UserError(
+                    f'{path}: row {row}: "{label[:60]}" {reason}; if this is the name of a label, '
+                    "give all names in data.label_names"
+                )
+    if len(labels) > max(1000, len(lists)):
+        raise UserError(
+            f"{path} has {len(labels):,} labels in {len(lists):,} rows: check data.label_column "
+            f"and data.separator ({up_to_ten(sorted(labels))})"
+        )
+
+
+def _implausible(label: str, separator: str) -> str | None:
+    """Why a name that was found in a file is none, and the option that would help."""
+    if label.lower() in NULL_WORDS or not label.strip():
+        return "is written for no label; leave the cell empty"
+    if _FRACTION.fullmatch(label):
+        return "is a fraction; label numbers are whole, so save that column as text"
+    if not label.isprintable():
+        return "has a character that cannot be printed; check data.encoding"
+    if separator == JSON:
+        return None
+    quoted = '"' in label or label[0] in "'`" or label[-1] in "'`"
+    if quoted or label[0] in "[{" or label[-1] in "]}":
+        return "is part of a list; cells like [1, 2] are read with data.separator=json"
+    if _unbalanced(label) or label[0] == "(":
+        return "has a bracket that belongs to more than it; check data.separator"
+    for other, name in _SEPARATORS.items():
+        if other in label and other != separator:
+            return f'has {name} in it; separate labels there with data.separator="{other}"'
+    return None
+
+
+def _unbalanced(text: str) -> bool:
+    """Whether a bracket is open at the end, or closed that was not open."""
+    open_ones: list[str] = []
+    for character in text:
+        if character in _BRACKETS:
+            open_ones.append(_BRACKETS[character])
+        elif character in _BRACKETS.values() and (not open_ones or open_ones.pop() != character):
+            return True
+    return bool(open_ones)
+
+
+def numbers_of_names(names: Sequence[str]) -> dict[str, int]:
+    """The number of each label as a file may write it: its name, or its number.
+
+    Where one of the names is itself a number, only names are meant.
+    """
+    of_name = {name: number for number, name in enumerate(names) if name}
+    if any(_INTEGER.fullmatch(name) for name in of_name):
+        return of_name
+    return {str(number): number for number in of_name.values()} | of_name
+
+
+def label_order_of(
+    path: Path,
+    ids: Sequence[str],
+    lists: Sequence[Sequence[str]],
+    *,
+    num_labels: int,
+    numbers: Mapping[str, int],
+    allowed: str,
+) -> np.ndarray:
+    """`Annotations.label_order` of lists of labels.
+
+    Args:
+        path: the file, for messages.
+        ids: of the rows.
+        lists: the labels of each row.
+        num_labels: the number of columns.
+        numbers: the number of each label.
+        allowed: which labels there are, for messages.
+
+    Raises:
+        UserError: a label that has no number.
+    """
+    order = np.full((len(ids), num_labels), ABSENT, dtype=np.int8)
+    for row, labels in enumerate(lists):
+        # From the last, so that a label that is listed twice stands where it is named first.
+        for position, label in reversed(list(enumerate(labels))):
+            number = numbers.get(label)
+            if number is None and (value := _number(label)) is not None:
+                number = numbers.get(str(value))  # "08"
+            if number is None:
+                raise UserError(
+                    f"{path}: row {row + 1} ({ids[row]}): {_wrong_label(label, numbers, allowed)}"
+                )
+            order[row, number] = min(position, ABSENT - 1)
+    return order
+
+
+def _wrong_label(label: str, numbers: Mapping[str, int], allowed: str) -> str:
+    names = [name for name in numbers if not name.isdigit()]
+    if _INTEGER.fullmatch(label):
+        return f"label {label[:60]} is out of range: {allowed}"
+    if names:
+        return f'label "{label[:60]}" is not among the label names{nearest(label, names)}'
+    return f'label "{label[:60]}" is not a number: {allowed}'
+
+
+# ---- A column for each label ----------------------------------------------------------------
+
+_TRUE, _FALSE = {"1", "1.0", "true"}, {"0", "0.0", "false"}
+_UNCERTAIN = {"-1", "-1.0", ""} | NULL_WORDS
+
+
+class OneHot(NamedTuple):
+    """Targets (N, num_labels) uint8, which of them are known (bool, None: all), and notes."""
+
+    targets: np.ndarray
+    known: np.ndarray | None
+    notes: list[str]
+
+
+def one_hot(
+    path: Path,
+    ids: Sequence[str],
+    names: Sequence[str],
+    columns: Sequence[Sequence[object]],
+    *,
+    uncertain: Literal["mask", 0, 1],
+) -> OneHot:
+    """Labels that have a column each, with 1 or 0 in every row.
+
+    Args:
+        path: the file, for messages.
+        ids: of the rows.
+        names: of the columns.
+        columns: their cells.
+        uncertain: what -1 and an empty cell mean: not known ("mask"), 0 or 1.
+
+    Raises:
+        UserError: a cell that is neither, or no column with a 1.
+    """
+    values = np.zeros((len(ids), len(names)), dtype=np.int8)
+    for number, (name, cells) in enumerate(zip(names, columns, strict=True)):
+        for row, cell in enumerate(cells):
+            value = _one_hot_value(cell)
+            if value is None:
+                raise UserError(
+                    f"{path}: row {row + 1} ({ids[row]}): column {name} has {str(cell)[:60]!r}, "
+                    "not 1, 0, -1 or nothing; label lists are read with data.label_column"
+                )
+            values[row, number] = value
+    unsure = values == -1
+    notes = []
+    if count := int(unsure.sum()):
+        meaning = (
+            "they are left out of loss and scores"
+            if uncertain == "mask"
+            else (f"they are taken as {uncertain}")
+        )
+        notes.append(
+            f"{path}: {count:,} of {values.size:,} labels are -1 or empty: {meaning} "
+            "(data.uncertain)"
+        )
+    targets = (values == 1).astype(np.uint8)
+    if uncertain == 1:
+        targets[unsure] = 1
+    return OneHot(targets, ~unsure if count and uncertain == "mask" else None, notes)
+
+
+def _one_hot_value(cell: object) -> int | None:
+    """1, 0, -1 (not known) or None (none of these)."""
+    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
+        return -1
+    text = str(cell).strip().lower()
+    if text in _TRUE:
+        return 1
+    if text in _FALSE:
+        return 0
+    return -1 if text in _UNCERTAIN else None
+
+
+# ---- For the user to look at ----------------------------------------------------------------
+
+
+def label_summary(annotations: Annotations) -> list[str]:
+    """Lines that show which labels a data set has, so that a wrong column is seen before training.
+
+    How many there are, the ten commonest with their counts, how many occur once or never, rows
+    without a label, and names that differ only in capitals.
+    """
+    targets, names = annotations.targets, annotations.label_names
+    counts = {name: int(targets[:, n].sum()) for n, name in enumerate(names) if name}
+    commonest = sorted(counts, key=lambda name: (-counts[name], name))[:10]
+    shown = ", ".join(f"{name} {counts[name]:,}" for name in commonest)
+    lines = [f"{len(counts):,} labels in {len(annotations):,} rows; the commonest: {shown}"]
+    rare = {
+        "occur once": sum(count == 1 for count in counts.values()),
+        "never occur": sum(count == 0 for count in counts.values()),
+    }
+    lines += [f"{number:,} of the labels {what}" for what, number in rare.items() if number]
+    if empty := int((~targets.any(axis=1)).sum()):
+        lines.append(f"{empty:,} rows have no label")
+    if alike := _alike(counts):
+        lines.append(f"labels that differ only in capitals or spaces: {up_to_ten(alike)}")
+    return lines
+
+
+def _alike(names: Iterable[str]) -> list[str]:
+    def key(name: str) -> str:
+        return re.sub(r"[\s_-]+", " ", name).casefold()
+
+    names = sorted(names)
+    times = Counter(map(key, names))
+    return [name for name in names if times[key(name)] > 1]

@@ -1,0 +1,106 @@
+"""Valid CSV, and files like it with another delimiter."""
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from mmlabel.errors import UserError, nearest
+
+DELIMITERS = (",", "\t", ";", "|")
+
+
+class NotDelimited(Exception):
+    """The text is not valid CSV: which row or line is not, and why."""
+
+
+class Table(NamedTuple):
+    """The header, without spaces around the names, and rows of as many cells each."""
+
+    header: list[str]
+    rows: list[list[str]]
+
+
+def parse_delimited(text: str, *, delimiter: str = ",") -> Table:
+    """The cells of a CSV, as RFC 4180 has it; empty lines are no rows.
+
+    A cell with a quotation mark, a line break or the delimiter in it stands between quotation
+    marks and has its own ones doubled. Marks inside a cell without marks around it are taken as
+    they are (5" board), but not at its end, where they tell of one that was lost.
+
+    Raises:
+        NotDelimited: a lone quotation mark; a row with more or fewer cells than the header; a row
+            that is the header again.
+    """
+    # Captions can be longer than the library's own limit of 128 KiB a cell.
+    csv.field_size_limit(2**31 - 1)
+    lines: list[str] = []  # those of one row
+
+    def read() -> Iterator[str]:
+        for line in io.StringIO(text, newline=""):
+            lines.append(line)
+            yield line
+
+    reader = csv.reader(read(), delimiter=delimiter, strict=True)
+    header: list[str] | None = None
+    rows: list[list[str]] = []
+    begin = 1
+    try:
+        for cells in reader:
+            written = "".join(lines)
+            lines.clear()
+            if header is None:
+                header = [column.strip() for column in cells]
+            elif cells:
+                if problem := _problem(cells, written, header):
+                    raise NotDelimited(f"row {len(rows) + 1} {problem} (line {begin})")
+                rows.append(cells)
+            begin = reader.line_num + 1
+    except csv.Error as error:
+        raise NotDelimited(
+            f"line {begin} is no valid CSV ({error}); a quotation mark inside a quoted cell must "
+            "be doubled"
+        ) from None
+    return Table(header or [], rows)
+
+
+def _problem(cells: list[str], written: str, header: list[str]) -> str | None:
+    if len(cells) != len(header):
+        return f"has {len(cells)} fields, but the header has {len(header)}"
+    for cell in cells:
+        if cell.endswith('"') and '"' + cell.replace('"', '""') + '"' not in written:
+            return f"has a cell that ends with a quotation mark but does not begin so: {cell[-60:]}"
+    if [cell.strip() for cell in cells] == header:
+        return "is the header again"
+    return None
+
+
+def find_delimiter(first_line: str, columns: Sequence[str]) -> str:
+    """The delimiter with which the first line has all the columns, or most of them."""
+
+    def count(delimiter: str) -> int:
+        header = header_of(first_line, delimiter)
+        return sum(column in header for column in columns)
+
+    return max(DELIMITERS, key=count)
+
+
+def header_of(first_line: str, delimiter: str) -> list[str]:
+    """The names in a header of one line."""
+    return [cell.strip() for cell in next(csv.reader([first_line], delimiter=delimiter), [])]
+
+
+def column_number(path: Path, header: Sequence[str], column: str) -> int:
+    """Where a column is. Raises UserError if it is not there, or twice."""
+    if (times := header.count(column)) == 1:
+        return header.index(column)
+    names = [name for name in header if name]
+    if times:
+        raise UserError(f"{path} has {times} columns of the name {column}; rename all but one")
+    close = nearest(column, names) if names else ""
+    hint = close if close.startswith("; did you mean") else ""
+    raise UserError(
+        f"{path} has no column {column}; its columns: "
+        f"{', '.join(names) or 'none, the file is empty'}{hint}"
+    )

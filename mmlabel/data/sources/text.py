@@ -1,0 +1,86 @@
+"""Text files in any encoding."""
+
+import codecs
+import re
+from pathlib import Path
+
+from mmlabel.data.annotations import read_bytes
+from mmlabel.errors import UserError
+
+# The longer marks first: that of UTF-32 begins with that of UTF-16.
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+_UTF_8_CHARACTER = re.compile(rb"[\xc3-\xdf][\x80-\xbf]|[\xe1-\xef][\x80-\xbf]{2}|\xf0[\x90-\xbf]")
+
+
+def read_text(path: Path, *, encoding: str | None = "utf-8") -> tuple[str, list[str]]:
+    """The text of a file, and notes on its encoding where that was found out and is not UTF-8.
+
+    Args:
+        path: the file.
+        encoding: any that Python knows; a mark at the beginning of the file is no text. None: told
+            by such a mark, else UTF-8 if it is that, else cp1252 (Western European) where nothing
+            speaks against it.
+
+    Raises:
+        UserError: no such file, no such encoding, text in another one, or in none that is sure.
+    """
+    content = read_bytes(path)
+    if encoding is not None:
+        return _decoded(path, content, encoding), []
+    for mark, marked in _MARKS.items():
+        if content.startswith(mark):
+            return _decoded(path, content, marked), [] if marked == "utf-8-sig" else [
+                f"{path} is read as {marked}, as the mark at its beginning says"
+            ]
+    if b"\0" in content[:4096]:
+        # Text of mostly ASCII in UTF-16 without a mark has every other byte zero.
+        even, odd = (content[start:4096:2].count(b"\0") for start in (0, 1))
+        guess = "utf-16-le" if even == 0 else "utf-16-be" if odd == 0 else None
+        if guess is None:
+            raise UserError(f"{path} holds zero bytes: it is no text, or give data.encoding")
+        return _decoded(path, content, guess), [f"{path} is read as {guess}"]
+    try:
+        return content.decode("utf-8"), []
+    except UnicodeDecodeError as error:
+        return _western(path, content, error.start), [
+            f"{path} is not in UTF-8 (byte {error.start}): it is read as cp1252 (Western "
+            "European); if letters are wrong, give data.encoding"
+        ]
+
+
+def _western(path: Path, content: bytes, first_wrong: int) -> str:
+    """The text in cp1252, if it looks like that."""
+    body = content.partition(b"\n")[2] or content
+    high, letters = sum(byte >= 0x80 for byte in body), sum(chr(byte).isalpha() for byte in body)
+    reason = None
+    if _UTF_8_CHARACTER.search(content):
+        reason = "though other characters are: it may be damaged"
+    elif high > 0.2 * letters:
+        reason = "and too many letters are no plain ones for a Western European encoding"
+    else:
+        try:
+            return content.decode("cp1252")
+        except UnicodeDecodeError:
+            reason = "nor in cp1252"
+    raise UserError(
+        f"{path} is not text in UTF-8 (byte {first_wrong}), {reason}; save it in UTF-8 or give its "
+        "encoding (data.encoding=NAME)"
+    )
+
+
+def _decoded(path: Path, content: bytes, encoding: str) -> str:
+    try:
+        if codecs.lookup(encoding).name == "utf-8":
+            encoding = "utf-8-sig"
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        name = "UTF-8" if encoding == "utf-8-sig" else encoding
+        raise UserError(f"{path} is not text in {name} (byte {error.start})") from None
+    except (LookupError, UnicodeError):
+        raise UserError(f"{encoding} is not the name of an encoding, such as cp1252") from None

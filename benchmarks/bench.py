@@ -258,6 +258,7 @@ def memory(bench: Bench) -> None:
 import sys, numpy as np, torch
 sys.path.insert(0, sys.argv[1])
 from torch import nn
+from mmlabel.data.captions import EncodedCaptions
 from mmlabel.data.datamodule import EpochBatches, SplitRows
 from mmlabel.models.fusion import Head, ImageEncoder, LateFusion
 rows, path = int(sys.argv[2]), sys.argv[3]
@@ -268,7 +269,7 @@ def anonymous():
 features = torch.from_numpy(np.memmap(path, np.float32, "r+", shape=(rows, 1280)))
 split = SplitRows(
     ids=[f"{n}.jpg" for n in range(rows)], targets=np.zeros((rows, 20), np.uint8),
-    tokens=np.ones((rows, 16), np.int32), lengths=np.full(rows, 12), features=features,
+    captions=EncodedCaptions.empty(rows), features=features,
     feature_rows=np.arange(rows)[:, None].repeat(2, 1), image_size=224,
 )
 network = LateFusion(

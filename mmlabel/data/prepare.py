@@ -16,7 +16,7 @@ from mmlabel.data.captions import (
     encode_texts,
     tokenise,
 )
-from mmlabel.data.embeddings import Embeddings, load_embeddings
+from mmlabel.data.embeddings import Embeddings, check_coverage, load_embeddings
 from mmlabel.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ class PreparedData:
         annotations: all rows of the data set.
         rows: sorted row numbers of "train", "val" and "test".
         vocabulary: the words that token numbers stand for.
-        captions: of all rows; empty where the model does not look at them.
+        captions: all rows' captions as word numbers; 1 is an unknown word.
         embeddings: vectors of the vocabulary's words; None without captions, or with a vocabulary
             that came from a checkpoint.
         coverage: shares of the words, and of the training tokens, that have a vector.
@@ -111,13 +111,10 @@ def with_known_words(
 ) -> PreparedData:
     """Captions encoded as those behind a checkpoint's vocabulary were."""
     captions = encode_texts(annotations.captions, vocabulary, max_length=max_length)
-    return _noted(
-        PreparedData(annotations=annotations, rows=rows, vocabulary=vocabulary, captions=captions)
+    prepared = PreparedData(
+        annotations=annotations, rows=rows, vocabulary=vocabulary, captions=captions
     )
-
-
-def _noted(prepared: PreparedData) -> PreparedData:
-    for note in prepared.captions.notes:
+    for note in captions.notes:
         prepared.note(note)
     return prepared
 
@@ -153,10 +150,12 @@ def with_captions(
         max_length=max_length,
     )
     vocabulary = Vocabulary.build(tokenised, rows["train"], min_count=min_count)
-    captions = encode(tokenised, vocabulary)
-    prepared = _noted(
-        PreparedData(annotations=annotations, rows=rows, vocabulary=vocabulary, captions=captions)
+    captions = encode(tokenised, vocabulary, max_length=max_length)
+    prepared = PreparedData(
+        annotations=annotations, rows=rows, vocabulary=vocabulary, captions=captions
     )
+    for note in captions.notes:
+        prepared.note(note)
     training = _training_captions(tokenised, rows) if embedding["kind"] == "word2vec" else None
     prepared.embeddings = load_embeddings(
         vocabulary,
@@ -168,7 +167,9 @@ def with_captions(
     )
     prepared.note(prepared.embeddings.note)
     if prepared.embeddings.pretrained:
-        prepared.coverage = prepared.embeddings.coverage(captions.take(rows["train"]).ids)
+        training_words = captions.take(rows["train"]).ids
+        prepared.coverage = prepared.embeddings.coverage(training_words)
+        prepared.note(check_coverage(prepared.embeddings, training_words, on_missing=on_missing))
     return prepared
 
 

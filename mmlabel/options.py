@@ -236,14 +236,14 @@ def _place(
     parts: list[str] = []
     candidates = [group]
     field = None
-    for position, item in enumerate(loc):
+    for item in loc:
+        chosen = [c for c in candidates if kind_of(c) and item in str(kind_of(c)).split("|")]
+        if len(candidates) > 1 and chosen:
+            # Of a group with kinds, pydantic's path names the kind before the option.
+            candidates = chosen
+            continue
         owner = next((c for c in candidates if item in c.model_fields), None)
         if owner is None:
-            # The name of a kind, which pydantic puts into the path; or an unknown option's.
-            chosen = [c for c in candidates if kind_of(c) and item in str(kind_of(c)).split("|")]
-            if chosen and position < len(loc) - 1:
-                candidates = chosen
-                continue
             parts.append(str(item))
             return ".".join(parts), None, candidates[0]
         parts.append(str(item))

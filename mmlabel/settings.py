@@ -214,20 +214,8 @@ def read_settings(values: Mapping[str, Any]) -> Settings:
     for group in used:
         if kept.get(group) is None:
             raise UserError(f"{group} is missing: model={kept['model']['name']} needs {group}=NAME")
-    for group in unused:
-        if group in kept:
-            _check_alone(group, kept.pop(group))
-    return validate(Settings, kept)
-
-
-def _check_alone(group: str, value: object) -> None:
-    """Check a group that is not in use without what it would have to fit."""
-
-    from pydantic import create_model
-
-    field = Settings.model_fields[group]
-    alone = create_model("Alone", __base__=Group, **{group: (field.annotation, field)})  # type: ignore[call-overload]
-    validate(alone, {group: value})
+    checked: Settings = validate(Settings, kept)
+    return checked.model_copy(update=dict.fromkeys(unused))
 
 
 def _missing(values: object, name: str) -> Iterable[str]:

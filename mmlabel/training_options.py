@@ -144,7 +144,7 @@ class Trainer(Group):
     """Time at most, as DD:HH:MM:SS."""
     accelerator: Text = "auto"
     """auto, cpu, gpu or another of Lightning's."""
-    devices: Annotated[int, Ge(-1)] | list[Index] | Text = 1
+    devices: Annotated[int, Ge(-1)] | list[Index] | Literal["auto"] = 1
     """How many, a list of them, or auto."""
     num_nodes: Count = 1
     """Machines that take part."""

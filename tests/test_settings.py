@@ -1,5 +1,6 @@
 """The declarations of options: every bad value of every option is answered, and conf/ agrees."""
 
+import copy
 import math
 from collections.abc import Iterator
 from functools import cache
@@ -70,7 +71,7 @@ def base_of(option: Option) -> dict[str, Any]:
         model = []
     chosen = [] if choice is None else [choice, *GIVEN.get(choice, [])]
     values = composed(*model, *chosen)
-    return OmegaConf.to_container(OmegaConf.create(values))  # type: ignore[return-value]
+    return copy.deepcopy(values)
 
 
 def set_in(values: dict[str, Any], name: str, value: object) -> None:

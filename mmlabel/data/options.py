@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge, Le
-from pydantic import Field, StrictBool, model_validator
+from pydantic import Field, StrictBool, field_validator, model_validator
 
 from mmlabel.errors import UserError
 from mmlabel.options import Count, Group, Index, Positive, Text, shown
@@ -244,7 +244,7 @@ class CsvTable(Splits):
     """Instead of label_column: columns with 1 or 0, one a label; * stands for any characters."""
     uncertain: Literal["mask", 0, 1] = "mask"
     """What -1 or an empty cell in label_columns means: not known (counts nowhere), 0 or 1."""
-    separator: Annotated[str, Field(min_length=1)] = " "
+    separator: Annotated[Text, Field(min_length=1)] = " "
     """What stands between the labels of a row; json: each cell is a JSON list."""
     label_names: list[Text] | None = None
     """The labels' names; null: numbers, or the names found in the file."""
@@ -258,6 +258,13 @@ class CsvTable(Splits):
     """What stands between cells, one character or tab; null: found out."""
     encoding: Text | None = None
     """Of the file; null: found out."""
+
+    @field_validator("uncertain", mode="before")
+    @classmethod
+    def _no_truth(cls, value: object) -> object:
+        if isinstance(value, bool):  # Python's true equals 1
+            raise ValueError
+        return value
 
     @model_validator(mode="after")
     def _labels_in_one_way(self) -> CsvTable:

@@ -21,11 +21,12 @@ from pytorch_lightning.plugins.io import CheckpointIO
 
 from mmlabel.cache import atomic_write
 from mmlabel.classifier import BACKBONE, Classifier
+from mmlabel.criterion import MeanOverKnown
 from mmlabel.data.captions import Vocabulary
 from mmlabel.data.prepare import PreparedData
 from mmlabel.errors import UserError
 from mmlabel.former_settings import completed
-from mmlabel.losses import build_loss
+from mmlabel.losses import Bce
 from mmlabel.models.build import BackboneSource, build_network
 from mmlabel.options import shown
 from mmlabel.settings import Settings, differing, flatten, read_settings
@@ -237,8 +238,8 @@ def load_classifier(path: str | Path) -> tuple[Classifier, Checkpoint]:
             num_words=len(checkpoint.vocabulary),
             embedding_dim=_embedding_dim(state),
         ),
-        criterion=build_loss(
-            **(settings.loss.model_dump() if settings.loss else {"name": "bce"}),
+        criterion=MeanOverKnown(
+            settings.loss or Bce(name="bce"),
             pos_weight=None if weights is None else weights.numpy(),
         ),
         label_names=checkpoint.label_names,

@@ -28,7 +28,7 @@ from mmlabel.errors import UserError
 from mmlabel.former_settings import completed
 from mmlabel.losses import Bce
 from mmlabel.models.build import BackboneSource, build_network
-from mmlabel.options import shown
+from mmlabel.options import Group, shown
 from mmlabel.settings import Settings, differing, flatten, read_settings
 
 # ---- The file -------------------------------------------------------------------------------
@@ -414,12 +414,21 @@ def with_checkpoint(
 
 
 def _given(settings: Settings, overrides: Sequence[str]) -> list[str]:
-    """The options that a command line sets, groups too."""
+    """The options that a command line sets, those of the files that it chooses too.
+
+    A chosen file (`data=csv`) sets what differs from the defaults: it has to repeat no option that
+    the checkpoint has another value of, nor one that is newer than the checkpoint.
+    """
     given = [item.lstrip("+~").split("=", 1)[0].split("@")[0] for item in overrides]
-    if {"experiment", "debug", "hparams_search"} & set(given):
-        # These files may set any option.
-        given += differing(settings)
-    return given
+    chosen = [name for name in given if name in Settings.model_fields and _is_group(settings, name)]
+    # These files may set any option.
+    everything = {"experiment", "debug", "hparams_search"} & set(given)
+    set_by_files = [name for name in differing(settings) if everything or _among(name, chosen)]
+    return [name for name in given if name not in chosen] + set_by_files
+
+
+def _is_group(settings: Settings, name: str) -> bool:
+    return isinstance(getattr(settings, name), Group)
 
 
 def _hint(name: str, own: Settings) -> str:

@@ -88,6 +88,11 @@ class StopEarly(EarlyStopping):
     def __init__(self, monitor: str, *, mode: Literal["min", "max"], patience: int) -> None:
         super().__init__(monitor, mode=mode, patience=patience, check_on_train_epoch_end=False)
 
+    @property
+    def state_key(self) -> str:
+        """Lightning's own class's, under which earlier versions' checkpoints hold the state."""
+        return f"{EarlyStopping.__qualname__}{ {'monitor': self.monitor, 'mode': self.mode}!r}"
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         if self.wait_count >= self.patience:

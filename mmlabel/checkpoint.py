@@ -21,13 +21,14 @@ from pytorch_lightning.plugins.io import CheckpointIO
 
 from mmlabel.cache import atomic_write
 from mmlabel.classifier import BACKBONE, Classifier
+from mmlabel.criterion import MeanOverKnown
 from mmlabel.data.captions import Vocabulary
 from mmlabel.data.prepare import PreparedData
 from mmlabel.errors import UserError
 from mmlabel.former_settings import completed
-from mmlabel.losses import build_loss
+from mmlabel.losses import Bce
 from mmlabel.models.build import BackboneSource, build_network
-from mmlabel.options import shown
+from mmlabel.options import Group, shown
 from mmlabel.settings import Settings, differing, flatten, read_settings
 
 # ---- The file -------------------------------------------------------------------------------
@@ -237,8 +238,8 @@ def load_classifier(path: str | Path) -> tuple[Classifier, Checkpoint]:
             num_words=len(checkpoint.vocabulary),
             embedding_dim=_embedding_dim(state),
         ),
-        criterion=build_loss(
-            **(settings.loss.model_dump() if settings.loss else {"name": "bce"}),
+        criterion=MeanOverKnown(
+            settings.loss or Bce(name="bce"),
             pos_weight=None if weights is None else weights.numpy(),
         ),
         label_names=checkpoint.label_names,
@@ -413,12 +414,21 @@ def with_checkpoint(
 
 
 def _given(settings: Settings, overrides: Sequence[str]) -> list[str]:
-    """The options that a command line sets, groups too."""
+    """The options that a command line sets, those of the files that it chooses too.
+
+    A chosen file (`data=csv`) sets what differs from the defaults: it has to repeat no option that
+    the checkpoint has another value of, nor one that is newer than the checkpoint.
+    """
     given = [item.lstrip("+~").split("=", 1)[0].split("@")[0] for item in overrides]
-    if {"experiment", "debug", "hparams_search"} & set(given):
-        # These files may set any option.
-        given += differing(settings)
-    return given
+    chosen = [name for name in given if name in Settings.model_fields and _is_group(settings, name)]
+    # These files may set any option.
+    everything = {"experiment", "debug", "hparams_search"} & set(given)
+    set_by_files = [name for name in differing(settings) if everything or _among(name, chosen)]
+    return [name for name in given if name not in chosen] + set_by_files
+
+
+def _is_group(settings: Settings, name: str) -> bool:
+    return isinstance(getattr(settings, name), Group)
 
 
 def _hint(name: str, own: Settings) -> str:

@@ -12,7 +12,7 @@ TRAINED_UNDER: dict[str, object] = {
 # Options of earlier versions: gone, or told by something else now.
 _GONE = ("model.inputs", "model.threshold", "model.auxiliary")
 # Options that kinds of these groups once had in common, as null where they meant nothing.
-_KINDS_APART = ("embedding", "backbone")
+_KINDS_APART = ("embedding", "backbone", "model")
 
 
 def completed(saved: Mapping[str, Any]) -> dict[str, Any]:

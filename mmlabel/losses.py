@@ -1,70 +1,63 @@
-"""Training criteria on logits (report §3.1.5, §3.1.6)."""
+"""The losses (`loss=NAME`), one class each: its options and its formula (report §3.1.5, §3.1.6).
 
-from collections.abc import Callable
+A new one is a class here, which `Loss` lists, and a file in conf/loss. Options are checked without
+torch, which is therefore imported where a formula needs it.
+"""
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from __future__ import annotations
 
-Criterion = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # of logits, targets and known
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
+from pydantic import Field
 
-def positive_weights(targets: np.ndarray, known: np.ndarray | None = None) -> np.ndarray:
-    """Negatives over positives of each label (report §3.1.6) in `targets` (N, num_labels).
+from mmlabel.options import Group
 
-    `known` (N, num_labels) bool says which entries count; None: all. A label without positives
-    gets 1: its term has no positive to weigh, and nothing is divided by zero.
-    """
-    known = np.ones(targets.shape, dtype=bool) if known is None else known
-    positives = targets.sum(axis=0, dtype=np.float64, where=known)
-    rows = known.sum(axis=0)
-    return np.where(positives > 0, (rows - positives) / np.maximum(positives, 1), 1.0)
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Weights = Tensor | None
 
 
-class BinaryCrossEntropy(nn.Module):
-    """-w y log σ(x) - (1 - y) log(1 - σ(x)), its mean over the entries whose target is known.
+class LossOptions(Group):
+    """What every loss is."""
 
-    Args:
-        pos_weight: (num_labels,) the weight w of each label's positives; None: 1.
-    """
+    weighs_positives: ClassVar[bool] = False
 
-    pos_weight: Tensor | None
+    def mean(self, logits: Tensor, targets: Tensor, weight: Weights, positive: Weights) -> Tensor:
+        """The mean over all B * num_labels entries of an entry's loss times its weight, a scalar.
 
-    def __init__(self, pos_weight: Tensor | None = None) -> None:
-        super().__init__()
-        self.register_buffer("pos_weight", pos_weight)
-
-    def forward(self, logits: Tensor, targets: Tensor, known: Tensor | None = None) -> Tensor:
-        """The loss, a scalar, of logits and targets (B, num_labels).
-
-        Targets are 0..1, or any finite number where `known` (B, num_labels) bool is False. If
-        nothing is known the loss is 0.
+        Args:
+            logits: (B, num_labels).
+            targets: (B, num_labels), 0..1; any finite number where the weight is 0.
+            weight: (B, num_labels), 1, or 0 where the target is not known; None: all 1.
+            positive: (num_labels,) weight of a label's positives, for a loss that weighs them.
         """
-        weight = None if known is None else known.to(logits.dtype)
-        loss = F.binary_cross_entropy_with_logits(
-            logits, targets, weight=weight, pos_weight=self.pos_weight
-        )
-        if known is None:
-            return loss
-        # A factor rather than a selection, which a GPU would have to wait for; 1 if all is known.
-        return loss * (known.numel() / known.sum().clamp(min=1))
+        raise NotImplementedError
 
 
-# Each is given the weights of positives, (num_labels,) or None, and the options of its own.
-LOSSES: dict[str, Callable[..., nn.Module]] = {
-    "bce": lambda pos_weight: BinaryCrossEntropy(),
-    "bce_pos_weight": BinaryCrossEntropy,
-}
+class Bce(LossOptions):
+    """Binary cross-entropy on logits, every label alike (report §3.1.5)."""
+
+    name: Literal["bce"]
+
+    def mean(self, logits: Tensor, targets: Tensor, weight: Weights, positive: Weights) -> Tensor:
+        """Of -y log σ(x) - (1 - y) log(1 - σ(x))."""
+        from torch.nn.functional import binary_cross_entropy_with_logits
+
+        return binary_cross_entropy_with_logits(logits, targets, weight)
 
 
-def build_loss(
-    name: str, *, pos_weight: np.ndarray | None = None, **options: float | str | None
-) -> nn.Module:
-    """The loss `name` of LOSSES, a `Criterion`; `options` are those that this one has.
+class BcePosWeight(LossOptions):
+    """Positives weigh negatives / positives of the training split (report §3.1.6)."""
 
-    `pos_weight` (num_labels,) is read by losses that weigh positives. Raises KeyError for an
-    unknown name and TypeError for an option that the loss does not have.
-    """
-    weights = None if pos_weight is None else torch.tensor(pos_weight, dtype=torch.float32)
-    return LOSSES[name](weights, **options)
+    name: Literal["bce_pos_weight"]
+    weighs_positives = True
+
+    def mean(self, logits: Tensor, targets: Tensor, weight: Weights, positive: Weights) -> Tensor:
+        """Of -w y log σ(x) - (1 - y) log(1 - σ(x)), w the label's weight of positives."""
+        from torch.nn.functional import binary_cross_entropy_with_logits
+
+        return binary_cross_entropy_with_logits(logits, targets, weight, pos_weight=positive)
+
+
+Loss = Annotated[Bce | BcePosWeight, Field(discriminator="name")]

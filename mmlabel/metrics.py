@@ -17,8 +17,6 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import binary_average_precision
 
-SCORES = ("f1_micro", "f1_samples", "f1_macro", "map", "loss")
-
 
 def f1(tp: Tensor, fp: Tensor, fn: Tensor) -> Tensor:
     """2 TP / (2 TP + FP + FN) in double precision, 0 where nothing is true or answered."""

@@ -17,6 +17,7 @@ from pydantic import StrictBool, model_validator
 
 from mmlabel.data.options import DataSource
 from mmlabel.errors import UserError, nearest
+from mmlabel.losses import Loss
 from mmlabel.models.options import (
     AnyDetector,
     Backbone,
@@ -34,10 +35,10 @@ from mmlabel.models.options import (
     Model,
 )
 from mmlabel.options import Count, Group, Positive, Text, declared, discriminator, validate
+from mmlabel.score_table import MONITORED, SCORES
 from mmlabel.training_options import (
     Callbacks,
     Logger,
-    Loss,
     Optimizer,
     Scheduler,
     StudyNames,
@@ -77,9 +78,7 @@ class Settings(Group):
     threshold: Annotated[float, Ge(0), Le(1)] | Literal["auto", "per_label"] | None = None
     """A label is answered when its probability reaches this; auto, per_label: best on validation;
     null: 0.5 (a detector: 0.25)."""
-    monitor: Literal["val/f1_micro", "val/f1_samples", "val/f1_macro", "val/map", "val/loss"] = (
-        "val/f1_micro"
-    )
+    monitor: Literal[MONITORED] = "val/f1_micro"  # pyright: ignore[reportInvalidTypeForm]
     """What early stopping, the best checkpoint and scheduler=plateau look at."""
     patience: Count | None = 5
     """Epochs without improvement before training stops; null: never stop early."""
@@ -166,7 +165,7 @@ class Settings(Group):
     @property
     def monitor_mode(self) -> Literal["min", "max"]:
         """A loss is minimised, a score maximised."""
-        return "min" if self.monitor.endswith("loss") else "max"
+        return "min" if SCORES[self.monitor.removeprefix("val/")].lower_is_better else "max"
 
     def plain(self) -> dict[str, Any]:
         """All options as nested plain values, without groups that are not in use."""

@@ -7,6 +7,8 @@ cursor or change the terminal's colours is shown as a question mark.
 import logging
 from typing import TYPE_CHECKING
 
+from mmlabel.score_table import SCORES
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -47,13 +49,12 @@ def print_table(results: dict) -> None:
 
     console = _console()
     table = Table(title="Scores", box=box.SIMPLE_HEAD)
-    for heading in ("split", "F1 micro", "F1 per sample", "F1 macro", "mAP", "loss", "rows"):
+    for heading in ("split", *(row.title for row in SCORES.values()), "rows"):
         table.add_column(heading, justify="left" if heading == "split" else "right")
     for split in ("val", "test"):
         scores = {k.split("/")[1]: v for k, v in results["scores"].items() if k.startswith(split)}
         if scores:
-            names = ("f1_micro", "f1_samples", "f1_macro", "map", "loss")
-            cells = [f"{scores[name]:.3f}" for name in names]
+            cells = [f"{scores[name]:.3f}" for name in SCORES]
             table.add_row(split, *cells, str(results["rows"][split]))
     console.print(table)
 

@@ -39,6 +39,7 @@ from mmlabel.checkpoint import (
     with_checkpoint,
 )
 from mmlabel.classifier import Classifier
+from mmlabel.criterion import MeanOverKnown, positive_weights
 from mmlabel.data.datamodule import CaptionedPictures, StoredFeatures
 from mmlabel.data.labels import label_summary
 from mmlabel.data.prepare import (
@@ -48,7 +49,7 @@ from mmlabel.data.prepare import (
     without_captions,
 )
 from mmlabel.errors import UserError
-from mmlabel.losses import build_loss, positive_weights
+from mmlabel.losses import Bce
 from mmlabel.models.build import BackboneSource, FrozenFeatures, build_network
 from mmlabel.models.detectors import load_detector
 from mmlabel.optimizers import build_optimizer, build_scheduler
@@ -376,9 +377,8 @@ def criterion_for(
 ) -> torch.nn.Module:
     """The loss; a model that has one of its own is evaluated with plain cross-entropy."""
     if settings.loss is None:
-        return build_loss("bce")
-    weights = positive_weights(targets, known)
-    return build_loss(**settings.loss.model_dump(), pos_weight=weights)
+        return MeanOverKnown(Bce(name="bce"))
+    return MeanOverKnown(settings.loss, pos_weight=positive_weights(targets, known))
 
 
 def optimizer_for(settings: Settings) -> Callable[[list[torch.nn.Parameter], int], Any] | None:

@@ -1,4 +1,4 @@
-"""The options of training and its records: loss, optimizer, schedule, Trainer, loggers."""
+"""The options of training and its records: optimizer, schedule, Trainer, loggers."""
 
 from __future__ import annotations
 
@@ -9,21 +9,6 @@ from pydantic import ConfigDict, Field, StrictBool, model_validator
 
 from mmlabel.errors import UserError
 from mmlabel.options import AtLeast0, Count, Decay, Group, Index, Positive, Share, Text
-
-
-class Bce(Group):
-    """Binary cross-entropy on logits, every label alike (report §3.1.5)."""
-
-    name: Literal["bce"]
-
-
-class BcePosWeight(Group):
-    """Positives weigh negatives / positives of the training split (report §3.1.6)."""
-
-    name: Literal["bce_pos_weight"]
-
-
-Loss = Annotated[Bce | BcePosWeight, Field(discriminator="name")]
 
 
 class Adam(Group):

@@ -5,8 +5,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mmlabel.losses import LOSSES, build_loss, positive_weights
+from mmlabel.criterion import MeanOverKnown, positive_weights
+from mmlabel.losses import Bce, BcePosWeight, LossOptions
 
+OPTIONS = [Bce(name="bce"), BcePosWeight(name="bce_pos_weight")]
 WEIGHTS = np.array([1.0, 0.5, 30.0, 7.0, 1.0])
 
 
@@ -17,28 +19,30 @@ def rows(seed: int = 0, count: int = 37) -> tuple[Tensor, Tensor, Tensor]:
     return logits, targets, torch.rand(count, 5, generator=generator) < 0.6
 
 
-def torchs_own(name: str) -> nn.BCEWithLogitsLoss:
-    weights = torch.tensor(WEIGHTS, dtype=torch.float32) if name == "bce_pos_weight" else None
+def torchs_own(options: LossOptions) -> nn.BCEWithLogitsLoss:
+    weights = torch.tensor(WEIGHTS, dtype=torch.float32) if options.weighs_positives else None
     return nn.BCEWithLogitsLoss(pos_weight=weights)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("masked", [False, True])
-def test_with_all_known_it_is_torchs_to_the_last_bit(name: str, masked: bool) -> None:
+def test_with_all_known_it_is_torchs_to_the_last_bit(options: LossOptions, masked: bool) -> None:
     logits, targets, _ = rows()
-    loss = build_loss(name, pos_weight=WEIGHTS)
+    loss = MeanOverKnown(options, pos_weight=WEIGHTS)
     got = loss(logits, targets, torch.ones(37, 5, dtype=torch.bool) if masked else None)
-    expected = torchs_own(name)(logits, targets)
+    expected = torchs_own(options)(logits, targets)
     assert torch.equal(got, expected)
     gradients = [torch.autograd.grad(value, logits)[0] for value in (got, expected)]
     assert torch.equal(*gradients)
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_the_mean_is_over_known_entries(name: str) -> None:
+@pytest.mark.parametrize("options", OPTIONS)
+def test_the_mean_is_over_known_entries(options: LossOptions) -> None:
     logits, targets, known = rows()
-    got = build_loss(name, pos_weight=WEIGHTS)(logits, torch.where(known, targets, -1.0), known)
-    each = torchs_own(name)
+    got = MeanOverKnown(options, pos_weight=WEIGHTS)(
+        logits, torch.where(known, targets, -1.0), known
+    )
+    each = torchs_own(options)
     each.reduction = "none"
     torch.testing.assert_close(got, each(logits, targets)[known].mean())
     (gradient,) = torch.autograd.grad(got, logits)
@@ -47,7 +51,7 @@ def test_the_mean_is_over_known_entries(name: str) -> None:
 
 def test_a_batch_that_knows_nothing_has_no_loss() -> None:
     logits, targets, known = rows()
-    loss = build_loss("bce")(logits, targets, torch.zeros_like(known))
+    loss = MeanOverKnown(Bce(name="bce"))(logits, targets, torch.zeros_like(known))
     loss.backward()
     assert loss == 0 and not logits.grad.any()
 
@@ -61,21 +65,19 @@ def test_positive_weights_by_hand() -> None:
 
 
 def test_weights_are_part_of_a_checkpoint_and_of_no_other_loss() -> None:
-    state = build_loss("bce_pos_weight", pos_weight=WEIGHTS).state_dict()
+    state = MeanOverKnown(BcePosWeight(name="bce_pos_weight"), pos_weight=WEIGHTS).state_dict()
     assert state["pos_weight"].tolist() == WEIGHTS.tolist()
-    assert not build_loss("bce", pos_weight=WEIGHTS).state_dict()
+    assert not MeanOverKnown(Bce(name="bce"), pos_weight=WEIGHTS).state_dict()
 
 
-def test_a_loss_with_an_option_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Scaled(nn.Module):
-        def __init__(self, pos_weight: Tensor | None, *, scale: float) -> None:
-            super().__init__()
-            self.scale = scale
+def test_a_loss_may_have_options_of_its_own() -> None:
+    class Scaled(LossOptions):
+        scale: float
 
-        def forward(self, logits: Tensor, targets: Tensor, known: Tensor | None) -> Tensor:
-            return self.scale * logits.sum()
+        def mean(self, logits, targets, weight, positive) -> Tensor:
+            return self.scale * (logits if weight is None else logits * weight).mean()
 
-    monkeypatch.setitem(LOSSES, "scaled", Scaled)
-    assert build_loss(name="scaled", scale=3.0)(torch.ones(2, 2), torch.ones(2, 2), None) == 12
-    with pytest.raises(TypeError, match="scael"):
-        build_loss(name="scaled", scael=3.0)
+    loss = MeanOverKnown(Scaled(scale=3.0), pos_weight=WEIGHTS)
+    assert loss(torch.ones(2, 5), torch.ones(2, 5)) == 3
+    assert loss(torch.ones(2, 5), torch.ones(2, 5), torch.eye(2, 5, dtype=torch.bool)) == 3
+    assert not loss.state_dict()

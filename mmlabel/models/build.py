@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mmlabel.criterion import Criterion
 from mmlabel.data.batches import Batch
-from mmlabel.losses import Criterion
 from mmlabel.models import options
 from mmlabel.models.backbones import Backbone, backbone_info, build_backbone
 from mmlabel.models.caption_encoder import CaptionEncoder

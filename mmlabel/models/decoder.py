@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmlabel.criterion import Criterion
 from mmlabel.data.batches import Batch
 from mmlabel.errors import UserError
-from mmlabel.losses import Criterion
 from mmlabel.models.encoder import Encoder
 from mmlabel.models.fusion import fused_features
 

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from mmlabel.criterion import Criterion
 from mmlabel.data.batches import Batch
 from mmlabel.errors import UserError
-from mmlabel.losses import Criterion
 from mmlabel.models.backbones import Backbone
 from mmlabel.models.encoder import Encoder
 

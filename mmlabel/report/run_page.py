@@ -20,8 +20,9 @@ from mmlabel.report.pages import (
     row_counts,
     write_page,
 )
-from mmlabel.report.tables import fixed, grouped, metric_name
+from mmlabel.report.tables import fixed, grouped
 from mmlabel.run_folder import RunRecord, read_run
+from mmlabel.score_table import SCORES
 from mmlabel.study.evidence import METRICS, bootstrap_interval
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def _curves(run: RunRecord) -> Markup:
             reference=best,
         )
 
-    scores = {f"val/{name}": metric_name(name) for name in (*METRICS, "map")}
+    scores = {f"val/{name}": row.title for name, row in SCORES.items() if name != "loss"}
     return chart_row(
         chart("curve-loss", "Loss", "loss", {"train/loss": "training", "val/loss": "validation"}),
         chart("curve-scores", "Validation scores", "score", scores),

@@ -8,15 +8,8 @@ from pathlib import Path
 
 from mmlabel.cache import atomic_write
 from mmlabel.report.study_report import StudyReport, VariantSummary
+from mmlabel.score_table import SCORES
 from mmlabel.spreadsheet import to_cell
-
-METRIC_NAMES = {
-    "f1_micro": "micro-F1",
-    "f1_samples": "F1 per sample",
-    "f1_macro": "macro-F1",
-    "map": "mAP",
-    "loss": "loss",
-}
 
 
 def result_rows(study: StudyReport) -> list[dict[str, str]]:
@@ -128,4 +121,4 @@ def sentence_case(words: str) -> str:
 def metric_name(metric: str) -> str:
     """ "test/f1_micro" -> "micro-F1"."""
     last = metric.rsplit("/", 1)[-1]
-    return METRIC_NAMES.get(last, last)
+    return SCORES[last].title if last in SCORES else last

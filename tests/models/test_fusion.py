@@ -4,16 +4,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mmlabel.criterion import MeanOverKnown
 from mmlabel.data.batches import Batch
 from mmlabel.errors import UserError
-from mmlabel.losses import build_loss
+from mmlabel.losses import Bce
 from mmlabel.models.backbones import backbone_info, build_backbone
 from mmlabel.models.caption_encoder import CaptionEncoder
 from mmlabel.models.encoder import Encoder
 from mmlabel.models.fusion import Head, ImageEncoder, LateFusion, fused_features
 
 LABELS = 20
-CRITERION = build_loss("bce")
+CRITERION = MeanOverKnown(Bce(name="bce"))
 
 
 def captions(**options) -> CaptionEncoder:

@@ -4,6 +4,7 @@ Only the vectors of the vocabulary's words are kept, on disk too, so a second st
 matrix and imports no gensim.
 """
 
+import logging
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -222,6 +223,7 @@ def _train_word2vec(
 ) -> tuple[dict[str, np.ndarray], int]:
     from gensim.models import Word2Vec
 
+    logging.getLogger("gensim").setLevel(logging.WARNING)  # it tells of every step
     # Several workers take sentences in the order of their chance.
     model = Word2Vec(captions, vector_size=dim, seed=seed, workers=1, **_WORD2VEC)
     return {str(word): np.asarray(model.wv[word]) for word in model.wv.index_to_key}, dim

@@ -19,6 +19,7 @@ from mmlabel.data.sources.report_csv import read_unlabelled
 from mmlabel.data.transforms import load_picture
 from mmlabel.errors import UserError
 from mmlabel.run_folder import write_predictions
+from mmlabel.terminal import printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         predict(options)
     except UserError as error:
-        print(f"mmlabel: {error}", file=sys.stderr)
+        print(f"mmlabel: {printable(str(error))}", file=sys.stderr)
         return 1
     return 0
 
@@ -78,7 +79,7 @@ def probabilities_of(
         max_length=settings.captions.max_length if settings.captions else None,
     )
     for note in captions.notes if "caption" in inputs else ():
-        print(note, file=sys.stderr)
+        print(printable(note), file=sys.stderr)
     scores = None
     if settings.detector is not None:
         from mmlabel.models.detectors import load_detector

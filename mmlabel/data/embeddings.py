@@ -213,8 +213,9 @@ def _fill(
     spread = np.stack(list(vector_of.values())).std() if vector_of else _LEARNED_STD
     matrix = np.random.default_rng(seed).normal(0, spread, (len(words), dim)).astype(np.float32)
     matrix[: len(SPECIAL_WORDS)] = 0
-    for number in np.flatnonzero(found).tolist():
-        matrix[number] = vector_of[words[number]]
+    for number, word in enumerate(words):
+        if found[number]:
+            matrix[number] = vector_of[word]
     return matrix, found
 
 

@@ -27,7 +27,7 @@ from mmlabel.errors import UserError, nearest
 from mmlabel.help import CONF, choices
 from mmlabel.options import declared, unknown
 from mmlabel.settings import OPTIONAL, Settings, read_settings
-from mmlabel.terminal import printable
+from mmlabel.terminal import escape_what_is_missing, printable
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +57,7 @@ def run_cli(main: Callable[[], object], help_text: Callable[[], str] | None = No
     With HYDRA_FULL_ERROR=1 the traceback is shown as well. SIGINT and SIGTERM end it with a line
     and exit code 130 or 143. `--help` prints `help_text()`.
     """
+    escape_what_is_missing()
     if help_text is not None and {"--help", "-h"} & set(sys.argv[1:]):
         print(help_text())
         return

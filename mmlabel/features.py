@@ -10,11 +10,12 @@ from pathlib import Path
 from mmlabel.data.digests import forget_digests
 from mmlabel.data.row_store import StoreInfo, remove_store, stores
 from mmlabel.errors import UserError
-from mmlabel.terminal import printable
+from mmlabel.terminal import escape_what_is_missing, printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
+    escape_what_is_missing()
     options = _parser().parse_args(arguments)
     found = stores(options.cache_dir)
     try:

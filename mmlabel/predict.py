@@ -19,11 +19,12 @@ from mmlabel.data.sources.report_csv import read_unlabelled
 from mmlabel.data.transforms import load_picture
 from mmlabel.errors import UserError
 from mmlabel.run_folder import write_predictions
-from mmlabel.terminal import printable
+from mmlabel.terminal import escape_what_is_missing, printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
+    escape_what_is_missing()
     parser = argparse.ArgumentParser(prog="python -m mmlabel.predict", description=__doc__)
     parser.add_argument("checkpoint", type=Path, help="best.ckpt of a run")
     parser.add_argument("csv", type=Path, help="ImageID,Caption; a Labels column is not read")

@@ -310,7 +310,8 @@ def write_run(
     from omegaconf import OmegaConf
 
     with atomic_write(folder / CONFIG) as temporary:
-        temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(results["settings"])))
+        content = OmegaConf.to_yaml(OmegaConf.create(results["settings"]))
+        temporary.write_text(content, encoding="utf-8")
     tested, rows = classifier.evaluated.get("test"), None
     if tested:
         rows = prepared.annotations.take(prepared.rows["test"][tested.rows.numpy()])
@@ -381,7 +382,10 @@ def write_predictions(
         columns += truth
     header += [f"prob_{n}" for n in numbers]
     columns += [[f"{p:.9g}" for p in column] for column in probabilities[:, numbers].T.tolist()]
-    with atomic_write(path) as temporary, open(temporary, "w", newline="") as file:
+    with (
+        atomic_write(path) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(header)
         writer.writerows(zip(*columns, strict=True))
@@ -390,4 +394,4 @@ def write_predictions(
 def write_json(path: Path, content: Mapping[str, object]) -> None:
     """Write `content` as indented JSON, whole or not at all."""
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -4,7 +4,9 @@ Names, notes and captions come from data: rich reads no markup in them, and what
 cursor or change the terminal's colours is shown as a question mark.
 """
 
+import io
 import logging
+import sys
 from typing import TYPE_CHECKING
 
 from mmlabel.score_table import SCORES
@@ -13,6 +15,13 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from mmlabel.report import StudyReport
+
+
+def escape_what_is_missing() -> None:
+    """Have letters that the terminal's encoding lacks written as escapes, rather than raise."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def printable(text: str) -> str:

@@ -117,13 +117,13 @@ def _memo_path(memo: Path, folder: str) -> Path:
 def _remember(path: Path, content: object) -> None:
     text = json.dumps(content)
     with suppress(OSError), atomic_write(path) as temporary:
-        temporary.write_text(f"{zlib.crc32(text.encode())}\n{text}")
+        temporary.write_text(f"{zlib.crc32(text.encode())}\n{text}", encoding="utf-8")
 
 
 def _recall(path: Path) -> object:
     """What was remembered there; None if nothing was, or if it is damaged."""
     try:
-        checksum, text = path.read_text().split("\n", 1)
+        checksum, text = path.read_text(encoding="utf-8").split("\n", 1)
         return json.loads(text) if int(checksum) == zlib.crc32(text.encode()) else None
     except (OSError, ValueError):
         return None

@@ -10,7 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path, PurePosixPath
 
 from mmlabel import network
-from mmlabel.cache import atomic_write, lock
+from mmlabel.cache import atomic_write, turn
 from mmlabel.data.sources.coco import read_coco
 from mmlabel.errors import UserError
 from mmlabel.progress import progress
@@ -53,7 +53,7 @@ def download_coco(
     root, base_url = Path(root), base_url.rstrip("/")
     # Jobs that start together share one download.
     try:
-        with lock(root / "download"):
+        with turn(root / "download"):
             _fetch_annotations(root, f"{subset}{year}", f"annotations_trainval{year}.zip", base_url)
             _fetch_pictures(root, f"{subset}{year}", base_url, max_pictures, workers)
     except OSError as error:  # those of the network are dealt with where they arise

@@ -4,6 +4,7 @@ Only the vectors of the vocabulary's words are kept, on disk too, so a second st
 matrix and imports no gensim.
 """
 
+import logging
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -212,8 +213,9 @@ def _fill(
     spread = np.stack(list(vector_of.values())).std() if vector_of else _LEARNED_STD
     matrix = np.random.default_rng(seed).normal(0, spread, (len(words), dim)).astype(np.float32)
     matrix[: len(SPECIAL_WORDS)] = 0
-    for number in np.flatnonzero(found).tolist():
-        matrix[number] = vector_of[words[number]]
+    for number, word in enumerate(words):
+        if found[number]:
+            matrix[number] = vector_of[word]
     return matrix, found
 
 
@@ -222,6 +224,7 @@ def _train_word2vec(
 ) -> tuple[dict[str, np.ndarray], int]:
     from gensim.models import Word2Vec
 
+    logging.getLogger("gensim").setLevel(logging.WARNING)  # it tells of every step
     # Several workers take sentences in the order of their chance.
     model = Word2Vec(captions, vector_size=dim, seed=seed, workers=1, **_WORD2VEC)
     return {str(word): np.asarray(model.wv[word]) for word in model.wv.index_to_key}, dim

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from mmlabel import network
-from mmlabel.cache import atomic_write, lock
+from mmlabel.cache import atomic_write, turn
 from mmlabel.errors import UserError, nearest
 
 _MOST_LIST, _MOST_VECTORS = 10_000_000, 20_000_000_000  # bytes
@@ -59,7 +59,7 @@ def gensim_file(name: str) -> Path:
         hint = nearest(name, known | set(online))
         raise UserError(f"unknown word vectors embedding.name={name}{hint}")
     try:
-        with lock(folder / name):
+        with turn(folder / name):
             if not _present(folder, name):
                 _download(online[name], f"{downloader.DOWNLOAD_BASE_URL}/{name}", folder / name)
     except (network.NetworkError, OSError, ValueError) as error:

@@ -81,14 +81,14 @@ class RowStore:
         try:
             if not path.exists():
                 with atomic_write(path) as temporary:
-                    temporary.write_text(text)
+                    temporary.write_text(text, encoding="utf-8")
         except OSError as error:
             raise unavailable(folder, error) from error
         with suppress(OSError):
             # The folder's name says what has to be in the file, so damage to it is mended.
             if path.read_bytes() != text.encode():
                 with atomic_write(path) as temporary:
-                    temporary.write_text(text)
+                    temporary.write_text(text, encoding="utf-8")
             os.utime(path)  # the time of last use
         return cls(folder, width=width, dtype=dtype)
 
@@ -239,7 +239,7 @@ def unavailable(folder: Path, error: Exception) -> StoreUnavailable:
 
 
 def _describe(path: Path) -> StoreInfo:
-    header = json.loads(path.read_text())
+    header = json.loads(path.read_text(encoding="utf-8"))
     folder, key = path.parent, dict(header["key"])
     store = RowStore(folder, width=int(header["width"]), dtype=header["dtype"])
     return StoreInfo(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mmlabel import network
-from mmlabel.cache import fingerprint, lock
+from mmlabel.cache import file_digest, fingerprint, turn
 from mmlabel.errors import UserError, first_line, nearest
 from mmlabel.models.backbone_table import BACKBONES
 
@@ -35,7 +35,7 @@ class ResolvedWeights:
     kind: Literal["pretrained", "file", "random"]
     path: Path | None
     description: str
-    note: str | None = None  # set when random weights stand in for pretrained ones
+    note: str | None = None  # set when they are not the weights that were asked for
 
 
 def resolve_weights(
@@ -75,7 +75,7 @@ def resolve_weights(
             "backbone=efficientnet_lite0 (its weights come with the install), or "
             "backbone.weights=none (random weights)"
         ) from error
-    return ResolvedWeights("pretrained", path, f"pretrained ({path.name})")
+    return ResolvedWeights("pretrained", path, f"pretrained ({path.name})", _otherwise(path))
 
 
 def weights_digest(
@@ -132,18 +132,35 @@ def downloaded(url: str) -> Path:
     path = download_path(url)
     if path.is_file():
         return path
-    digest = re.search(r"-([0-9a-f]{8,})\.", path.name)
-    with lock(path):
+    digest = _named_digest(path)
+    with turn(path):
         if not path.is_file():
             network.fetch_file(
                 url,
                 path,
                 max_bytes=_MOST_BYTES,
-                checksum=("sha256", digest[1]) if digest else None,
+                checksum=("sha256", digest) if digest else None,
                 resume=True,
                 work=path.name,
             )
     return path
+
+
+def _named_digest(path: Path) -> str | None:
+    """The first digits of the content's SHA-256, where a file's name tells them."""
+    found = re.search(r"-([0-9a-f]{8,})\.", path.name)
+    return found[1] if found else None
+
+
+def _otherwise(path: Path) -> str | None:
+    """A note if a file's content is not what its name says."""
+    named = _named_digest(path)
+    if named is None or file_digest(path).startswith(named):
+        return None
+    return (
+        f"{path} is damaged or another file: its SHA-256 does not begin with {named}; remove it to "
+        "have it fetched anew"
+    )
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

@@ -30,7 +30,10 @@ def write_study(folder: Path, report: StudyReport, *, jobs: Sequence[Job], comma
     """
     write_results_csv(folder / "results.csv", report, _header(report, command))
     runs = {run.folder: run for variant in report.variants for run in variant.runs}
-    with atomic_write(folder / "runs.csv") as temporary, open(temporary, "w", newline="") as file:
+    with (
+        atomic_write(folder / "runs.csv") as temporary,
+        open(temporary, "w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(["variant", "seed", "status", "folder", report.metric, "overrides"])
         for job in jobs:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from web import Server, serving
 
-from mmlabel import network
+from mmlabel import cache, network
 from mmlabel.data import download
 from mmlabel.data.annotations import REPORT_LABELS
 from mmlabel.data.download import download_coco
@@ -308,7 +308,7 @@ def test_no_pictures_wanted(tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["../up.jpg", "a/../../up.jpg", "/tmp/up.jpg", "C:up.jpg", "..\\up.jpg", "a/.."],
+    ["../up.jpg", "a/../../up.jpg", "/up.jpg", "C:up.jpg", "..\\up.jpg", "a/.."],
 )
 def test_names_that_leave_the_folder_are_refused(name, server, tmp_path):
     root = tmp_path / "deep" / "coco"
@@ -350,6 +350,19 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write COCO to .*file"):
         download_coco(tmp_path / "file" / "coco")
+
+
+def test_a_folder_that_has_everything_need_not_be_written(server, tmp_path, monkeypatch):
+    download_coco(tmp_path, base_url=server.url, max_pictures=2)
+
+    def refuse(self, *_, **__):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(cache.FileLock, "acquire", refuse)
+    download_coco(tmp_path, base_url=server.url, max_pictures=2)
+    with pytest.raises(UserError, match="cannot write COCO to"):
+        monkeypatch.setattr(network.os, "replace", refuse)
+        download_coco(tmp_path, base_url=server.url, max_pictures=3)
 
 
 def test_a_bar_on_a_terminal(server, tmp_path, monkeypatch, capsys):

@@ -20,7 +20,7 @@ from mmlabel.errors import UserError
 from mmlabel.models.backbone_table import BACKBONES
 from mmlabel.models.backbones import Backbone, backbone_info
 from mmlabel.models.backbones import build_backbone as build_from
-from mmlabel.models.weights import ResolvedWeights, resolve_weights
+from mmlabel.models.weights import ResolvedWeights, download_path, resolve_weights
 from mmlabel.models.weights import weights_digest as digest_of
 
 SMALL = "resnet10t"  # a timm model that builds at once
@@ -431,6 +431,16 @@ def test_a_download_is_checked_and_kept(
     assert torch.equal(downloaded(pictures()), from_file(pictures()))
     # The server is gone: the copy on disk serves from here on.
     assert resolve_weights(name="resnet18").kind == "pretrained"
+
+
+def test_a_file_that_is_not_what_its_name_says_is_told(offline: None, resnet18_file: Path) -> None:
+    path = download_path(BACKBONES["resnet18"].url or "")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(resnet18_file.read_bytes())
+    note = resolve_weights(name="resnet18").note or ""
+    assert str(path) in note and "does not begin with f37072fd" in note
+    assert build_backbone(name="resnet18").note == note
+    assert resolve_weights(name="efficientnet_lite0").note is None
 
 
 def test_timms_pretrained_file_from_the_hubs_cache(offline: None, tmp_path: Path) -> None:

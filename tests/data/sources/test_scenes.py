@@ -272,7 +272,8 @@ def start(script: str, cache: Path) -> subprocess.Popen:
 
 
 def test_killed_writing_leaves_nothing_to_read(tmp_path: Path) -> None:
-    assert start(KILLED, tmp_path / "cache").wait() == 9
+    with start(KILLED, tmp_path / "cache") as job:
+        assert job.wait() == 9
     leftovers = list((tmp_path / "cache" / "scenes").rglob("*.jpg"))
     assert leftovers
     folder = scenes_folder(tmp_path / "cache", seed=0, rows=ROWS, size=SIZE)

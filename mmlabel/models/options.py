@@ -59,7 +59,7 @@ class Features(Group):
     mode: Literal["auto", "on", "off"] = "auto"
     """auto: where possible; on: an error where not; off: the backbone runs in every epoch."""
     engine: Literal["auto", "torch", "openvino"] = "auto"
-    """What computes them; auto: the fastest installed (openvino on a CPU: pip install -e .[cpu])."""
+    """What computes them; auto: openvino on a CPU where it is installed, else torch."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the backbone's arithmetic while extracting."""
     storage: Literal["float32", "float16"] = "float32"

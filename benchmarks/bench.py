@@ -14,6 +14,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +33,11 @@ sys.path.insert(0, str(REPOSITORY))
 import train as script  # noqa: E402
 from mmlabel.data.feature_store import FeatureStore  # noqa: E402
 from mmlabel.data.sources.report_csv import read_usyd  # noqa: E402
-from mmlabel.data.transforms import load_picture  # noqa: E402
-from mmlabel.models.build import BackboneSource  # noqa: E402
+from mmlabel.data.transforms import load_picture, stack_views  # noqa: E402
+from mmlabel.errors import UserError  # noqa: E402
+from mmlabel.models.backbones import Backbone, build_backbone  # noqa: E402
+from mmlabel.models.engines import Engine, Precision, build_extract, choose_engine  # noqa: E402
+from mmlabel.models.weights import resolve_weights  # noqa: E402
 from mmlabel.record import machine, versions  # noqa: E402
 
 EPOCHS = 10  # of a run of the sweep that benchmark 3 works out
@@ -99,47 +105,81 @@ class Clocks(Callback):
 
 
 def extraction(bench: Bench) -> None:
-    """1: views a second from files into the store, over the backbone alone on ready tensors."""
-    settings = bench.settings("backbone=efficientnet_lite0")
-    size, precision = settings["data"]["image_size"], settings["features"]["precision"]
-    batch, device = settings["features"]["batch_size"], torch.device(DEVICE)
-    source = BackboneSource(settings)
-    extract = source.extract(precision, device)
-    pictures = pictures_of(bench)[: 8 * batch]
-    ready = [load_picture(path, size=size, flipped=False) for path in pictures[:batch]]
-    tensor = torch.from_numpy(np.stack(ready)).contiguous(memory_format=torch.channels_last)
-    tensor = tensor.to(device)
-    whole, bare = [], []
+    """1: pictures a second from files into the store, over eager torch on ready tensors.
+
+    The torch that it is compared with computes in float32, whatever the engine.
+    """
+    files, batch = pictures_of(bench), 64
+    for name, weights, batches in (
+        ("efficientnet_lite0", "pretrained", 8),
+        ("resnet50", "none", 4),  # weights do not change the time
+        ("vgg16", "none", 2),
+    ):
+        found = resolve_weights(name=name, weights=weights)
+        backbone = build_backbone(name=name, weights=found, frozen=True)
+        bare, filled = extraction_rates(
+            backbone, list(engines_here()), files[: batches * batch], bench.folder / name
+        )
+        for engine, target in engines_here().items():
+            ratio = statistics.median(w / b for w, b in zip(filled[engine], bare, strict=True))
+            rates = statistics.median(filled[engine]), statistics.median(bare)
+            what = f"extraction of {name} by {engine.name} {engine.precision} over bare torch"
+            note = "{:.0f} of {:.0f} pictures a second".format(*rates)
+            bench.add(1, what, ratio, "x", target, note)
+
+
+def engines_here() -> dict[Engine, str]:
+    """The engines that this machine has, with their targets."""
+    if DEVICE == "cuda":
+        return {Engine("torch", "float32"): "0.9", Engine("torch", "bfloat16"): ""}
+    engines = {Engine("torch", "float32"): "0.85"}
+    targets: dict[Precision, str] = {"float32": "1.7", "bfloat16": "4"}
+    for precision, target in targets.items():
+        with suppress(UserError):  # not installed, or a processor without bfloat16
+            engine = choose_engine("openvino", precision=precision, device=torch.device(DEVICE))
+            engines[engine] = target
+            if precision == "bfloat16":
+                engines[Engine("torch", precision)] = "1.5"
+    return engines
+
+
+def extraction_rates(
+    backbone: Backbone, engines: list[Engine], pictures: list[Path], folder: Path
+) -> tuple[list[float], dict[Engine, list[float]]]:
+    """Pictures a second of bare torch and of each engine's whole way, in rounds that alternate."""
+    device, size, batch = torch.device(DEVICE), 224, 64
+    ready = [load_picture(path, size=size, flipped=False)[None] for path in pictures[:batch]]
+    tensor = stack_views(ready).to(device)
+    torch_alone = build_extract(backbone, Engine("torch", "float32"), device=device, size=size)
+    extracts = {e: build_extract(backbone, e, device=device, size=size) for e in engines}
+    bare: list[float] = []
+    filled: dict[Engine, list[float]] = {engine: [] for engine in engines}
     for attempt in range(3):
-        store = FeatureStore.open(
-            bench.folder / f"extraction{attempt}",
-            key=source.key(precision),
-            size=size,
-            width=source.width,
-            dtype="float32",
-        )
-        start = time.perf_counter()
-        store.fill(
-            pictures,
-            flipped=np.zeros(len(pictures), dtype=bool),
-            extract=extract,
-            device=device,
-            batch_size=batch,
-            workers=settings["features"]["workers"],
-            rank=0,
-            world_size=1,
-            on_bad_image="error",
-        )
-        whole.append(len(pictures) / (time.perf_counter() - start))
-        start = time.perf_counter()
-        with torch.inference_mode():
-            for _ in range(len(pictures) // batch):
-                extract(tensor).cpu()
-        bare.append(len(pictures) // batch * batch / (time.perf_counter() - start))
-    ratio = statistics.median(w / b for w, b in zip(whole, bare, strict=True))
-    target = "0.9" if DEVICE == "cuda" else "0.85"
-    note = f"{statistics.median(whole):.0f} of {statistics.median(bare):.0f} pictures a second"
-    bench.add(1, "extraction over the bare backbone", ratio, "x", target, note)
+        work = partial(repeated, torch_alone, tensor, len(pictures) // batch)
+        bare.append(len(pictures) / seconds(work))
+        for engine, extract in extracts.items():
+            key = {**engine.key(), "attempt": attempt}
+            width = backbone.out_features
+            store = FeatureStore.open(folder, key=key, size=size, width=width, dtype="float32")
+            flipped = [False] * len(pictures)
+            options = {"flipped": flipped, "extract": extract, "device": device}
+            work = partial(store.fill, pictures, **options, batch_size=batch)
+            filled[engine].append(len(pictures) / seconds(work))
+    return bare, filled
+
+
+def repeated(
+    extract: Callable[[torch.Tensor], torch.Tensor], batch: torch.Tensor, times: int
+) -> None:
+    with torch.inference_mode():
+        for _ in range(times):
+            extract(batch).cpu()
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
 
 
 def epoch(bench: Bench) -> None:

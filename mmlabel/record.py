@@ -78,6 +78,7 @@ def describe(
         "best_epoch": best_epoch,
         "overrides": overrides,
         "settings": settings,
+        "features": data.features_key,
         "study": study,
         "variant": variant,
         "data_fingerprint": fingerprint(prepared.annotations.fingerprint, *prepared.rows.values()),

@@ -75,6 +75,7 @@ class CaptionedPictures(pl.LightningDataModule):
     Attributes:
         detector_seconds: what detection took, now or when its scores were stored.
         features: (R, F) of the feature store, once `setup` has filled it; None: pictures are live.
+        features_key: what these depend on besides the pictures: backbone, engine, precision.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class CaptionedPictures(pl.LightningDataModule):
         self.detector = detector
         self.detector_seconds = 0.0
         self.features: torch.Tensor | None = None
+        self.features_key: dict[str, object] | None = None
         self._feature_rows: np.ndarray | None = None  # (N, 2) of the whole data set
         self._has_looked = False  # at the pictures, in `setup`
 
@@ -156,9 +158,10 @@ class CaptionedPictures(pl.LightningDataModule):
         pictures = self.prepared.annotations.pictures
         trainer = self.trainer
         device = trainer.strategy.root_device if trainer else torch.device("cpu")
+        key = stored.extractor.key(device)
         store = FeatureStore.open(
             self.cache_dir,
-            key=stored.extractor.key(device),
+            key=key,
             size=self.image_size,
             width=stored.extractor.width,
             dtype=stored.storage,
@@ -192,6 +195,7 @@ class CaptionedPictures(pl.LightningDataModule):
                 raise problem or StoreUnavailable("another process could not store its features")
             rows = store.rows(pictures)
         self.features = torch.from_numpy(store.array())
+        self.features_key = key
         self._feature_rows = rows
         self._leave_out(self._without_features(wanted, rows))
         self._keep_on_gpu(device)

@@ -118,10 +118,10 @@ class FeatureStore:
 
         `flipped` says for each picture whether its flipped view is needed, too. `extract` maps
         pictures (B, 3, size, size) uint8 on `device`, channels-last in memory, to features
-        (B, width). `batch_size` counts views and `workers` processes that decode (0: none);
-        None chooses for the device. Of `world_size` processes, each computes the share of its
-        `rank`; wait for all of them before `rows`. Where another job computes the same share, this
-        one waits and uses its result.
+        (B, width). `batch_size` counts views and `workers` processes that decode (0: none); None
+        chooses for the device, on a CPU threads. Of `world_size` processes, each computes the share
+        of its `rank`; wait for all of them before `rows`. Where another job computes the same
+        share, this one waits and uses its result.
 
         Raises `BadPicture` unless `on_bad_image` is "skip", and `StoreUnavailable` where the store
         cannot be read or written; what is complete by then is kept.

@@ -1,4 +1,4 @@
-"""From picture files to rows of a store: read in other processes, computed, kept.
+"""From picture files to rows of a store: read beside the work, computed, kept.
 
 The same for a backbone's features and a detector's scores: which pictures have no row yet, their
 batches, and the loop that computes these and keeps them every few seconds.
@@ -6,7 +6,9 @@ batches, and the loop that computes these and keeps them every few seconds.
 
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
 
@@ -83,7 +85,7 @@ def compute(
     bad: list[BadPicture],
     quiet: bool,
 ) -> int:
-    """Read pictures in other processes, `extract` their rows and `keep` these every few seconds.
+    """Read pictures ahead, `extract` their rows and `keep` these every few seconds.
 
     What `look` makes of each picture is joined to batches, which `extract` maps to rows (B, width)
     that may still be on their way from a GPU. Unreadable pictures are added to `bad`. Returns the
@@ -137,6 +139,10 @@ class Look(Protocol):
     def __call__(self, content: bytes, job: Job) -> Any: ...
 
 
+# Entries (V), the batch of V views, and the pictures that could not be read.
+_Read = tuple[list[bytes], Any, list[BadPicture]]
+
+
 class _Chunks:
     """A loader's data set whose items are whole batches, so that each is joined in a worker."""
 
@@ -150,8 +156,7 @@ class _Chunks:
     def __len__(self) -> int:
         return len(self.chunks)
 
-    def __getitem__(self, index: int) -> tuple[list[bytes], Any, list[BadPicture]]:
-        """Entries (V), the batch of V views, and the pictures that could not be read."""
+    def __getitem__(self, index: int) -> _Read:
         entries: list[bytes] = []
         items: list[Any] = []
         bad: list[BadPicture] = []
@@ -175,18 +180,20 @@ def _loader(
     on_gpu: bool,
     batch_size: int | None,
     workers: int | None,
-) -> Iterable[tuple[list[bytes], Any, list[BadPicture]]]:
+) -> Iterable[_Read]:
+    """The batches of `jobs` in order, the next ones read while one is used."""
+    chunks = _Chunks(_cut(jobs, batch_size or (256 if on_gpu else 32)), look, join)
+    if workers is None and not on_gpu:
+        # Decoding costs a tenth of a small backbone's time on the same processor, and hardly
+        # holds Python's lock: threads need no start and no copies between processes.
+        return _in_threads(chunks, max(1, _cores() // 4))
     import torch
     from torch.utils.data import DataLoader
 
-    chunks = _chunks(jobs, batch_size or (256 if on_gpu else 32))
-    if workers is None:
-        # Decoding costs a tenth of a small backbone's time on the same processor.
-        workers = _cores() if on_gpu else max(1, _cores() // 4)
     return DataLoader(
-        cast("Dataset[Any]", _Chunks(chunks, look, join)),
+        cast("Dataset[Any]", chunks),
         batch_size=None,
-        num_workers=min(workers, len(chunks) - 1),
+        num_workers=min(_cores() if workers is None else workers, len(chunks) - 1),
         pin_memory=on_gpu,
         # Its own generator: a run that fills the store must draw the same numbers afterwards as a
         # run that finds it full.
@@ -194,7 +201,18 @@ def _loader(
     )
 
 
-def _chunks(jobs: list[Job], views: int) -> list[list[Job]]:
+def _in_threads(chunks: _Chunks, threads: int) -> Iterator[_Read]:
+    with ThreadPoolExecutor(threads) as pool:
+        ahead: deque[Future[_Read]] = deque()
+        for index in range(len(chunks)):
+            ahead.append(pool.submit(chunks.__getitem__, index))
+            if len(ahead) > threads + 1:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
+def _cut(jobs: list[Job], views: int) -> list[list[Job]]:
     """Cut into batches of at most `views` views, a picture's views staying together."""
     chunks: list[list[Job]] = [[]]
     used = 0

@@ -152,6 +152,7 @@ def _compile(backbone: Backbone, precision: Precision, *, size: int) -> "Compile
                 "PERFORMANCE_HINT": "THROUGHPUT",
                 "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
                 "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+                "ENABLE_CPU_PINNING": False,  # pictures are decoded on the same cores
             },
         )
     except Exception as error:  # the converter raises kinds of its own

@@ -106,7 +106,7 @@ def run_together(*work: Callable[[], object]) -> list[object]:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, 2, None])
 def test_stored_features_are_the_live_ones(tmp_path, pictures, dtype, workers):
     store = open_store(tmp_path, dtype=dtype)
     assert fill(store, pictures, batch_size=4, workers=workers).views == 12
@@ -593,7 +593,7 @@ def damaged(pictures: list[Path]) -> list[Path]:
     return pictures[1::2]
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, 1, None])
 @pytest.mark.parametrize("which", [1, 3, 5])
 def test_a_bad_picture_is_named(tmp_path, pictures, damaged, workers, which):
     good = [picture for picture in pictures if picture not in damaged]
@@ -607,7 +607,7 @@ def test_a_pipe_among_the_pictures_blocks_nothing(tmp_path, pictures):
     assert filled.views == 12 and [error.path.name for error in filled.bad] == ["pipe.bmp"]
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, 1, None])
 def test_bad_pictures_are_skipped_and_listed(tmp_path, pictures, damaged, workers):
     store = open_store(tmp_path)
     filled = fill(store, pictures, on_bad_image="skip", batch_size=2, workers=workers)

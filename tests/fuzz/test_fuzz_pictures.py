@@ -33,7 +33,7 @@ fuzz = settings(
     derandomize="MMLABEL_FUZZ" not in os.environ,
     deadline=None,
     database=None,
-    suppress_health_check=list(HealthCheck),
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 MOST_PIXELS = 2**20  # so that a damaged header costs no gigabytes, and no minutes
 SIZE = 16

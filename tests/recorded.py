@@ -18,5 +18,6 @@ def where() -> dict[str, str]:
 
 
 def as_recorded(values: Mapping | list, *, recorded_where: dict[str, str]) -> object:
-    """What values must be equal to: exactly where they were recorded, nearly so elsewhere."""
-    return values if recorded_where == where() else pytest.approx(values, abs=1e-3)
+    """What values must be equal to: to rounding where they were recorded, nearly so elsewhere."""
+    # Captions were recorded on packed sequences: padded ones are added up in another order.
+    return pytest.approx(values, abs=1e-6 if recorded_where == where() else 1e-3)

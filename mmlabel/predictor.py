@@ -17,6 +17,7 @@ from mmlabel.data.captions import EncodedCaptions, encode_texts
 from mmlabel.data.pictures import BadPicture, as_rgb, decode, read_picture
 from mmlabel.data.transforms import stack_views, views_of
 from mmlabel.errors import UserError
+from mmlabel.models.backbones import Backbone
 from mmlabel.models.engines import Engine, Extract, build_extract, choose_engine
 
 Picture = str | Path | bytes | Image.Image | np.ndarray
@@ -107,7 +108,8 @@ class Predictor:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.label_numbers = [n for n, name in enumerate(read.label_names) if name]
         self.label_names = [read.label_names[n] for n in self.label_numbers]
-        every = np.broadcast_to(np.float32(classifier.threshold), len(read.label_names))
+        threshold = np.asarray(classifier.threshold, dtype=np.float32)
+        every = np.broadcast_to(threshold, len(read.label_names))
         self.thresholds = every[self.label_numbers]
         self._classifier = classifier.to(self.device)
         self._vocabulary = read.vocabulary
@@ -155,7 +157,7 @@ class Predictor:
         """
         if not isinstance(picture, list | tuple) and not isinstance(caption, list | tuple):
             return self._predict([picture], [caption])[0]
-        count = len(picture if isinstance(picture, list | tuple) else caption)
+        count = max(len(half) for half in (picture, caption) if isinstance(half, list | tuple))
         pictures = [None] * count if picture is None else picture
         captions = [None] * count if caption is None else caption
         for name, values in (("pictures", pictures), ("captions", captions)):
@@ -238,7 +240,8 @@ class Predictor:
         engine = Engine("torch", precision)
         if self._fastest and features is not None:
             engine = choose_engine(features.engine, precision=precision, device=self.device)
-        backbone = self._classifier.network.encoders["image"].backbone
+        backbone = self._classifier.get_submodule("network.encoders.image.backbone")
+        assert isinstance(backbone, Backbone)
         size = settings.data.image_size
         return build_extract(backbone, engine, device=self.device, size=size)
 

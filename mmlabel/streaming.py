@@ -87,7 +87,7 @@ def answers(
         batches,
         batch_size=None,
         num_workers=min(workers, rows.count // batch_size),
-        collate_fn=_as_it_is,
+        collate_fn=_as_it_is,  # pyright: ignore[reportArgumentType]  # of a batch, not a list
     )
     with progress("predictions", rows.count, unit="rows", quiet=rows.count == 1) as advance:
         for batch in loader:

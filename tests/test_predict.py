@@ -2,6 +2,7 @@
 
 import csv
 import json
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 import mmlabel
+from mmlabel.data.sources.unlabelled import Columns, open_rows
 from mmlabel.errors import UserError
 from mmlabel.predict import main
 from mmlabel.predictor import Predictor
@@ -253,7 +255,7 @@ def test_mistakes_in_python_are_named(model: Predictor, made: Path, tmp_path: Pa
     for arguments, message in (
         ((), "looks at pictures"),
         ((path, ["a"]), "in a list"),
-        (([path], ["a", "b"]), "as many captions"),
+        (([path], ["a", "b"]), "as many pictures"),
         ((tmp_path / "no.jpg",), "no.jpg is not a readable picture"),
         ((b"no",), "not an image file"),
         ((np.zeros((3, 5, 5)),), "uint8 of shape"),
@@ -279,3 +281,21 @@ def test_a_model_of_captions_alone_needs_one_and_no_picture(
     out = tmp_path / "out.csv"
     assert run(tmp_path / "best.ckpt", tmp_path / "captions.csv", "--out", out) == 0
     assert [row["ImageID"] for row in answers(out)] == ["1", "2"]
+
+
+def test_rows_are_gone_through_without_holding_them(tmp_path: Path):
+    """A table is read line by line, as often as it is wanted."""
+    file = tmp_path / "rows.csv"
+    with open(file, "w", newline="") as out:
+        writer = csv.writer(out)
+        writer.writerow(["picture", "caption"])
+        writer.writerows(["a.jpg", "word " * 20 + str(n)] for n in range(20_000))
+    columns = Columns(("picture",), ("caption",), need_picture=True, need_caption=False)
+    tracemalloc.start()
+    rows = open_rows(file, columns=columns)
+    assert rows.count == 20_000
+    for _ in range(2):
+        assert sum(row.caption.startswith("word") for row in rows.rows) == 20_000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1e6 < file.stat().st_size / 2

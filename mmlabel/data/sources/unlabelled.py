@@ -135,7 +135,7 @@ def _table(path: Path, columns: Columns, folder: Path, encoding: str | None) -> 
 def _is_utf_8(path: Path) -> bool:
     try:
         with open(path, encoding="utf-8-sig") as file:
-            while part := file.read(2**20):
+            while part := file.read(2**16):
                 if "\0" in part:
                     return False
     except UnicodeDecodeError:

@@ -66,7 +66,8 @@ def test_it_predicts(name: str, made: Path, tmp_path: Path):
     rows, out = tmp_path / "rows.csv", tmp_path / "out.csv"
     rows.write_text("".join(lines[:5]))
     pictures = ["--pictures", str(made / "data")]
-    assert predict([str(FOLDER / f"{name}.ckpt"), str(rows), *pictures, "--out", str(out)]) == 0
+    given = [*pictures, "--out", str(out), "--probabilities"]
+    assert predict([str(FOLDER / f"{name}.ckpt"), str(rows), *given]) == 0
     with open(out, newline="") as file:
         answers = {row.pop("ImageID"): row for row in csv.DictReader(file)}
     check(name, "labels", {id: row.pop("Labels") for id, row in answers.items()})

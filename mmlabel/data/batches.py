@@ -178,7 +178,7 @@ class SplitRows(Dataset):
         )
 
     def _images(self, rows: torch.Tensor, flipped: torch.Tensor) -> torch.Tensor | None:
-        if self.features is not None:
+        if self.features is not None and self.feature_rows is not None:
             # One copy to a GPU that holds the features, rather than the features themselves.
             where = self.feature_rows[rows, flipped.long()].to(self.features.device)
             return self.features[where]  # (B, F)

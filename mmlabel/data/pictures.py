@@ -92,15 +92,20 @@ def decode(content: bytes, path: Path | str, *, upright: bool) -> Image.Image:
     """
     try:
         with Image.open(io.BytesIO(content)) as picture:
-            _check_pixels(picture)
-            picture.load()
-            # Turned first, as a conversion may lose the EXIF data.
-            return _rgb(_turned(picture) if upright else picture)
+            return as_rgb(picture, upright=upright)
     except Image.UnidentifiedImageError as error:
         raise BadPicture(path, "not an image file" if content else "an empty file") from error
     except Exception as error:
         # Damaged files make Pillow's many decoders raise errors of nearly any kind.
         raise BadPicture(path, _reason(error)) from error
+
+
+def as_rgb(picture: Image.Image, *, upright: bool) -> Image.Image:
+    """A picture as `decode` gives it; raises what Pillow raises."""
+    _check_pixels(picture)
+    picture.load()
+    # Turned first, as a conversion may lose the EXIF data.
+    return _rgb(_turned(picture) if upright else picture)
 
 
 def _check_pixels(picture: Image.Image) -> None:

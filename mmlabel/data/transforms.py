@@ -52,7 +52,13 @@ def picture_views(
     `flips` says for each wanted view whether it is flipped; `path` is for the message of
     `BadPicture`. The memory is channels-last, as Pillow's is: convolutions run faster on it.
     """
-    picture = decode(content, path, upright=upright)
+    return views_of(decode(content, path, upright=upright), path=path, size=size, flips=flips)
+
+
+def views_of(
+    picture: Image.Image, *, path: Path | str, size: int, flips: Sequence[bool]
+) -> np.ndarray:
+    """`picture_views` of a decoded RGB picture."""
     try:
         pixels = np.asarray(_resize(picture, size))  # (H, W, 3)
     except (ValueError, MemoryError) as error:

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +23,15 @@ class Table(NamedTuple):
 
 
 def parse_delimited(text: str, *, delimiter: str = ",") -> Table:
-    """The cells of a CSV, as RFC 4180 has it; empty lines are no rows.
+    """The cells of a CSV; see `delimited_rows`, which gives them one row at a time."""
+    rows = delimited_rows(io.StringIO(text, newline=""), delimiter=delimiter)
+    return Table(next(rows, []), list(rows))
+
+
+def delimited_rows(lines: Iterable[str], *, delimiter: str = ",") -> Iterator[list[str]]:
+    """The header and then the rows of a CSV, as RFC 4180 has it; empty lines are no rows.
+
+    `lines` end as they do in the file, which has to be open with `newline=""`.
 
     A cell with a quotation mark, a line break or the delimiter in it stands between quotation
     marks and has its own ones doubled. Marks inside a cell without marks around it are taken as
@@ -35,34 +43,34 @@ def parse_delimited(text: str, *, delimiter: str = ",") -> Table:
     """
     # Captions can be longer than the library's own limit of 128 KiB a cell.
     csv.field_size_limit(2**31 - 1)
-    lines: list[str] = []  # those of one row
+    of_row: list[str] = []
 
     def read() -> Iterator[str]:
-        for line in io.StringIO(text, newline=""):
-            lines.append(line)
+        for line in lines:
+            of_row.append(line)
             yield line
 
     reader = csv.reader(read(), delimiter=delimiter, strict=True)
     header: list[str] | None = None
-    rows: list[list[str]] = []
-    begin = 1
+    count, begin = 0, 1
     try:
         for cells in reader:
-            written = "".join(lines)
-            lines.clear()
+            written = "".join(of_row)
+            of_row.clear()
             if header is None:
                 header = [column.strip() for column in cells]
+                yield header
             elif cells:
+                count += 1
                 if problem := _problem(cells, written, header):
-                    raise NotDelimited(f"row {len(rows) + 1} {problem} (line {begin})")
-                rows.append(cells)
+                    raise NotDelimited(f"row {count} {problem} (line {begin})")
+                yield cells
             begin = reader.line_num + 1
     except csv.Error as error:
         raise NotDelimited(
             f"line {begin} is no valid CSV ({error}); a quotation mark inside a quoted cell must "
             "be doubled"
         ) from None
-    return Table(header or [], rows)
 
 
 def _problem(cells: list[str], written: str, header: list[str]) -> str | None:

@@ -73,12 +73,12 @@ def probabilities_of(
     inputs = settings.inputs
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     classifier = classifier.to(device)
-    tokens, lengths, note = encode_texts(
+    captions = encode_texts(
         rows.captions,
         checkpoint.vocabulary,
         max_length=settings.captions.max_length if settings.captions else None,
     )
-    if note and "caption" in inputs:
+    for note in captions.notes if "caption" in inputs else ():
         print(printable(note), file=sys.stderr)
     scores = None
     if settings.detector is not None:
@@ -108,14 +108,14 @@ def probabilities_of(
     with torch.inference_mode():
         for start in range(0, len(rows), batch_size):
             chosen = range(start, min(start + batch_size, len(rows)))
-            part = slice(chosen.start, chosen.stop)
+            part = np.arange(chosen.start, chosen.stop)
             batch = Batch(
                 image=image(chosen),
-                tokens=torch.from_numpy(tokens[part]).to(device),
-                lengths=torch.from_numpy(lengths[part]),
+                tokens=torch.from_numpy(captions.pad(part)).to(device),
+                lengths=torch.from_numpy(captions.lengths[part]),
                 targets=torch.zeros(len(chosen), len(classifier.label_names), device=device),
                 rows=torch.arange(chosen.start, chosen.stop, device=device),
-                ids=rows.ids[part],
+                ids=rows.ids[chosen.start : chosen.stop],
             )
             found.append(classifier(batch).float().sigmoid().cpu())
             if sys.stderr.isatty():

@@ -49,7 +49,7 @@ from mmlabel.data.prepare import (
 )
 from mmlabel.errors import UserError
 from mmlabel.losses import build_loss, positive_weights
-from mmlabel.models.build import BackboneSource, build_network
+from mmlabel.models.build import BackboneSource, FrozenFeatures, build_network
 from mmlabel.models.detectors import load_detector
 from mmlabel.optimizers import build_optimizer, build_scheduler
 from mmlabel.record import describe
@@ -238,8 +238,12 @@ def build(settings: Settings, resumed: Checkpoint | None, *, wandb_id: str | Non
         prepared.note(backbone.weights.note)
     stored = None
     if backbone and settings.features and settings.features.mode != "off" and backbone.frozen:
+        chosen = settings.features
         stored = StoredFeatures(
-            extractor=backbone, **settings.features.model_dump(exclude={"mode"})
+            extractor=FrozenFeatures(backbone, chosen.engine, chosen.precision),
+            storage=chosen.storage,
+            batch_size=chosen.batch_size,
+            workers=chosen.workers,
         )
     data = CaptionedPictures(
         prepared,
@@ -250,6 +254,7 @@ def build(settings: Settings, resumed: Checkpoint | None, *, wandb_id: str | Non
         workers=settings.data.workers,
         on_bad_image=settings.data.on_bad_image,
         seed=settings.seed,
+        group_by_length=settings.captions is not None and settings.captions.group_by_length,
         cache_dir=cache_folder(settings.cache_dir),
         stored=stored,
         detector=detector,
@@ -308,7 +313,7 @@ def prepare(settings: Settings, resumed: Checkpoint | None) -> PreparedData:
         prepared = with_captions(
             annotations,
             rows,
-            **captions.model_dump(),
+            **captions.model_dump(exclude={"group_by_length"}),
             embedding=embedding.model_dump(exclude={"frozen", "dropout"}),
             seed=settings.seed,
             cache_dir=cache_dir,

@@ -29,14 +29,12 @@ class FrozenExtractor(Protocol):
         """F, the number of features."""
         ...
 
-    def key(self, precision: str) -> dict[str, object]:
+    def key(self, device: torch.device) -> dict[str, object]:
         """All that a feature depends on besides the picture, as plain values."""
         ...
 
-    def extract(
-        self, precision: str, device: torch.device
-    ) -> Callable[[torch.Tensor], torch.Tensor]:
-        """A function from pictures (B, 3, S, S) uint8 on `device` to features (B, F)."""
+    def extract(self, device: torch.device, *, size: int) -> Callable[[torch.Tensor], torch.Tensor]:
+        """A function from pictures (B, 3, size, size) uint8 on `device` to features (B, F)."""
         ...
 
 
@@ -45,15 +43,13 @@ class StoredFeatures:
     """How a frozen backbone's features are computed once and kept.
 
     Args:
-        extractor: the backbone.
-        precision: of its arithmetic.
+        extractor: the backbone, in a precision.
         storage: on disk, "float32" or "float16".
         batch_size: pictures a step.
         workers: processes that decode; None: chosen from the number of cores.
     """
 
     extractor: FrozenExtractor
-    precision: str
     storage: Literal["float32", "float16"]
     batch_size: int
     workers: int | None
@@ -71,6 +67,7 @@ class CaptionedPictures(pl.LightningDataModule):
         workers: processes that decode pictures.
         on_bad_image: "error", or "skip" to leave out the row of a picture that cannot be read.
         seed: of order and flips.
+        group_by_length: whether training batches are of captions of similar length.
         cache_dir: where prepared data is kept between runs.
         stored: the frozen backbone whose stored features stand in for the pictures, or None.
         detector: whose scores of the pictures stand in for them, or None.
@@ -91,6 +88,7 @@ class CaptionedPictures(pl.LightningDataModule):
         workers: int,
         on_bad_image: Literal["error", "skip"],
         seed: int,
+        group_by_length: bool = False,
         cache_dir: Path,
         stored: StoredFeatures | None = None,
         detector: PictureScorer | None = None,
@@ -104,6 +102,7 @@ class CaptionedPictures(pl.LightningDataModule):
         self.workers = workers
         self.on_bad_image = on_bad_image
         self.seed = seed
+        self.group_by_length = group_by_length
         self.cache_dir = cache_dir
         self.stored = stored
         self.detector = detector
@@ -159,7 +158,7 @@ class CaptionedPictures(pl.LightningDataModule):
         device = trainer.strategy.root_device if trainer else torch.device("cpu")
         store = FeatureStore.open(
             self.cache_dir,
-            key=stored.extractor.key(stored.precision),
+            key=stored.extractor.key(device),
             size=self.image_size,
             width=stored.extractor.width,
             dtype=stored.storage,
@@ -176,7 +175,7 @@ class CaptionedPictures(pl.LightningDataModule):
                 filled = store.fill(
                     [pictures[row] for row in wanted],
                     flipped=flipped[wanted].tolist(),
-                    extract=stored.extractor.extract(stored.precision, device),
+                    extract=stored.extractor.extract(device, size=self.image_size),
                     device=device,
                     batch_size=stored.batch_size,
                     workers=stored.workers,
@@ -235,8 +234,7 @@ class CaptionedPictures(pl.LightningDataModule):
             ids=part.ids,
             targets=part.targets,
             known=part.known,
-            tokens=prepared.tokens[rows],
-            lengths=prepared.lengths[rows],
+            captions=prepared.captions.take(rows),
             pictures=part.pictures if live else None,
             features=self.features,
             feature_rows=None if self._feature_rows is None else self._feature_rows[rows],
@@ -257,6 +255,7 @@ class CaptionedPictures(pl.LightningDataModule):
                 seed=self.seed,
                 training=training,
                 fixed=bool(trainer and trainer.overfit_batches),
+                lengths=dataset.captions.lengths if self.group_by_length else None,
                 rank=trainer.global_rank if trainer else 0,
                 world_size=trainer.world_size if trainer else 1,
             ),

@@ -58,6 +58,8 @@ class Features(Group):
 
     mode: Literal["auto", "on", "off"] = "auto"
     """auto: where possible; on: an error where not; off: the backbone runs in every epoch."""
+    engine: Literal["auto", "torch", "openvino"] = "auto"
+    """What computes them; auto: the fastest that is installed (openvino, on a CPU)."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the backbone's arithmetic while extracting."""
     storage: Literal["float32", "float16"] = "float32"
@@ -118,8 +120,10 @@ class Captions(Group):
     """Words are lemmatised, as in the report, or kept as they are spelt."""
     min_count: Count = 1
     """Rarer words of the training split count as unknown."""
-    max_length: Count | None = None
-    """Longer captions are cut to so many words; null: never."""
+    max_length: Count | None = 128
+    """Longer captions are cut to so many words; null: to 10,000."""
+    group_by_length: StrictBool = False
+    """Train on batches of captions of similar length: faster on a CPU."""
 
 
 class GloveEmbedding(Group):

@@ -105,6 +105,7 @@ def _run(*jobs: Job, main: Callable, runs: Path, options: Sequence[str]) -> None
     """
     from hydra._internal.callbacks import Callbacks
 
+    logging.getLogger("hydra").setLevel(logging.WARNING)  # what it launches is said here
     task = inspect.unwrap(main)
     # Processes of data-parallel training start the script that this names.
     sys.argv[0] = inspect.getfile(task)

@@ -18,5 +18,9 @@ def where() -> dict[str, str]:
 
 
 def as_recorded(values: Mapping | list, *, recorded_where: dict[str, str]) -> object:
-    """What values must be equal to: exactly where they were recorded, nearly so elsewhere."""
-    return values if recorded_where == where() else pytest.approx(values, abs=1e-3)
+    """What values must be equal to: to 1e-5 where they were recorded, nearly so elsewhere.
+
+    They were equal to the last digit until the BiLSTM was computed on padded batches, which adds
+    the same numbers in another order (1e-7 of a loss).
+    """
+    return pytest.approx(values, abs=1e-5 if recorded_where == where() else 1e-3)

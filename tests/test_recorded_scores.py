@@ -1,9 +1,10 @@
 """Many configurations give the scores that were recorded: the code changed, its behaviour did not.
 
 recorded_scores.json holds under each name what a run (or several, one going on from another) was
-given beside conftest's QUICK, and all scores of the last one with its threshold. `{made}` stands for the folder of the
-made data, `{shared}` for that of the real data, `{usyd}` for a few rows of it, and `{first}` for
-the first run's. After a change that is meant to move scores, write them anew and say why:
+given beside conftest's QUICK, and all scores of the last one with its threshold. `{made}` stands
+for the folder of the made data, `{shared}` for that of the real data, `{usyd}` for a few rows of
+it, and `{first}` for the first run's. After a change that is meant to move scores, write them anew
+and say why:
 
     MMLABEL_RECORD=1 OMP_NUM_THREADS=1 python -m pytest tests/test_recorded_scores.py
 """

@@ -183,11 +183,11 @@ def _scores(study: StudyReport) -> Markup:
                 reference=next(baseline, None),
             )
         )
+    cross = "a cross is the published figure; " if study.has_published else ""
     return chart_row(
         *charts,
         words="The large mark is the mean over runs and the bar its 95 % interval; a short tick "
-        "below the bar is one run; a cross is the published figure; the dotted line is the "
-        "baseline.",
+        f"below the bar is one run; {cross}the dotted line is the baseline.",
     )
 
 

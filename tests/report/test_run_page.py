@@ -136,7 +136,7 @@ def test_targets_that_are_not_known_count_nowhere(tmp_path):
     names = ["", "cat", "dog"]
     known = torch.tensor([[1, 1, 1], [1, 1, 0], [1, 0, 0], [1, 1, 1]], dtype=torch.bool)
     targets = torch.tensor([[0, 1, 0], [0, 0, 1], [0, 1, 1], [0, 1, 1]])
-    probs = torch.tensor([[0, 0.95, 0.25], [0, 0.85, 0.1], [0, 0.1, 0.9], [0, 0.35, 0.75]])
+    probs = torch.tensor([[0, 0.95, 0.25], [0, 0.85, 0.9], [0, 0.1, 0.9], [0, 0.35, 0.75]])
     random_run(tmp_path / "run", rows=3, seed=0, noise=0.1)
     write_predictions(
         tmp_path / "run" / "predictions.csv",

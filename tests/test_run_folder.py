@@ -154,16 +154,14 @@ with claim(Path(sys.argv[1])):
 
 def test_a_folder_belongs_to_one_process_until_that_ends_however_it_does(tmp_path: Path):
     folder = tmp_path / "a" / "run"
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match="another process is writing to"), claim(folder):
-            pass
-    finally:
-        holder.kill()
-        holder.wait()
+    command = [sys.executable, "-c", HOLD, str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        try:
+            assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+            with pytest.raises(UserError, match="another process is writing to"), claim(folder):
+                pass
+        finally:
+            holder.kill()
     with claim(folder):
         with pytest.raises(UserError, match="another process is writing to"), claim(folder):
             pass
@@ -182,12 +180,20 @@ def test_a_finished_run_is_never_written_over(tmp_path: Path):
         pass
 
 
+def test_a_run_that_was_refused_a_folder_writes_nothing_there(tmp_path: Path):
+    with claim(tmp_path):
+        write_failure(tmp_path, UserError("of another process"))
+        write_fake_run(tmp_path, seed=0, noise=0.1)
+    write_failure(tmp_path, UserError("holds a finished run"))
+    assert not (tmp_path / "failed.json").exists()
+
+
 def test_what_an_unfinished_run_left_does_not_pass_for_the_next_ones(tmp_path: Path):
     folder = tmp_path / "run"
     with claim(folder):
         write_fake_run(folder, seed=0, noise=0.1)
         (folder / "SHA256SUMS").unlink()
-        write_failure(folder, ValueError("of the first"))
+        (folder / "failed.json").write_text('{"error": "of the first"}')
         (folder / "last.ckpt").write_text("weights")
     with claim(folder):
         assert {path.name for path in folder.iterdir()} == {".lock", "last.ckpt", "metrics.csv"}

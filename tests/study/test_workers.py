@@ -150,18 +150,17 @@ if __name__ == "__main__":
 def test_processes_end_with_the_program_whatever_ends_it(tmp_path: Path, number: signal.Signals):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(tests=str(Path(__file__).parent)))
-    program = subprocess.Popen(
-        [sys.executable, str(script), str(tmp_path)], stderr=subprocess.PIPE, text=True
-    )
-    # A pipe that is read late would hold up what writes to it.
-    said: list[str] = []
-    reader = threading.Thread(target=lambda: said.extend(program.stderr or ()))
-    reader.start()
-    wait_for((tmp_path / "child").exists)
-    program.send_signal(number)
-    assert program.wait(60) == (-9 if number == signal.SIGKILL else 128 + number)
+    command = [sys.executable, str(script), str(tmp_path)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as program:
+        # A pipe that is read late would hold up what writes to it.
+        said: list[str] = []
+        reader = threading.Thread(target=lambda: said.extend(program.stderr or ()))
+        reader.start()
+        wait_for((tmp_path / "child").exists)
+        program.send_signal(number)
+        assert program.wait(60) == (-9 if number == signal.SIGKILL else 128 + number)
+        reader.join(60)
     pids = [int((tmp_path / name).read_text().split()[0]) for name in ("sleep", "child")]
     wait_for(lambda: not any(alive(pid) for pid in pids))
-    reader.join(60)
     if number != signal.SIGKILL:
         assert said == [f"mmlabel: interrupted ({number.name})\n"]

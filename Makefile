@@ -13,7 +13,7 @@ setup: .venv/installed ## create .venv and install, once
 	touch $@
 
 .venv/installed-test: .venv/installed
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[test]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[test,yolo,search,launchers]'
 	touch $@
 
 demo: .venv/installed ## train on the built-in data set and print its scores
@@ -25,6 +25,7 @@ test: .venv/installed-test ## run the tests
 bench: .venv/installed ## measure what the feature store and the training loop gain (minutes)
 	$(BIN)/python benchmarks/bench.py
 
-lint: .venv/installed-test ## check style and formatting
+lint: .venv/installed-test ## check style, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/pyright -p . --pythonpath $(BIN)/python

@@ -97,7 +97,7 @@ def kept(
     """
     if (found := _unpacked(path, unpack)) is not None:
         return found[0]
-    with _turn(path):
+    with turn(path):
         if (found := _unpacked(path, unpack)) is not None:
             return found[0]
         value = compute()
@@ -127,7 +127,7 @@ def write_entry(path: Path, content: bytes) -> None:
         with atomic_write(path) as temporary:
             temporary.write_bytes(_header(content) + content)
     except OSError as error:
-        _say_once(path.parent.parent, error.strerror or str(error))
+        say_unkept(path.parent.parent, error)
 
 
 def _header(content: bytes) -> bytes:
@@ -146,12 +146,17 @@ def _unpacked(path: Path, unpack: Callable[[Arrays], Value]) -> tuple[Value] | N
 
 
 @contextmanager
-def _turn(path: Path) -> Iterator[None]:
+def turn(path: Path) -> Iterator[None]:
     """Hold the entry's lock; where there can be none, each job computes for itself."""
     with ExitStack() as held:
         with suppress(OSError, NotImplementedError):
             held.enter_context(lock(path))
         yield
+
+
+def say_unkept(folder: Path, error: OSError) -> None:
+    """Say once of a cache folder that nothing can be kept in it."""
+    _say_once(folder, error.strerror or str(error))
 
 
 @cache

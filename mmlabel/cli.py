@@ -27,6 +27,7 @@ from mmlabel.errors import UserError, nearest
 from mmlabel.help import CONF, choices
 from mmlabel.options import declared, unknown
 from mmlabel.settings import OPTIONAL, Settings, read_settings
+from mmlabel.terminal import printable
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ def _interrupt(signum: int, _: FrameType | None) -> NoReturn:
 def fail(error: Exception) -> NoReturn:
     """End the program with the error's message, unless its traceback is wanted (see `run_cli`)."""
     if not _WANTS_TRACEBACK:
-        sys.exit(f"mmlabel: {explain(error)}")
+        sys.exit(f"mmlabel: {printable(explain(error))}")
     raise error
 
 

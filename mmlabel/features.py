@@ -10,6 +10,7 @@ from pathlib import Path
 from mmlabel.data.digests import forget_digests
 from mmlabel.data.row_store import StoreInfo, remove_store, stores
 from mmlabel.errors import UserError
+from mmlabel.terminal import printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.all:
                 forget_digests(options.cache_dir)
     except (UserError, OSError) as error:
-        print(error, file=sys.stderr)
+        print(printable(str(error)), file=sys.stderr)
         return 1
     return 0
 
@@ -64,7 +65,7 @@ def _print_table(found: list[StoreInfo], cache_dir: Path) -> None:
         print(f"no feature stores in {cache_dir}")
         return
     head = ("store", "network", "size", "precision", "stored as", "rows", "MB", "last used")
-    lines = [head, *(_columns(info) for info in found)]
+    lines = [head, *(tuple(map(printable, _columns(info))) for info in found)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         print("  ".join(text.ljust(w) for text, w in zip(line, widths, strict=True)).rstrip())
@@ -107,7 +108,7 @@ def _chosen(found: list[StoreInfo], options: argparse.Namespace) -> list[StoreIn
 def _prune(chosen: list[StoreInfo]) -> None:
     removed = 0.0
     for info in chosen:
-        name = f"{info.name[:12]} ({_network(info)}, {info.rows:,} rows)"
+        name = f"{info.name[:12]} ({printable(_network(info))}, {info.rows:,} rows)"
         if remove_store(info):
             removed += info.megabytes
             print(f"removed {name}: {info.megabytes:,.1f} MB")

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 # What runs did before an option existed, where that is not the option's default.
-TRAINED_UNDER: dict[str, object] = {"data.upright": False}
+TRAINED_UNDER: dict[str, object] = {"data.upright": False, "captions.max_length": None}
 # Options of earlier versions: gone, or told by something else now.
 _GONE = ("model.inputs", "model.threshold", "model.auxiliary")
 # Options that kinds of these groups once had in common, as null where they meant nothing.

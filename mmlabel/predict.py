@@ -19,6 +19,7 @@ from mmlabel.data.sources.report_csv import read_unlabelled
 from mmlabel.data.transforms import load_picture
 from mmlabel.errors import UserError
 from mmlabel.run_folder import write_predictions
+from mmlabel.terminal import printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         predict(options)
     except UserError as error:
-        print(f"mmlabel: {error}", file=sys.stderr)
+        print(f"mmlabel: {printable(str(error))}", file=sys.stderr)
         return 1
     return 0
 
@@ -72,13 +73,13 @@ def probabilities_of(
     inputs = settings.inputs
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     classifier = classifier.to(device)
-    tokens, lengths, note = encode_texts(
+    captions = encode_texts(
         rows.captions,
         checkpoint.vocabulary,
         max_length=settings.captions.max_length if settings.captions else None,
     )
-    if note and "caption" in inputs:
-        print(note, file=sys.stderr)
+    for note in captions.notes if "caption" in inputs else ():
+        print(printable(note), file=sys.stderr)
     scores = None
     if settings.detector is not None:
         from mmlabel.models.detectors import load_detector
@@ -107,14 +108,14 @@ def probabilities_of(
     with torch.inference_mode():
         for start in range(0, len(rows), batch_size):
             chosen = range(start, min(start + batch_size, len(rows)))
-            part = slice(chosen.start, chosen.stop)
+            part = np.arange(chosen.start, chosen.stop)
             batch = Batch(
                 image=image(chosen),
-                tokens=torch.from_numpy(tokens[part]).to(device),
-                lengths=torch.from_numpy(lengths[part]),
+                tokens=torch.from_numpy(captions.pad(part)).to(device),
+                lengths=torch.from_numpy(captions.lengths[part]),
                 targets=torch.zeros(len(chosen), len(classifier.label_names), device=device),
                 rows=torch.arange(chosen.start, chosen.stop, device=device),
-                ids=rows.ids[part],
+                ids=rows.ids[chosen.start : chosen.stop],
             )
             found.append(classifier(batch).float().sigmoid().cpu())
             if sys.stderr.isatty():

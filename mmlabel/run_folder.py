@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 
 from mmlabel.cache import atomic_write, file_digest
 from mmlabel.errors import UserError
+from mmlabel.spreadsheet import from_cell, to_cell
 
 # torch is imported where it is needed: a sweep that has nothing to run does without it.
 if TYPE_CHECKING:
@@ -46,16 +47,18 @@ class Predictions:
     """The test split of one run, in file order.
 
     Attributes:
-        ids: N image ids.
+        ids: N image ids, of the rows of which any target is known.
         labels: K label numbers, one per column.
-        targets: (N, K) bool.
+        targets: (N, K) bool; false where it is not known.
         probs: (N, K) float, 0..1.
+        known: (N, K) bool: which of the targets are.
     """
 
     ids: list[str]
     labels: list[int]
     targets: np.ndarray
     probs: np.ndarray
+    known: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -76,11 +79,14 @@ class RunRecord:
 
     @property
     def answers(self) -> np.ndarray:
-        """(N, K) bool: the labels whose probability reaches the run's threshold."""
+        """(N, K) bool: the labels whose probability reaches the run's threshold.
+
+        None where the target is not known, so that such a label is neither right nor wrong.
+        """
         threshold = np.asarray(self.results["threshold"])
         if threshold.ndim:  # one for each label number
             threshold = threshold[self.predictions.labels]
-        return self.predictions.probs >= threshold
+        return (self.predictions.probs >= threshold) & self.predictions.known
 
 
 def read_run(folder: Path) -> RunRecord:
@@ -169,12 +175,19 @@ def _read_predictions(path: Path) -> Predictions:
     width = len(labels)
     if header != ["ImageID", *(f"{kind}_{n}" for kind in ("target", "prob") for n in labels)]:
         raise ValueError(f"{path.name}: columns are not ImageID, target_N..., prob_N...")
-    values = np.array([row[1:] for row in rows], dtype=np.float64).reshape(len(rows), 2 * width)
+    cells = [[text or "nan" for text in row[1:]] for row in rows]  # empty: not known
+    values = np.array(cells, dtype=np.float64).reshape(len(rows), 2 * width)
+    targets, probs = values[:, :width], values[:, width:]
+    if np.isnan(probs).any():
+        raise ValueError(f"{path.name}: a probability is missing")
+    known = ~np.isnan(targets)
+    kept = known.any(axis=1)
     return Predictions(
-        ids=[row[0] for row in rows],
+        ids=[from_cell(row[0]) for row, some in zip(rows, known, strict=True) if some.any()],
         labels=labels,
-        targets=values[:, :width] > 0.5,
-        probs=values[:, width:],
+        targets=targets[kept] > 0.5,
+        probs=probs[kept],
+        known=known[kept],
     )
 
 
@@ -306,6 +319,7 @@ def write_run(
             ids=rows.ids,
             probabilities=tested.probabilities,
             targets=tested.targets,
+            known=tested.known,
             label_names=classifier.label_names,
         )
     write_json(folder / RESULTS, results)
@@ -337,23 +351,34 @@ def write_predictions(
     targets: "Tensor | None",
     label_names: Sequence[str],
     answers: "Tensor | None" = None,
+    known: "Tensor | None" = None,
 ) -> None:
     """A row per image: ImageID, target_N for each label number N with a name, then prob_N.
+
+    Ids that a spreadsheet would take for formulas are written as `spreadsheet.to_cell` says.
 
     Args:
         answers: (n, num_labels) bool; if given, a column Labels lists the numbers answered.
         probabilities: (n, num_labels); written with enough digits to be read back unchanged.
         targets: (n, num_labels), or None for images whose labels are not known.
+        known: (n, num_labels) bool; targets that are not are left empty. None: all are.
     """
     numbers = [number for number, name in enumerate(label_names) if name]
     header = ["ImageID"]
-    columns: list[list] = [list(ids)]
+    columns: list[list] = [list(map(to_cell, ids))]
     if answers is not None:
         header.append("Labels")
         columns.append([" ".join(str(n) for n in numbers if row[n]) for row in answers.tolist()])
     if targets is not None:
         header += [f"target_{n}" for n in numbers]
-        columns += targets[:, numbers].long().T.tolist()
+        truth = targets[:, numbers].long().T.tolist()
+        if known is not None:
+            shown = known[:, numbers].T.tolist()
+            truth = [
+                [t if k else "" for t, k in zip(*pair, strict=True)]
+                for pair in zip(truth, shown, strict=True)
+            ]
+        columns += truth
     header += [f"prob_{n}" for n in numbers]
     columns += [[f"{p:.9g}" for p in column] for column in probabilities[:, numbers].T.tolist()]
     with atomic_write(path) as temporary, open(temporary, "w", newline="") as file:

@@ -1,9 +1,10 @@
-"""What runs and studies say on standard output when they have finished.
+"""What runs and studies say on a terminal.
 
 Names, notes and captions come from data: rich reads no markup in them, and what would move the
 cursor or change the terminal's colours is shown as a question mark.
 """
 
+import logging
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,7 +15,23 @@ if TYPE_CHECKING:
 
 def printable(text: str) -> str:
     """The text on one line, without control characters."""
-    return "".join(char if char.isprintable() else "?" for char in " ".join(text.split()))
+    return _visible(" ".join(text.split()))
+
+
+# They join letters of Persian, of Indian scripts and parts of emoji, and do nothing else.
+_JOINERS = "\u200c\u200d"
+
+
+def _visible(text: str) -> str:
+    return "".join(c if c.isprintable() or c in _JOINERS else "?" for c in text)
+
+
+class PlainFormatter(logging.Formatter):
+    """Messages without control characters; their line breaks and indentation stay."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        lines = super().format(record).expandtabs().replace("\u00a0", " ").split("\n")
+        return "\n".join(map(_visible, lines))
 
 
 def _console(width: int | None = None) -> "Console":
@@ -81,18 +98,22 @@ def print_study(report: "StudyReport") -> None:
     metric = report.metric
     table = Table(title=printable(report.title), title_justify="left", box=box.SIMPLE_HEAD)
     extra = list(dict.fromkeys(name for variant in report.variants for name in variant.extra))
-    heads = ["variant", metric, report.published_label, "difference", "p", "verdict", "runs"]
+    published = [report.published_label] if report.has_published else []
+    heads = ["variant", metric, *published, "difference", "p", "verdict", "runs"]
     for heading in [*heads, "parameters", "MB", "seconds", *extra]:
         table.add_column(
-            heading, justify="left" if heading in ("variant", "verdict") else "right", no_wrap=True
+            printable(heading),
+            justify="left" if heading in ("variant", "verdict") else "right",
+            no_wrap=True,
         )
     for row in result_rows(report):
         score = row[metric] + (f" ± {row[f'{metric}_std']}" if row[f"{metric}_std"] else "")
-        cells = [row["label"], score, row["published"], row["difference"], row["p_value"]]
+        cells = [row["label"], score, *([row["published"]] if published else [])]
+        cells += [row["difference"], row["p_value"]]
         cells += [row[name] for name in ("verdict", "runs", "parameters", "megabytes", "seconds")]
         table.add_row(*map(printable, cells), *(row[name] for name in extra))
     # Whole lines even into a file or a narrow terminal: a figure cut short would be worthless.
     console = _console(width=1000)
     console.print(table)
-    for line in [*verdicts(report), *report.notes, *run_notes(report)]:
+    for line in [*verdicts(report), *report.warnings, *report.notes, *run_notes(report)]:
         console.print(printable(line))

@@ -250,6 +250,7 @@ def build(settings: Settings, resumed: Checkpoint | None, *, wandb_id: str | Non
         workers=settings.data.workers,
         on_bad_image=settings.data.on_bad_image,
         seed=settings.seed,
+        group_by_length=settings.captions is not None and settings.captions.group_by_length,
         cache_dir=cache_folder(settings.cache_dir),
         stored=stored,
         detector=detector,
@@ -308,7 +309,7 @@ def prepare(settings: Settings, resumed: Checkpoint | None) -> PreparedData:
         prepared = with_captions(
             annotations,
             rows,
-            **captions.model_dump(),
+            **captions.model_dump(exclude={"group_by_length"}),
             embedding=embedding.model_dump(exclude={"frozen", "dropout"}),
             seed=settings.seed,
             cache_dir=cache_dir,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from mmlabel.data.captions import EncodedCaptions
 from mmlabel.data.pictures import read_picture
 from mmlabel.data.transforms import picture_views, stack_views
 
@@ -30,6 +31,9 @@ class Batch(NamedTuple):
     known: Tensor | None = None  # (B, num_labels) bool: False leaves a target out; None: all known
 
 
+POOL = 64  # batches whose rows are sorted by length together
+
+
 class EpochBatches(Sampler):
     """Yields each batch of an epoch as (rows, flipped): int64 (B,) and bool (B,) arrays.
 
@@ -47,6 +51,7 @@ class EpochBatches(Sampler):
         seed: of order and flips.
         training: whether rows are shuffled and flipped.
         fixed: every epoch is like the first (to overfit a few batches).
+        lengths: (num_rows,) of the captions, for training batches of similar ones; None: as drawn.
         rank, world_size: which process this is, and how many there are.
     """
 
@@ -58,6 +63,7 @@ class EpochBatches(Sampler):
         seed: int = 0,
         training: bool = False,
         fixed: bool = False,
+        lengths: np.ndarray | None = None,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -66,6 +72,7 @@ class EpochBatches(Sampler):
         self.seed = seed
         self.training = training
         self.fixed = fixed
+        self.lengths = lengths
         self.rank = rank
         self.world_size = world_size
         self.epoch = 0
@@ -95,10 +102,31 @@ class EpochBatches(Sampler):
             order = generator.permutation(self.num_rows)
             flipped = generator.random(self.num_rows) < 0.5
             order = np.resize(order, self._starts[-1] * self.world_size)
+            if self.lengths is not None:
+                # What all processes do at once is one batch: they wait for the longest caption.
+                size = self.batch_size * self.world_size
+                order = group_by_length(order, self.lengths, batch_size=size, generator=generator)
         mine = order[self.rank :: self.world_size]
         for start, end in zip(self._starts, self._starts[1:], strict=False):
             rows = mine[start:end]
             yield rows, flipped[rows]
+
+
+def group_by_length(
+    order: np.ndarray, lengths: np.ndarray, *, batch_size: int, generator: np.random.Generator
+) -> np.ndarray:
+    """The rows of `order` (n,) anew, each batch of captions of similar length, in random order.
+
+    Rows are sorted within pools of POOL batches, so that other rows meet in every epoch. What does
+    not fill a batch stays last.
+    """
+    whole = len(order) // batch_size * batch_size
+    pools = (
+        order[:whole][at : at + POOL * batch_size] for at in range(0, whole, POOL * batch_size)
+    )
+    pooled = [pool[np.argsort(lengths[pool], kind="stable")] for pool in pools]
+    batches = np.concatenate([order[:0], *pooled]).reshape(-1, batch_size)
+    return np.concatenate([generator.permutation(batches).ravel(), order[whole:]])
 
 
 class SplitRows(Dataset):
@@ -116,8 +144,7 @@ class SplitRows(Dataset):
         ids: list[str],
         targets: np.ndarray,
         known: np.ndarray | None = None,
-        tokens: np.ndarray,
-        lengths: np.ndarray,
+        captions: EncodedCaptions,
         pictures: list[Path] | None = None,
         features: torch.Tensor | None = None,
         feature_rows: np.ndarray | None = None,
@@ -127,8 +154,8 @@ class SplitRows(Dataset):
         self.ids = np.array(ids, dtype=object)
         self.targets = torch.from_numpy(targets.astype(np.float32))
         self.known = None if known is None else torch.from_numpy(known)
-        self.tokens = torch.from_numpy(tokens)
-        self.lengths = torch.from_numpy(lengths)
+        self.captions = captions
+        self.lengths = torch.from_numpy(captions.lengths)
         self.pictures = pictures
         self.features = features
         self.feature_rows = None if feature_rows is None else torch.from_numpy(feature_rows)
@@ -140,12 +167,10 @@ class SplitRows(Dataset):
 
     def __getitem__(self, index: tuple[np.ndarray, np.ndarray]) -> Batch:
         rows, flipped = torch.from_numpy(index[0]), torch.from_numpy(index[1])
-        lengths = self.lengths[rows]
-        longest = max(int(lengths.max()), 1)
         return Batch(
             image=self._images(rows, flipped),
-            tokens=self.tokens[rows, :longest],
-            lengths=lengths,
+            tokens=torch.from_numpy(self.captions.pad(index[0])),
+            lengths=self.lengths[rows],
             targets=self.targets[rows],
             rows=rows,
             ids=self.ids[index[0]].tolist(),

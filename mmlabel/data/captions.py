@@ -7,9 +7,9 @@ vocabulary is then taken from the training rows alone.
 import os
 import unicodedata
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -26,6 +26,7 @@ SPECIAL_WORDS = ["<pad>", "<unk>"]
 
 # Part of the key of what is kept on disk: raise it when the steps below change.
 _VERSION = 2
+MOST_WORDS = 10_000  # of a caption
 _MOST_LETTERS = 100  # of a word: what is longer is none, and would be kept in checkpoints
 _MOST_INDEX, _MOST_WORDNET = 10_000_000, 200_000_000  # bytes
 
@@ -38,6 +39,7 @@ class TokenisedCaptions:
     ids: np.ndarray  # (tokens,) int32 positions in `words`
     offsets: np.ndarray  # (N + 1,) int64
     forms: dict[str, str] | None = None  # every spelling met to its lemma; None: no lemmas
+    uncut: np.ndarray | None = None  # (N,) words before `cut`; None: as now
     notes: tuple[str, ...] = ()  # what the captions have to go without
 
     def __len__(self) -> int:
@@ -49,23 +51,16 @@ class TokenisedCaptions:
         bounds = zip(starts, ends, strict=True)
         return [[self.words[i] for i in self.ids[start:end]] for start, end in bounds]
 
-    def cut(self, max_length: int | None) -> "TokenisedCaptions":
-        """The first `max_length` words of each caption, and a note if that leaves any out."""
+    def cut(self, max_length: int) -> "TokenisedCaptions":
+        """The first `max_length` words of each caption."""
         lengths = np.diff(self.offsets)
-        if max_length is None or lengths.max(initial=0) <= max_length:
+        if lengths.max(initial=0) <= max_length:
             return self
         ends = self.offsets[:-1] + np.minimum(lengths, max_length)
         kept = np.arange(len(self.ids)) < np.repeat(ends, lengths)  # (tokens,)
-        note = (
-            f"{(lengths > max_length).sum():,} of {len(self):,} captions were cut to their first "
-            f"{max_length:,} words (the longest has {lengths.max():,}; captions.max_length)"
-        )
-        return replace(
-            self,
-            ids=self.ids[kept],
-            offsets=_offsets(np.minimum(lengths, max_length)),
-            notes=(*self.notes, note),
-        )
+        offsets = _offsets(np.minimum(lengths, max_length))
+        uncut = lengths if self.uncut is None else self.uncut
+        return replace(self, ids=self.ids[kept], offsets=offsets, uncut=uncut)
 
 
 @dataclass(frozen=True)
@@ -84,7 +79,7 @@ class EncodedCaptions:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    @property
+    @cached_property
     def lengths(self) -> np.ndarray:
         """(N,) int64 number of words; 0 for an empty caption."""
         return np.diff(self.offsets)
@@ -159,7 +154,6 @@ def tokenise(
     lemmas: Literal["wordnet", "none"],
     cache_dir: Path,
     on_missing: Literal["error", "continue"],
-    max_length: int | None = None,
 ) -> TokenisedCaptions:
     """Split captions into words (report §4.1), or read them from `cache_dir` if they were before.
 
@@ -167,8 +161,8 @@ def tokenise(
     separates words ("black-and-white" is three); NLTK's tokeniser splits them. With
     `lemmas="wordnet"` each word becomes NLTK's `WordNetLemmatizer` noun lemma, which turns a few
     function words into odd ones ("has" into "ha"): the same ones in every caption, so nothing is
-    lost but a vector. `lemmas="none"` keeps words as they are spelt. Of a caption the first
-    `max_length` words are kept.
+    lost but a vector. `lemmas="none"` keeps words as they are spelt. Of any caption only the first
+    MOST_WORDS words are given, so that one that is a book does not decide what a run costs.
 
     WordNet is looked for where NLTK looks (NLTK_DATA first), then downloaded once. If it cannot be
     had, `on_missing="error"` raises UserError and `on_missing="continue"` leaves the words as they
@@ -184,14 +178,21 @@ def tokenise(
 
     key = fingerprint("captions", _VERSION, version("nltk"), lemmas, captions)
     path = Path(cache_dir) / "captions" / f"{key}.entry"
-    return kept(path, compute, pack=_pack, unpack=_unpack).cut(max_length)
+    return kept(path, compute, pack=_pack, unpack=_unpack).cut(MOST_WORDS)
 
 
-def encode(tokenised: TokenisedCaptions, vocabulary: Vocabulary) -> EncodedCaptions:
-    """Number the words: 1 stands for one outside the vocabulary."""
+def encode(
+    tokenised: TokenisedCaptions, vocabulary: Vocabulary, *, max_length: int | None = None
+) -> EncodedCaptions:
+    """Number the first `max_length` words of each caption: 1 stands for one outside `vocabulary`.
+
+    The notes say how many captions were cut, and whether most of them are empty.
+    """
+    if max_length is not None:
+        tokenised = tokenised.cut(max_length)
     numbers = [vocabulary.index.get(word, UNKNOWN) for word in tokenised.words]
     ids = np.asarray(numbers, dtype=np.int32)[tokenised.ids]
-    notes = (*tokenised.notes, *_emptiness(np.diff(tokenised.offsets)))
+    notes = (*tokenised.notes, *_notes_on_lengths(np.diff(tokenised.offsets), tokenised.uncut))
     return EncodedCaptions(ids, tokenised.offsets, notes)
 
 
@@ -207,20 +208,23 @@ def encode_texts(
     WordNet is asked only for spellings that `vocabulary` does not know; without it those stay as
     they are, which a note says.
     """
-    tokenised = _split(texts).cut(max_length)
+    tokenised = _split(texts).cut(min(MOST_WORDS, max_length or MOST_WORDS))
     if vocabulary.forms is not None:
         lemmatised = _lemmatise(tokenised.words, vocabulary.forms, on_missing=on_missing)
         tokenised = _merge(tokenised, *lemmatised)
     return encode(tokenised, vocabulary)
 
 
-def _emptiness(lengths: np.ndarray) -> list[str]:
-    """A note where so many captions are empty that they may be those of other pictures."""
+def _notes_on_lengths(lengths: np.ndarray, uncut: np.ndarray | None) -> Iterator[str]:
+    if uncut is not None:
+        yield (
+            f"{(uncut > lengths).sum():,} of {len(lengths):,} captions were cut to their first "
+            f"{lengths.max():,} words (the longest has {uncut.max():,})"
+        )
     empty = int((lengths == 0).sum())
-    if not empty or empty < len(lengths) / 2:
-        return []
-    share = "all" if empty == len(lengths) else f"{empty:,} of"
-    return [f"{share} {len(lengths):,} captions have no word in them: are they those of this data?"]
+    if empty and empty >= len(lengths) / 2:
+        share = "all" if empty == len(lengths) else f"{empty:,} of"
+        yield f"{share} {len(lengths):,} captions have no word in them: are they of this data?"
 
 
 def _offsets(lengths: np.ndarray) -> np.ndarray:
@@ -265,6 +269,7 @@ def _merge(spelt: TokenisedCaptions, forms: dict[str, str], note: str | None) ->
         ids=np.asarray(lemma_ids, dtype=np.int32)[spelt.ids],
         offsets=spelt.offsets,
         forms=None if note else forms,
+        uncut=spelt.uncut,
         notes=(*spelt.notes, note) if note else spelt.notes,
     )
 

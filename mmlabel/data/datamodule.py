@@ -71,6 +71,7 @@ class CaptionedPictures(pl.LightningDataModule):
         workers: processes that decode pictures.
         on_bad_image: "error", or "skip" to leave out the row of a picture that cannot be read.
         seed: of order and flips.
+        group_by_length: whether training batches are of captions of similar length.
         cache_dir: where prepared data is kept between runs.
         stored: the frozen backbone whose stored features stand in for the pictures, or None.
         detector: whose scores of the pictures stand in for them, or None.
@@ -91,6 +92,7 @@ class CaptionedPictures(pl.LightningDataModule):
         workers: int,
         on_bad_image: Literal["error", "skip"],
         seed: int,
+        group_by_length: bool = False,
         cache_dir: Path,
         stored: StoredFeatures | None = None,
         detector: PictureScorer | None = None,
@@ -104,6 +106,7 @@ class CaptionedPictures(pl.LightningDataModule):
         self.workers = workers
         self.on_bad_image = on_bad_image
         self.seed = seed
+        self.group_by_length = group_by_length
         self.cache_dir = cache_dir
         self.stored = stored
         self.detector = detector
@@ -235,8 +238,7 @@ class CaptionedPictures(pl.LightningDataModule):
             ids=part.ids,
             targets=part.targets,
             known=part.known,
-            tokens=prepared.tokens[rows],
-            lengths=prepared.lengths[rows],
+            captions=prepared.captions.take(rows),
             pictures=part.pictures if live else None,
             features=self.features,
             feature_rows=None if self._feature_rows is None else self._feature_rows[rows],
@@ -257,6 +259,7 @@ class CaptionedPictures(pl.LightningDataModule):
                 seed=self.seed,
                 training=training,
                 fixed=bool(trainer and trainer.overfit_batches),
+                lengths=dataset.captions.lengths if self.group_by_length else None,
                 rank=trainer.global_rank if trainer else 0,
                 world_size=trainer.world_size if trainer else 1,
             ),

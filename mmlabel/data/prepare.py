@@ -3,12 +3,20 @@
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from mmlabel.data.annotations import Annotations
-from mmlabel.data.captions import TokenisedCaptions, Vocabulary, encode, encode_texts, tokenise
-from mmlabel.data.embeddings import Embeddings, load_embeddings
+from mmlabel.data.captions import (
+    EncodedCaptions,
+    TokenisedCaptions,
+    Vocabulary,
+    encode,
+    encode_texts,
+    tokenise,
+)
+from mmlabel.data.embeddings import Embeddings, check_coverage, load_embeddings
 from mmlabel.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -24,8 +32,7 @@ class PreparedData:
         annotations: all rows of the data set.
         rows: sorted row numbers of "train", "val" and "test".
         vocabulary: the words that token numbers stand for.
-        tokens: (N, T) int64; 0 is padding, 1 an unknown word.
-        lengths: (N,) int64, tokens of each caption.
+        captions: all rows' captions as word numbers; 1 is an unknown word.
         embeddings: vectors of the vocabulary's words; None without captions, or with a vocabulary
             that came from a checkpoint.
         coverage: shares of the words, and of the training tokens, that have a vector.
@@ -35,8 +42,7 @@ class PreparedData:
     annotations: Annotations
     rows: dict[str, np.ndarray]
     vocabulary: Vocabulary
-    tokens: np.ndarray
-    lengths: np.ndarray
+    captions: EncodedCaptions
     embeddings: Embeddings | None = None
     coverage: tuple[float, float] | None = None
     notes: list[str] = field(default_factory=list)
@@ -92,8 +98,7 @@ def without_captions(
         annotations=annotations,
         rows=rows,
         vocabulary=vocabulary or Vocabulary(["<pad>", "<unk>"]),
-        tokens=np.zeros((len(annotations), 1), dtype=np.int64),
-        lengths=np.zeros(len(annotations), dtype=np.int64),
+        captions=EncodedCaptions.empty(len(annotations)),
     )
 
 
@@ -105,11 +110,12 @@ def with_known_words(
     max_length: int | None,
 ) -> PreparedData:
     """Captions encoded as those behind a checkpoint's vocabulary were."""
-    tokens, lengths, note = encode_texts(annotations.captions, vocabulary, max_length=max_length)
+    captions = encode_texts(annotations.captions, vocabulary, max_length=max_length)
     prepared = PreparedData(
-        annotations=annotations, rows=rows, vocabulary=vocabulary, tokens=tokens, lengths=lengths
+        annotations=annotations, rows=rows, vocabulary=vocabulary, captions=captions
     )
-    prepared.note(note)
+    for note in captions.notes:
+        prepared.note(note)
     return prepared
 
 
@@ -117,13 +123,13 @@ def with_captions(
     annotations: Annotations,
     rows: dict[str, np.ndarray],
     *,
-    lemmas: str,
+    lemmas: Literal["wordnet", "none"],
     min_count: int,
     max_length: int | None,
     embedding: dict,
     seed: int,
     cache_dir: Path,
-    on_missing: str,
+    on_missing: Literal["error", "continue"],
 ) -> PreparedData:
     """Captions tokenised, numbered by the words of the training split, and their vectors.
 
@@ -137,14 +143,19 @@ def with_captions(
     Raises UserError for what cannot be had.
     """
     tokenised = tokenise(
-        annotations.captions, lemmas=lemmas, cache_dir=cache_dir, on_missing=on_missing
+        annotations.captions,
+        lemmas=lemmas,
+        cache_dir=cache_dir,
+        on_missing=on_missing,
+        max_length=max_length,
     )
     vocabulary = Vocabulary.build(tokenised, rows["train"], min_count=min_count)
-    tokens, lengths = encode(tokenised, vocabulary, max_length=max_length)
+    captions = encode(tokenised, vocabulary, max_length=max_length)
     prepared = PreparedData(
-        annotations=annotations, rows=rows, vocabulary=vocabulary, tokens=tokens, lengths=lengths
+        annotations=annotations, rows=rows, vocabulary=vocabulary, captions=captions
     )
-    prepared.note(tokenised.note)
+    for note in captions.notes:
+        prepared.note(note)
     training = _training_captions(tokenised, rows) if embedding["kind"] == "word2vec" else None
     prepared.embeddings = load_embeddings(
         vocabulary,
@@ -156,7 +167,9 @@ def with_captions(
     )
     prepared.note(prepared.embeddings.note)
     if prepared.embeddings.pretrained:
-        prepared.coverage = prepared.embeddings.coverage(tokens[rows["train"]])
+        training_words = captions.take(rows["train"]).ids
+        prepared.coverage = prepared.embeddings.coverage(training_words)
+        prepared.note(check_coverage(prepared.embeddings, training_words, on_missing=on_missing))
     return prepared
 
 

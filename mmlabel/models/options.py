@@ -118,8 +118,10 @@ class Captions(Group):
     """Words are lemmatised, as in the report, or kept as they are spelt."""
     min_count: Count = 1
     """Rarer words of the training split count as unknown."""
-    max_length: Count | None = None
-    """Longer captions are cut to so many words; null: never."""
+    max_length: Count | None = 128
+    """Longer captions are cut to so many words; null: to 10,000."""
+    group_by_length: StrictBool = False
+    """Train on batches of captions of similar length: faster on a CPU."""
 
 
 class GloveEmbedding(Group):

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,7 +15,7 @@ from mmlabel.run_folder import Predictions, RunRecord
 if TYPE_CHECKING:
     from mmlabel.data.annotations import Annotations
 
-RUN_PICTURES = 24
+RUN_PICTURES = 60
 STUDY_PICTURES = 60
 # Characters of base64: with it and everything else a page stays below 3 MB.
 PICTURE_BUDGET = 2_200_000
@@ -34,6 +35,14 @@ class Answers(NamedTuple):
     def right(self) -> np.ndarray:
         """(V, N) bool: exactly the labels of the picture."""
         return (self.answers == self.targets).all(axis=2)
+
+    @property
+    def sure(self) -> np.ndarray:
+        """(N,) float: how sure a single run is of its worst mistake; 0 in rows without one."""
+        if self.probs is None:
+            return np.zeros(len(self.ids))
+        wrong = np.where(self.answers[0], self.probs, 1 - self.probs)
+        return np.where(self.answers[0] != self.targets, wrong, 0).max(axis=1, initial=0)
 
     @property
     def differ(self) -> np.ndarray:
@@ -57,10 +66,11 @@ class Line(NamedTuple):
 
 
 class Card(NamedTuple):
-    """One test picture; `kinds` are what the page's buttons choose by."""
+    """One test picture; `kinds` and `labels` (numbers) are what the page's reader chooses by."""
 
     id: str
     kinds: list[str]
+    labels: list[int]
     caption: str
     picture: str | None
     truth: list[str]
@@ -98,8 +108,10 @@ def gallery(
     if several:
         kinds = {"all": "All", "wrong": "Any wrong", "differ": "Variants differ"}
         kinds |= {"right": "All right"}
+    chosen = Counter(label for card in cards for label in card.labels)
     body = render(
         "gallery.html",
+        labels=[(n, label_name(names, n), chosen[n]) for n in shared.labels if chosen[n]],
         summary=_summary(shared, len(cards)),
         several=several,
         kinds=kinds,
@@ -142,11 +154,18 @@ def _collect(variants: Sequence[tuple[str, list[RunRecord]]]) -> Answers | None:
 
 
 def _choose(shared: Answers, limit: int) -> list[int]:
-    """Rows for the gallery, in file order: half where variants differ, then wrong, then right.
+    """Rows for the gallery.
 
-    Each kind is taken evenly over the file, so that nobody picks the nice ones.
+    Of a single run two thirds are the mistakes that it was surest of, surest first. Of several
+    variants half are rows on which they differ, then rows that any has wrong, in file order. The
+    others are taken evenly over the file, so that nobody picks the nice ones.
     """
     wrong = ~shared.right.all(axis=0)
+    if shared.probs is not None:
+        right, mistakes = np.flatnonzero(~wrong), np.flatnonzero(wrong)
+        mistakes = mistakes[np.argsort(-shared.sure[mistakes], kind="stable")]
+        taken = mistakes[: max(limit - len(right), 2 * limit // 3)]
+        return [*taken.tolist(), *_evenly(right, limit - len(taken))]
     kinds = [shared.differ, wrong & ~shared.differ, ~wrong]
     groups = [np.flatnonzero(kind) for kind in kinds]
     shares = [limit // 2, limit // 4, limit // 4] if shared.differ.any() else [0, limit // 2] * 2
@@ -155,8 +174,14 @@ def _choose(shared: Answers, limit: int) -> list[int]:
         sizes[place] += min(len(group) - sizes[place], limit - sum(sizes))
     chosen: list[int] = []
     for group, size in zip(groups, sizes, strict=True):
-        chosen += group[np.linspace(0, len(group) - 1, size).astype(int)].tolist() if size else []
+        chosen += _evenly(group, size)
     return sorted(chosen)
+
+
+def _evenly(rows: np.ndarray, size: int) -> list[int]:
+    """At most `size` of the rows, evenly over all of them."""
+    size = min(size, len(rows))
+    return rows[np.linspace(0, len(rows) - 1, size).astype(int)].tolist() if size else []
 
 
 def _summary(shared: Answers, shown: int) -> str:
@@ -169,7 +194,12 @@ def _summary(shared: Answers, shown: int) -> str:
         )
         more = "mistakes and disagreements"
     below = f"Below are {shown}, evenly over the file but with more {more} than their share."
-    if shown == len(shared.ids):
+    if shared.probs is not None:
+        below = (
+            f"Below are {shown}: first the mistakes that the model was surest of, surest first, "
+            "then right answers, evenly over the file."
+        )
+    elif shown == len(shared.ids):
         below = "All of them are below."
     return (
         f"Of {count(len(shared.ids), 'test picture')}, {counts}. Right means exactly the labels of "
@@ -190,12 +220,14 @@ def _card(
     agreeing: dict[bytes, list[int]] = {}
     for variant in range(len(shared.names)):
         agreeing.setdefault(shared.answers[variant, row].tobytes(), []).append(variant)
+    concerned = shared.targets[row] | shared.answers[:, row].any(axis=0)
     return Card(
         id=shared.ids[row],
         kinds=kinds,
+        labels=[shared.labels[k] for k in np.flatnonzero(concerned)],
         caption=caption,
         picture=picture,
-        truth=[_label(names, shared.labels[k]) for k in np.flatnonzero(shared.targets[row])],
+        truth=[label_name(names, shared.labels[k]) for k in np.flatnonzero(shared.targets[row])],
         lines=[_line(shared, row, group, names) for group in agreeing.values()],
     )
 
@@ -205,7 +237,7 @@ def _line(shared: Answers, row: int, group: list[int], names: dict[int, str]) ->
     chips = []
     for k in np.flatnonzero(answer | truth):
         kind = "" if answer[k] and truth[k] else "extra" if answer[k] else "missed"
-        name = _label(names, shared.labels[k])
+        name = label_name(names, shared.labels[k])
         if shared.probs is not None:
             name += f" {shared.probs[row, k]:.2f}"
         chips.append(Chip(kind, name))
@@ -217,7 +249,8 @@ def _line(shared: Answers, row: int, group: list[int], names: dict[int, str]) ->
     return Line(who, bool((answer == truth).all()), chips)
 
 
-def _label(names: dict[int, str], number: int) -> str:
+def label_name(names: dict[int, str], number: int) -> str:
+    """The label's name, or its number where it has none."""
     return names.get(number) or f"label {number}"
 
 

@@ -2,7 +2,10 @@
 
 import base64
 import hashlib
-from collections.abc import Sequence
+import json
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -67,6 +70,55 @@ def write_page(path: Path, *, title: str, header: Markup, sections: Sequence[Sec
 def _asset(name: str) -> Markup:
     folder = resources.files("mmlabel.report") / "assets"
     return Markup((folder / name).read_text(encoding="utf-8").strip())
+
+
+def chart_row(
+    *charts: Markup, words: str = "", key: Sequence[tuple[Markup, str]] = (), css: str = "charts"
+) -> Markup:
+    """Charts side by side below what is said of them all; nothing if there is none."""
+    kept = [chart for chart in charts if chart]
+    return render("charts.html", charts=kept, words=words, key=key, css=css) if kept else Markup("")
+
+
+def about(runs: Sequence[RunRecord]) -> dict[str, str]:
+    """Data set, date, commit, machine and seeds of the runs, as far as they are known."""
+    results = [run.results for run in runs]
+
+    def distinct(name: str) -> str:
+        return "; ".join(dict.fromkeys(str(one[name]) for one in results if one.get(name)))
+
+    dates = sorted(datetime.fromisoformat(one["date"]) for one in results if one.get("date"))
+    days = dict.fromkeys(f"{date:%Y-%m-%d %H:%M %Z}".strip() for date in (*dates[:1], *dates[-1:]))
+    seeds = dict.fromkeys(str(one.get("settings", {}).get("seed", "")) for one in results)
+    facts = {
+        "Data set": data_set(runs),
+        "Finished": " to ".join(days),
+        "Commit": re.sub(r"\b([0-9a-f]{12})[0-9a-f]+", r"\1", distinct("commit")),
+        "Machine": distinct("machine"),
+        "Seed" if len(seeds) == 1 else "Seeds": ", ".join(sorted(seeds)),
+    }
+    return {name: value for name, value in facts.items() if value}
+
+
+def data_set(runs: Sequence[RunRecord]) -> str:
+    """The name of the data that the runs read, and the file in it if it is known."""
+    names: dict[str, None] = {}
+    for run in runs:
+        data = run.results.get("settings", {}).get("data", {})
+        file = data.get("file") or data.get("instances")
+        names[f"{data.get('name', '')}{f' ({Path(file).name})' if file else ''}"] = None
+    return "; ".join(filter(None, names))
+
+
+def flat(settings: Mapping, prefix: str = "") -> dict[str, str]:
+    """{"lstm": {"layers": 1}} -> {"lstm.layers": "1"}."""
+    found: dict[str, str] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = value if isinstance(value, str) else json.dumps(value)
+    return found
 
 
 def row_counts(run: RunRecord) -> list[str]:

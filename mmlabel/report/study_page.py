@@ -7,10 +7,19 @@ from statistics import fmean
 
 from markupsafe import Markup
 
-from mmlabel.report.charts import Dot, dot_chart, line_chart, scatter_chart
+from mmlabel.report.charts import Dot, dot_chart, line_chart, mean_curve, scatter_chart
 from mmlabel.report.gallery import STUDY_PICTURES, gallery, label_names
-from mmlabel.report.pages import Section, count, notes_of, render, row_counts, write_page
-from mmlabel.report.run_page import chart_row, flat, mean_curve
+from mmlabel.report.pages import (
+    Section,
+    about,
+    chart_row,
+    count,
+    flat,
+    notes_of,
+    render,
+    row_counts,
+    write_page,
+)
 from mmlabel.report.study_report import StudyReport, VariantSummary, verdicts
 from mmlabel.report.svg import key_mark
 from mmlabel.report.tables import (
@@ -46,8 +55,11 @@ def write_study_report(folder: Path, study: StudyReport) -> Path:
         title=study.title,
         css="study",
         facts=_facts(runs),
+        about=about(runs),
+        command="",
+        warnings=study.warnings,
         question=study.question,
-        failed=count(len(study.failed), "run") if study.failed else "",
+        failed=_failed(study),
         notes=list(dict.fromkeys([*study.notes, *notes_of(runs)])),
     )
     return write_page(
@@ -70,7 +82,13 @@ def write_index(
         Section(
             f"study-{place}",
             report.title,
-            render("index.html", name=name, report=report, verdicts=verdicts(report)),
+            render(
+                "index.html",
+                name=name,
+                report=report,
+                verdicts=verdicts(report),
+                failed=_failed(report),
+            ),
         )
         for place, (name, report) in enumerate(reports.items())
     ]
@@ -80,11 +98,18 @@ def write_index(
         title=title,
         css="study",
         facts=[],
+        about={},
+        command="",
+        warnings=[],
         question=question,
         failed="",
         notes=[],
     )
     return write_page(Path(folder) / "index.html", title=title, header=header, sections=sections)
+
+
+def _failed(study: StudyReport) -> str:
+    return count(len(study.failed), "run") if study.failed else ""
 
 
 def _facts(runs: list[RunRecord]) -> list[str]:
@@ -249,6 +274,8 @@ def _costs(study: StudyReport) -> Markup:
             for variant, dot in _dots(study, study.metric)
             if (cost := getattr(variant, name)) is not None
         ]
+        if len(dots) > 1 and len({dot.x for dot in dots}) == 1:
+            continue  # all cost the same: nothing to be seen
         charts.append(
             scatter_chart(
                 id=f"cost-{name}",

@@ -1,5 +1,6 @@
 """What a study shows: the content of its tables and of its page."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -7,6 +8,8 @@ from mmlabel.run_folder import RunRecord
 
 if TYPE_CHECKING:
     from mmlabel.data.annotations import Annotations
+
+SEEDS = 3  # fewer say next to nothing about the spread between seeds
 
 
 class Score(NamedTuple):
@@ -41,7 +44,7 @@ class VariantSummary:
     name: str
     label: str
     runs: list[RunRecord]
-    scores: dict[str, tuple[float, float | None, float, float]]
+    scores: Mapping[str, tuple[float, float | None, float, float]]
     published: float | None = None
     verdict: str = ""
     explanation: str = ""
@@ -82,6 +85,25 @@ class StudyReport:
     notes: list[str] = field(default_factory=list)
     failed: list[tuple[str, str]] = field(default_factory=list)
     annotations: "Annotations | None" = None
+
+    @property
+    def has_published(self) -> bool:
+        """Whether any figure was published for these variants and these data."""
+        return any(variant.published is not None for variant in self.variants)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What makes the study's answers doubtful, as sentences."""
+        trained = [v.runs for v in self.variants if any(r.results.get("epochs") for r in v.runs)]
+        fewest = min(map(len, trained), default=SEEDS)
+        if fewest >= SEEDS:
+            return []
+        seeds = "one seed" if fewest == 1 else f"{fewest} seeds"
+        return [
+            f"Fewer than {SEEDS} seeds: a variant here has {seeds}, which tells little or nothing "
+            f"of how much runs of the same variant differ. Take seeds={SEEDS} or more before you "
+            "believe a difference."
+        ]
 
 
 def verdicts(report: StudyReport) -> list[str]:

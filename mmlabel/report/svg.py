@@ -5,6 +5,7 @@ Colours are classes of page.css, which has them for light and for dark.
 """
 
 import math
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from markupsafe import Markup
 WIDTH = 360  # of a chart, in its own units: about the pixels of a phone, so that text stays legible
 DASHES = ("none", "8 4", "2 3", "10 3 2 3", "5 2", "12 5")
 STYLES = 8
+LINE = 14  # from one line of text to the next
 EMPTY = Markup("")
 
 
@@ -28,11 +30,14 @@ class Scale(NamedTuple):
         share = (value - self.low) / (self.high - self.low)
         return self.start + share * (self.end - self.start)
 
-    def ticks(self, count: int) -> list[float]:
-        """Round numbers within the axis, at most `count` of them."""
+    def ticks(self, count: int, *, whole: bool = False) -> list[float]:
+        """Round numbers within the axis, at most `count` of them; `whole`: only whole numbers."""
         rough = (self.high - self.low) / count
+        if whole and rough < 1:
+            return [float(n) for n in range(math.ceil(self.low), math.floor(self.high) + 1)]
         power = 10.0 ** math.floor(math.log10(rough))
-        step = next(s * power for s in (1, 2, 2.5, 5, 10) if s * power >= rough)
+        steps = (1, 2, 5, 10) if whole else (1, 2, 2.5, 5, 10)
+        step = next(s * power for s in steps if s * power >= rough)
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
         return [round(k * step, 10) for k in range(first, last + 1)]
 
@@ -50,20 +55,27 @@ def join(parts: Iterable[Markup]) -> Markup:
 
 
 def figure(
-    *, id: str, heading: str, note: str, description: str, height: float, body: Markup
+    *,
+    id: str,
+    heading: str,
+    note: str,
+    description: str,
+    height: float,
+    body: Markup,
+    width: float = WIDTH,
 ) -> Markup:
     """A figure with its SVG, whose description carries the same figures in words."""
     below = Markup("<p>{}</p>").format(note) if note else EMPTY
     return Markup(
         "<figure><figcaption><h3>{heading}</h3></figcaption>"
-        '<svg class="chart" role="img" viewBox="0 0 {width} {height:g}" '
+        '<svg class="chart" role="img" viewBox="0 0 {width:g} {height:g}" '
         'aria-labelledby="{id}-t" aria-describedby="{id}-d">'
         '<title id="{id}-t">{heading}</title><desc id="{id}-d">{description}</desc>'
         "{body}</svg>{below}</figure>"
     ).format(
         id=id,
         heading=heading,
-        width=WIDTH,
+        width=width,
         height=height,
         description=description,
         body=body,
@@ -123,8 +135,15 @@ def key_mark(style: int) -> Markup:
     ).format(style % STYLES, DASHES[style % len(DASHES)], marker(style, 26, 8))
 
 
-def shortened(words: str, length: int) -> str:
-    return words if len(words) <= length else words[: length - 1].rstrip() + "…"
+def wrapped(words: str, length: int) -> list[str]:
+    """The words on one line or two, of at most `length` characters each."""
+    return textwrap.wrap(words, length, max_lines=2, placeholder="…") or [""]
+
+
+def name(x: float, middle: float, lines: Sequence[str]) -> Markup:
+    """A name of one or two lines, centred on `middle`."""
+    first = middle + 4 - LINE / 2 * (len(lines) - 1)
+    return join(text(x, first + LINE * place, words) for place, words in enumerate(lines))
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
@@ -140,14 +159,17 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
     return places
 
 
-def axes(x: Scale, y: Scale, x_label: str, y_label: str) -> Markup:
-    """Both axes with their ticks and names, and the horizontal lines of the grid."""
+def axes(x: Scale, y: Scale, x_label: str, y_label: str, *, whole: bool = False) -> Markup:
+    """Both axes with their ticks and names, and the horizontal lines of the grid.
+
+    `whole`: x counts something, so that ticks between whole numbers would mean nothing.
+    """
     left, right, top, bottom = x.start, x.end, y.end, y.start
     parts = []
     for tick in y.ticks(5):
         parts.append(line(left, y(tick), right, y(tick), "grid"))
         parts.append(text(left - 6, y(tick) + 4, f"{tick:g}", css="soft", anchor="end"))
-    for tick in x.ticks(5):
+    for tick in x.ticks(5, whole=whole):
         parts.append(line(x(tick), bottom, x(tick), bottom + 4, "axis"))
         parts.append(text(x(tick), bottom + 17, f"{tick:g}", css="soft", anchor="middle"))
     parts.append(line(left, bottom, right, bottom, "axis"))

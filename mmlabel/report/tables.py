@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mmlabel.cache import atomic_write
 from mmlabel.report.study_report import StudyReport, VariantSummary
+from mmlabel.spreadsheet import to_cell
 
 METRIC_NAMES = {
     "f1_micro": "micro-F1",
@@ -68,32 +69,38 @@ def fixed(value: float | None, decimals: int) -> str:
 
 
 def write_results_csv(path: Path, study: StudyReport, header_comment_lines: Iterable[str]) -> None:
-    """Write `result_rows` as CSV below the given lines, each of which becomes a "# ..." line."""
+    """Write `result_rows` as CSV below the given lines, each of which becomes a "# ..." line.
+
+    Names that a spreadsheet would take for formulas are written as `spreadsheet.to_cell` says.
+    """
     text = io.StringIO()
     for comment in header_comment_lines:
         for line in comment.splitlines() or [""]:
             text.write(f"# {line}".rstrip() + "\n")
     rows = result_rows(study)
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.writer(text, lineterminator="\n")
+    for line in [rows[0] if rows else [], *(row.values() for row in rows)]:
+        writer.writerow(map(to_cell, line))
     with atomic_write(Path(path)) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8", newline="\n")
 
 
 def markdown_table(study: StudyReport) -> str:
-    """The study's table in Markdown, the published column beside ours."""
+    """The study's table in Markdown; the published column, if there is one, beside ours."""
     metric, extra = study.metric, extra_columns(study)
-    heads = ["Variant", f"{metric_name(metric)} (95 % interval)", study.published_label]
-    heads += ["Difference", "p", "Verdict", "Parameters", "MB", "Seconds", *extra]
-    lines = [heads, ["---", *["---:"] * 4, "---", *["---:"] * (len(heads) - 6)]]
+    published = [study.published_label] if study.has_published else []
+    heads = ["Variant", f"{metric_name(metric)} (95 % interval)", *published, "Difference", "p"]
+    right = len(heads) - 1
+    heads += ["Verdict", "Parameters", "MB", "Seconds", *extra]
+    lines = [heads, ["---", *["---:"] * right, "---", *["---:"] * (3 + len(extra))]]
     for row in result_rows(study):
         ours = _spaced(row[metric], row[f"{metric}_std"], " ± ")
         ours += _between(row[f"{metric}_low"], row[f"{metric}_high"])
         difference = row["difference"] + _between(row["difference_low"], row["difference_high"])
-        cells = [row["label"], ours, row["published"], difference, row["p_value"], row["verdict"]]
-        cells += [grouped(row["parameters"]), row["megabytes"], row["seconds"]]
-        lines.append([cell or "–" for cell in [*cells, *(row[name] for name in extra)]])
+        cells = [row["label"], ours, *([row["published"]] if published else []), difference]
+        cells += [row["p_value"], row["verdict"], grouped(row["parameters"]), row["megabytes"]]
+        cells += [row["seconds"], *(row[name] for name in extra)]
+        lines.append([cell or "–" for cell in cells])
     return "".join(f"| {' | '.join(map(_markdown, line))} |\n" for line in lines)
 
 

@@ -54,6 +54,8 @@ class Study:
         variants: in the order of the table.
         metric: "test/" and one of `evidence.METRICS`.
         published_label: heads the column of published figures.
+        published_on: the data source (data=NAME) that they are of; they are shown beside no other.
+            None: beside any.
         seeds: how many, unless the command says otherwise.
         fixed: overrides that every variant gets; the command line can replace them.
         columns: further columns of the table, keys of `COLUMNS`.
@@ -67,6 +69,7 @@ class Study:
     variants: Annotated[list[Variant], Field(min_length=1)]
     metric: str = "test/f1_micro"
     published_label: str = "Published"
+    published_on: str | None = None
     seeds: Annotated[int, Field(ge=1)] = 3
     fixed: list[str] = field(default_factory=list)
     columns: list[str] = field(default_factory=list)

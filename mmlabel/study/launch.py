@@ -20,6 +20,7 @@ from mmlabel.study.definition import override_key
 from mmlabel.study.job_lines import JobLines
 from mmlabel.study.plan import Job
 from mmlabel.study.workers import cores, side_by_side
+from mmlabel.terminal import PlainFormatter
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,9 @@ def names_launcher(options: Sequence[str]) -> bool:
 
 def log_to_terminal() -> None:
     """Also after a job, whose log file would get the sweep's messages otherwise."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+    handler = logging.StreamHandler()
+    handler.setFormatter(PlainFormatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
 
 
 def _at_a_time(jobs: Sequence[Job]) -> int:
@@ -102,6 +105,7 @@ def _run(*jobs: Job, main: Callable, runs: Path, options: Sequence[str]) -> None
     """
     from hydra._internal.callbacks import Callbacks
 
+    logging.getLogger("hydra").setLevel(logging.WARNING)  # what it launches is said here
     task = inspect.unwrap(main)
     # Processes of data-parallel training start the script that this names.
     sys.argv[0] = inspect.getfile(task)

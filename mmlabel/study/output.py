@@ -14,6 +14,7 @@ from mmlabel.report import (
     write_results_csv,
     write_study_report,
 )
+from mmlabel.spreadsheet import to_cell
 from mmlabel.study.definition import Collection
 from mmlabel.study.plan import Job
 
@@ -38,7 +39,7 @@ def write_study(folder: Path, report: StudyReport, *, jobs: Sequence[Job], comma
             status = "finished" if run else "failed"
             where = os.path.relpath(job.folder, folder)
             row = [job.variant.name, job.seed, status, where, score, " ".join(job.overrides)]
-            writer.writerow(row)
+            writer.writerow([to_cell(str(value)) for value in row])
     with atomic_write(folder / "table.md") as temporary:
         temporary.write_text(markdown_page(report), encoding="utf-8")
     write_study_report(folder, report)
@@ -64,7 +65,7 @@ def markdown_page(report: StudyReport, level: int = 1) -> str:
     """Title, question, table, verdicts in words, failures and method, in Markdown."""
     parts = [f"{'#' * level} {report.title}", report.question, markdown_table(report).strip()]
     parts.append("\n".join(f"- {line}" for line in verdicts(report)))
-    notes = [*report.notes, *run_notes(report)]
+    notes = [*report.warnings, *report.notes, *run_notes(report)]
     parts += ["\n".join(f"- Note: {note}" for note in notes)] if notes else []
     failed = [f"- failed: `{overrides}`: {error}" for overrides, error in report.failed]
     parts += ["\n".join(failed)] if failed else []

@@ -63,9 +63,10 @@ def study_report(
             runs[job.variant.name][job.seed] = read_run(job.folder)
         else:
             failed.append((" ".join(job.overrides), failure(job.folder)))
+    study = _beside_their_data(study, runs)
+    notes = list(study.notes)
     compared = comparisons(study, runs, resamples=resamples)
     adjusted = dict(zip(compared, holm([c.p_value for c in compared.values()]), strict=True))
-    notes = list(study.notes)
     if not runs[study.baseline]:
         notes.append("No run of the baseline has finished, so nothing is compared.")
     variants = []
@@ -97,6 +98,22 @@ def study_report(
         failed=failed,
         annotations=annotations,
     )
+
+
+def _beside_their_data(study: Study, runs: Mapping[str, Mapping[int, RunRecord]]) -> Study:
+    """The study without what was published for other data than the runs have read."""
+    found = [
+        run.results["settings"]["data"] for by_seed in runs.values() for run in by_seed.values()
+    ]
+    others = {data["name"] for data in found} - {study.published_on}
+    if study.published_on is None or not others:
+        return study
+    note = (
+        f"Published figures are of data={study.published_on} and not shown beside "
+        f"data={', '.join(sorted(others))}."
+    )
+    variants = [replace(one, published=None, published_columns={}) for one in study.variants]
+    return replace(study, variants=variants, notes=[*study.notes, note])
 
 
 def comparisons(

@@ -104,10 +104,9 @@ def _serve(connection: Connection, work: Callable[[Item], None], threads: int) -
     os.setpgrp()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGTERM, _stop)
-    os.environ["OMP_NUM_THREADS"] = str(threads)  # for processes that a job starts
-    import torch
-
-    torch.set_num_threads(threads)
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # for what is imported or started later
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(threads)
     while True:
         try:
             job, log = connection.recv()
@@ -115,12 +114,14 @@ def _serve(connection: Connection, work: Callable[[Item], None], threads: int) -
             return
         if log is not None:
             _redirect_output(log)
+        reason = None
         try:
             work(job)
         except Exception as error:
-            connection.send(f"{type(error).__name__}: {error}")
-        else:
-            connection.send(None)
+            reason = f"{type(error).__name__}: {error}"
+        sys.stdout.flush()  # into this job's log
+        sys.stderr.flush()
+        connection.send(reason)
 
 
 def _stop(signum: int, _: FrameType | None) -> NoReturn:

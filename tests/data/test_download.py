@@ -308,7 +308,7 @@ def test_no_pictures_wanted(tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["../up.jpg", "a/../../up.jpg", "/tmp/up.jpg", "C:up.jpg", "..\\up.jpg", "a/..", "n\0.jpg"],
+    ["../up.jpg", "a/../../up.jpg", "/tmp/up.jpg", "C:up.jpg", "..\\up.jpg", "a/.."],
 )
 def test_names_that_leave_the_folder_are_refused(name, server, tmp_path):
     root = tmp_path / "deep" / "coco"

@@ -13,7 +13,7 @@ from web import Server, serving
 
 from mmlabel import network
 from mmlabel.data.captions import Vocabulary, encode, tokenise
-from mmlabel.data.embeddings import Embeddings, load_embeddings
+from mmlabel.data.embeddings import Embeddings, check_coverage, load_embeddings
 from mmlabel.errors import UserError
 
 VECTORS = {
@@ -128,7 +128,7 @@ def test_a_bad_file_is_named(name: str, content: bytes, message: str, tmp_path: 
     with pytest.raises(UserError, match=message) as caught:
         from_file(tmp_path / name, tmp_path)
     assert name in str(caught.value)
-    assert not list(tmp_path.rglob("*.npz"))
+    assert not list(tmp_path.rglob("*.entry"))
 
 
 def test_a_missing_file_or_option_is_named(tmp_path: Path) -> None:
@@ -137,8 +137,6 @@ def test_a_missing_file_or_option_is_named(tmp_path: Path) -> None:
     options = {"seed": 0, "cache_dir": tmp_path, "on_missing": "error"}
     with pytest.raises(UserError, match="needs embedding.file"):
         load_embeddings(VOCABULARY, kind="file", **options)
-    with pytest.raises(UserError, match='did you mean "glove"'):
-        load_embeddings(VOCABULARY, kind="glov", **options)
     with pytest.raises(UserError, match="training captions"):
         load_embeddings(VOCABULARY, kind="word2vec", training_captions=[[]], **options)
 
@@ -147,11 +145,11 @@ def test_what_is_kept_is_never_stale(tmp_path: Path) -> None:
     path = tmp_path / "glove.txt"
     path.write_bytes(text_of(VECTORS, header=False))
     first = from_file(path, tmp_path)
-    kept = list(tmp_path.rglob("*.npz"))
+    kept = list(tmp_path.rglob("*.entry"))
     assert len(kept) == 1
     again = from_file(path, tmp_path)
     np.testing.assert_array_equal(again.matrix, first.matrix)
-    assert list(tmp_path.rglob("*.npz")) == kept
+    assert list(tmp_path.rglob("*.entry")) == kept
     assert (from_file(path, tmp_path, seed=1).matrix[3] != first.matrix[3]).any()
     other = Vocabulary(["<pad>", "<unk>", "dog", "cat"])
     assert from_file(path, tmp_path, vocabulary=other).matrix[2].tolist() == VECTORS["dog"]
@@ -166,6 +164,38 @@ def test_coverage_by_hand() -> None:
     tokens = np.array([[2, 2, 3, 0], [4, 1, 1, 0], [0, 0, 0, 0]])
     assert loaded.coverage(tokens) == (3 / 4, 3 / 6)
     assert loaded.coverage(tokens[2:]) == (3 / 4, 0.0)
+
+
+def test_little_coverage_is_said_and_none_is_refused() -> None:
+    found = np.array([False, False, *[True] * 3, *[False] * 97])
+
+    def note(tokens: list[int], *, pretrained: bool = True, on_missing="error") -> str | None:
+        loaded = Embeddings(np.zeros((102, 3)), found, "vectors.txt", pretrained=pretrained)
+        return check_coverage(loaded, np.array(tokens), on_missing=on_missing)
+
+    assert note([2, 3, 4, 5, 6]) is None
+    half = note([2, 3, 5, 6, 7])
+    assert half and "40.0% have a vector in vectors.txt" in half
+    nothing = [2, *range(5, 102)] * 3
+    with pytest.raises(
+        UserError, match="only .* 1.0% have a vector in vectors.txt.*languag"
+    ) as caught:
+        note(nothing)
+    for way_out in ("embedding=learned", "embedding=word2vec", "embedding=file", "on_missing"):
+        assert way_out in str(caught.value)
+    assert "1.0%" in (note(nothing, on_missing="continue") or "")
+    assert note(nothing, pretrained=False) is None
+    assert note([0, 0]) is None  # that captions are empty is said elsewhere
+
+
+def test_chinese_captions_and_english_vectors(tmp_path: Path) -> None:
+    (tmp_path / "glove.txt").write_bytes(text_of(VECTORS, header=False))
+    texts = ["一只狗在草地上奔跑。", "两个男人和一辆卡车", "桌子上有一个比萨饼"] * 3
+    tokenised = tokenise(texts, lemmas="none", cache_dir=tmp_path, on_missing="error")
+    vocabulary = Vocabulary.build(tokenised, np.arange(9))
+    loaded = from_file(tmp_path / "glove.txt", tmp_path, vocabulary=vocabulary)
+    with pytest.raises(UserError, match="only .* 0.0% have a vector in glove.txt.*by spaces"):
+        check_coverage(loaded, encode(tokenised, vocabulary).ids, on_missing="error")
 
 
 def test_learned_vectors_are_small_random_and_repeatable(tmp_path: Path) -> None:
@@ -301,7 +331,7 @@ def test_the_real_glove_vectors(
     vocabulary = Vocabulary.build(tokenised, np.arange(len(lines)))
     options = {"kind": "glove", "name": name, "seed": 0, "on_missing": "error"}
     loaded = load_embeddings(vocabulary, cache_dir=tmp_path, **options)
-    words, tokens = loaded.coverage(encode(tokenised, vocabulary)[0])
+    words, tokens = loaded.coverage(encode(tokenised, vocabulary).ids)
     assert words > 0.9 and tokens > 0.99
     whole = KeyedVectors.load_word2vec_format(shared / "gensim-data" / name / f"{name}.gz")
     for number in range(2, len(vocabulary)):
@@ -340,6 +370,6 @@ def test_the_second_start_imports_no_gensim(tmp_path: Path) -> None:
     assert imported == "True"
     assert start("1") == [*first, "False"]
     # And word vectors that are trained anew, under another hash seed, are the same ones.
-    for kept in tmp_path.rglob("*.npz"):
+    for kept in tmp_path.rglob("*.entry"):
         kept.unlink()
     assert start("2") == [*first, "True"]

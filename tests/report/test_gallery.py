@@ -5,7 +5,7 @@ import re
 import numpy as np
 from made_up import Page, cards, pictures, write_run
 
-from mmlabel.report import StudyReport, VariantSummary, write_study_report
+from mmlabel.report import StudyReport, VariantSummary, write_run_report, write_study_report
 
 
 def test_large_pictures_are_left_out_once_the_page_is_full(study, tmp_path, monkeypatch):
@@ -69,3 +69,20 @@ def test_with_several_seeds_an_answer_needs_more_than_half_of_the_runs(tmp_path)
     )  # fmt: skip
     found = cards(write_study_report(tmp_path, study).read_text())
     assert found["0.jpg"][0] == {"wrong"} and found["1.jpg"][0] == {"right"}
+
+
+def test_a_run_shows_the_mistakes_it_was_surest_of_first(tmp_path):
+    random = np.random.default_rng(0)
+    targets = random.random((300, 3)) < 0.4
+    probs = random.random((300, 3)).round(4)
+    write_run(tmp_path / "run", ids=[f"{n}.jpg" for n in range(300)], targets=targets, probs=probs)
+    annotations = pictures(tmp_path / "pictures", ["a caption"] * 300)
+    found = cards(write_run_report(tmp_path / "run", annotations).read_text())
+    sure = np.where((probs >= 0.5) != targets, np.maximum(probs, 1 - probs), 0).max(axis=1)
+    order = [int(id.removesuffix(".jpg")) for id in found]
+    right = [row for row in order if sure[row] == 0]
+    assert order[:40] == np.argsort(-sure, kind="stable")[:40].tolist()
+    assert order[40:] == right and right == sorted(right) and len(right) == 20
+    labels = re.search(r'data-labels="([^"]*)"', found[f"{order[0]}.jpg"][1])
+    concerned = targets[order[0]] | (probs[order[0]] >= 0.5)
+    assert labels and labels[1] == " ".join(str(k + 1) for k in np.flatnonzero(concerned))

@@ -62,3 +62,58 @@ def test_the_first_tab_stop_skips_to_the_content(open_page, study_page):
     assert tab.evaluate("document.activeElement.textContent") == "Skip to the content"
     tab.keyboard.press("Enter")
     assert tab.evaluate("document.activeElement.id") == "main"
+
+
+def test_pictures_are_chosen_by_label_with_the_keyboard(open_page, study_page):
+    tab = open_page(study_page, 1440)
+    cards = tab.locator(".gallery > li:visible")
+    labels = tab.get_by_label("Label", exact=True)
+    labels.focus()
+    tab.keyboard.type("car")
+    number = labels.input_value()
+    assert number == "3"
+    shown = cards.evaluate_all(
+        "all => all.map(c => c.querySelector('figure').dataset.labels.split(' '))"
+    )
+    assert 0 < len(shown) < 60 and all(number in concerned for concerned in shown)
+    # As many as the list itself says.
+    assert labels.locator("option:checked").inner_text() == f"car & van ({len(shown)})"
+    tab.get_by_role("button", name="Any wrong").press("Enter")
+    assert 0 < cards.count() < len(shown)
+    labels.select_option("")
+    kinds = cards.evaluate_all("all => all.map(c => c.dataset.kinds)")
+    assert kinds and all("wrong" in kind for kind in kinds)
+
+
+def test_a_wide_screen_shows_tables_whole_and_charts_without_gaps(open_page, study, study_page):
+    tab = open_page(study_page, 1280)
+    cut = tab.evaluate(
+        "[...document.querySelectorAll('.scroll')].filter(t => t.scrollWidth > t.clientWidth + 1)"
+        ".map(t => t.querySelector('table').id)"
+    )
+    assert cut == []
+    rows = tab.evaluate(
+        "[...document.querySelectorAll('.charts')].map(row => row.getBoundingClientRect().right -"
+        " Math.max(...[...row.children].map(c => c.getBoundingClientRect().right)))"
+    )
+    assert rows and max(rows) < 40
+
+
+def test_on_a_phone_f1_is_seen_without_scrolling(open_page, study):
+    tab = open_page(write_run_report(study.variants[0].runs[0].folder, None), 390)
+    for cell in ('[data-column="test/f1_micro"]', "#label-f1 td.bar"):
+        box = tab.locator(cell).first.bounding_box()
+        assert box["x"] + box["width"] <= 390
+
+
+def test_no_text_of_a_chart_with_intervals_lies_on_a_line(open_page, study_page):
+    tab = open_page(study_page, 1280)
+    touching = tab.evaluate(
+        """[...document.querySelectorAll('#scores ~ .charts svg')].flatMap(svg => {
+          const box = e => e.getBoundingClientRect();
+          const texts = [...svg.querySelectorAll('text')].map(box);
+          return [...svg.querySelectorAll('line')].map(box).filter(l => texts.some(t =>
+            l.left < t.right && l.right > t.left && l.top < t.bottom - 4 && l.bottom > t.top + 2));
+        }).length"""
+    )
+    assert touching == 0

@@ -1,8 +1,18 @@
 """The page of a study: escaped, complete in itself, described; and the page that leads to it."""
 
-from made_up import EVIL, Page
+import re
+from dataclasses import replace
+from pathlib import Path
 
-from mmlabel.report import StudyReport, VariantSummary, write_index, write_study_report
+from made_up import EVIL, Page, random_run
+
+from mmlabel.report import (
+    StudyReport,
+    VariantSummary,
+    markdown_table,
+    write_index,
+    write_study_report,
+)
 
 
 def test_everything_from_data_is_escaped(study, study_page):
@@ -69,5 +79,48 @@ def test_the_index_leads_to_the_pages_and_escapes_what_they_say(study, tmp_path)
     assert path == tmp_path / "index.html"
     assert "All &lt;of&gt; it" in html and "Which &amp; why?" in html and study.title in html
     assert "8 layers &lt;deep&gt;: in a sentence" in html
+    assert "1 run failed." in html and "Fewer than 3 seeds" in html
     links = [attrs["href"] for attrs in page.all("a")]
     assert "../a%20b%23c/report.html" in links and "#study-0" in links
+
+
+def with_runs(study: StudyReport, folder: Path, *, seeds: int, epochs: int) -> StudyReport:
+    """The study with so many runs of each variant, each of so many epochs."""
+    variants = []
+    for variant in study.variants:
+        runs = [random_run(folder / variant.name / str(n), rows=9, seed=n, noise=0.4)
+                for n in range(seeds)]  # fmt: skip
+        for run in runs:
+            run.results["epochs"] = epochs
+        variants.append(replace(variant, runs=runs))
+    return replace(study, variants=variants)
+
+
+def test_fewer_than_three_seeds_are_warned_of(study, tmp_path):
+    assert "Fewer than 3 seeds" in study.warnings[0] and "has 2 seeds" in study.warnings[0]
+    html = write_study_report(tmp_path, study).read_text()
+    assert '<p class="warning"><strong>Careful:</strong> Fewer than 3 seeds' in html
+    assert with_runs(study, tmp_path / "three", seeds=3, epochs=5).warnings == []
+    # A detector that is only evaluated has nothing that a seed would change.
+    assert with_runs(study, tmp_path / "one", seeds=1, epochs=0).warnings == []
+    assert "one seed," in with_runs(study, tmp_path / "alone", seeds=1, epochs=5).warnings[0]
+
+
+def test_a_study_names_its_data_and_its_seeds(study, tmp_path):
+    for seed, run in enumerate(run for variant in study.variants for run in variant.runs):
+        run.results["settings"] |= {"data": {"name": "usyd", "file": "train.csv"}, "seed": seed % 2}
+        run.results["date"] = f"2026-11-2{seed}T10:00:00+01:00"
+    html = write_study_report(tmp_path, study).read_text()
+    assert "<dt>Data set</dt><dd>usyd (train.csv)</dd>" in html
+    assert "<dt>Seeds</dt><dd>0, 1</dd>" in html
+    assert "<dd>2026-11-20 10:00 UTC+01:00 to 2026-11-25 10:00 UTC+01:00</dd>" in html
+
+
+def test_without_published_figures_there_is_no_column_for_them(study, tmp_path):
+    bare = replace(study, variants=[replace(v, published=None) for v in study.variants])
+    html = write_study_report(tmp_path, bare).read_text()
+    results = html.split('<table id="results">')[1].split("</table>")[0]
+    assert ">Report<" not in results and results.count('<th scope="col"') == 9
+    assert "| Report |" not in markdown_table(bare)
+    lines = markdown_table(bare).splitlines()
+    assert len({len(re.split(r"(?<!\\)\|", line)) for line in lines}) == 1

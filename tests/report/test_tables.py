@@ -1,6 +1,7 @@
 """A study's table: CSV, Markdown and page show the same figures."""
 
 import re
+from dataclasses import replace
 
 from made_up import METRICS, figures, read_csv
 
@@ -60,3 +61,12 @@ def test_a_figure_that_does_not_exist_is_empty_and_a_tiny_negative_one_is_zero(s
         row[k] for k in ("test/f1_micro_std", "test/f1_micro_high", "published", "p_value")
     ] == [""] * 4
     assert "| – |" in markdown_table(lone)
+
+
+def test_labels_that_are_formulas_are_no_formulas_in_a_spreadsheet(study, tmp_path):
+    variants = [replace(v, label=f"={v.label}", name=f"@{v.name}") for v in study.variants]
+    write_results_csv(tmp_path / "results.csv", replace(study, variants=variants), ["made up"])
+    rows = read_csv(tmp_path / "results.csv")
+    assert [row["label"] for row in rows] == [f"'={v.label}" for v in study.variants]
+    assert [row["variant"] for row in rows] == [f"'@{v.name}" for v in study.variants]
+    assert any(row["difference"].startswith("-0.") for row in rows)

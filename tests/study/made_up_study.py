@@ -1,10 +1,15 @@
-"""A study of one option, `noise`, whose runs are random answers; see fake_runs."""
+"""A study of one option; its runs are random answers, the worse the higher it is."""
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import yaml
 from fake_runs import write_fake_run
 
+from mmlabel.cli import load_settings
+from mmlabel.models.options import Fusion
+from mmlabel.settings import Settings, read_settings
 from mmlabel.study.definition import Study
 from mmlabel.study.plan import Configurations, Job, plan
 
@@ -14,16 +19,15 @@ VALID = {
     "baseline": "a",
     "columns": ["loss_fall"],
     "variants": {
-        "a": {"label": "A", "overrides": ["noise=0.1"], "published": 0.8},
+        "a": {"label": "A", "overrides": ["model.head.dropout=0.1"], "published": 0.8},
         "b": {
             "label": "B",
-            "overrides": ["noise=0.2"],
+            "overrides": ["model.head.dropout=0.2"],
             "published_columns": {"loss_fall": 40.0, "seconds": 99},
         },
-        "c": {"label": "C", "overrides": ["noise=0.4"]},
+        "c": {"label": "C", "overrides": ["model.head.dropout=0.4"]},
     },
 }
-DEFAULTS = {"lr": "0.01", "report": "true"}
 
 
 def write_study_file(folder: Path, content: object, name: str = "mine") -> Path:
@@ -38,28 +42,30 @@ def nothing(overrides: list[str]) -> set[str]:
     return set()
 
 
+@cache
+def settings_of(overrides: tuple[str, ...]) -> Settings:
+    """The settings of a run with these overrides."""
+    return load_settings(overrides)
+
+
+def complete(recorded: dict) -> dict:
+    """Recorded settings as this version reads them."""
+    return read_settings(recorded).plain()
+
+
 def planned(
     study: Study,
     runs: Path,
     *,
     seeds: int = 3,
     overrides: tuple[str, ...] = (),
-    defaults: dict[str, object] = DEFAULTS,
-    unused=nothing,
+    complete: Callable[[dict], dict] = complete,
+    unused: Callable[[list[str]], set[str]] = nothing,
 ) -> list[Job]:
-    """The study's runs in a program that has these options besides `noise`."""
-
-    def settings_of(overrides: list[str]) -> dict:
-        values = dict(item.split("=") for item in overrides)
-        return defaults | values | {"data": {"name": "fake"}, "noise": float(values["noise"])}
-
-    def differing(settings: dict) -> dict[str, object]:
-        return {k: v for k, v in settings.items() if k != "data" and defaults.get(k) != v}
-
+    """The study's runs, with data that need not be there."""
     configurations = Configurations(
-        settings_of=settings_of,
-        differing=differing,
-        complete=lambda recorded: defaults | recorded,
+        settings_of=lambda overrides: settings_of(tuple(overrides)),
+        complete=complete,
         unused=unused,
         data_key=lambda settings: "data",
     )
@@ -68,11 +74,12 @@ def planned(
 
 def finish(job: Job, *, rows: int = 60, seconds: float = 10.0) -> None:
     """Write what the job's run would leave."""
+    assert isinstance(job.settings.model, Fusion)
     write_fake_run(
         job.folder,
         seed=job.seed,
-        noise=job.settings["noise"],
+        noise=job.settings.model.head.dropout,
         rows=rows,
-        settings=job.settings,
+        settings=job.settings.plain(),
         seconds=seconds,
     )

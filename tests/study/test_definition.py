@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from made_up_study import VALID, nothing, write_study_file
+from made_up_study import VALID, nothing, settings_of, write_study_file
 
-from mmlabel.cli import default_settings, flatten
 from mmlabel.errors import UserError
+from mmlabel.settings import differing
 from mmlabel.study.definition import Collection, Study, load_study, study_names
 from mmlabel.study.plan import job_overrides, run_key
 
@@ -27,11 +27,11 @@ def test_the_studies_of_the_report_are_there():
 @pytest.mark.parametrize("study", provided(), ids=lambda study: study.name)
 def test_every_variant_of_every_study_composes_to_settings_of_its_own(study: Study):
     settings = [
-        default_settings(job_overrides(study, variant, ["trainer.max_epochs=3"], nothing))
+        settings_of(tuple(job_overrides(study, variant, ["trainer.max_epochs=3"], nothing)))
         for variant in study.variants
     ]
-    assert all(one["trainer"]["max_epochs"] == 3 for one in settings)
-    assert len({run_key(flatten(one), {}, "") for one in settings}) == len(study.variants)
+    assert all(one.trainer.max_epochs == 3 for one in settings)
+    assert len({run_key(differing(one), {}, "") for one in settings}) == len(study.variants)
 
 
 def test_published_figures_are_the_reports():

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 from fake_runs import write_fake_run
-from made_up_study import DEFAULTS, finish, nothing, planned
+from made_up_study import finish, nothing, planned, settings_of
 
-from mmlabel.cli import default_settings
 from mmlabel.errors import UserError
-from mmlabel.run_folder import finished
+from mmlabel.run_folder import finished, read_results, seal, write_json
+from mmlabel.settings import read_settings
 from mmlabel.study.definition import Study, load_study, override_key
-from mmlabel.study.plan import changes, commands, job_overrides, run_key, seconds_needed
+from mmlabel.study.plan import Job, changes, commands, job_overrides, run_key, seconds_needed
 
 
 def test_a_runs_folder_follows_from_what_decides_its_result():
@@ -32,21 +32,49 @@ def test_another_file_of_the_same_name_is_another_run(study: Study, tmp_path: Pa
     folders = set()
     for content in ("one", "three", "one"):
         weights.write_text(content)
-        jobs = planned(study, tmp_path / "runs", overrides=(f"weights={weights}",))
+        jobs = planned(study, tmp_path / "runs", overrides=(f"backbone.weights={weights}",))
         folders.add(jobs[0].folder)
     assert len(folders) == 2
 
 
-def test_finished_runs_are_found_after_an_option_has_been_added(study: Study, tmp_path: Path):
+def record(job: Job, **lstm: object) -> None:
+    """Change what a finished run has recorded of its BiLSTM; None: it recorded nothing of it."""
+    results = read_results(job.folder)
+    recorded = results["settings"]["lstm"] | lstm
+    results["settings"]["lstm"] = {key: value for key, value in recorded.items() if value}
+    write_json(job.folder / "results.json", results)
+    seal(job.folder)
+
+
+def test_finished_runs_are_found_after_an_option_has_been_added(
+    study: Study, tmp_path: Path, caplog
+):
     before = planned(study, tmp_path / "runs")
     for job in before:
         finish(job)
-    after = planned(study, tmp_path / "runs", defaults=DEFAULTS | {"new": {"option": 3}})
+        record(job, pooling=None)  # as if of a time when there was no such option
+    caplog.set_level("INFO")
+    after = planned(study, tmp_path / "runs")
     assert [job.folder for job in after] == [job.folder for job in before]
-    assert all(finished(job.folder) for job in after)
+    assert all(finished(job.folder) for job in after) and not caplog.records
     # With another value than the default's they are other runs.
-    other = planned(study, tmp_path / "runs", overrides=("momentum=1",))
-    assert not any(finished(job.folder) for job in other)
+    other = planned(study, tmp_path / "runs", overrides=("lstm.pooling=last",))
+    assert not {job.folder for job in other} & {job.folder for job in before}
+
+
+def test_an_option_that_came_later_counts_as_what_the_runs_had_done(study: Study, tmp_path: Path):
+    before = planned(study, tmp_path / "runs")
+    for job in before:
+        finish(job)
+        record(job, pooling=None)
+
+    def complete(recorded: dict) -> dict:
+        # Before the option, the last states were taken; today's default is another.
+        lstm = {"pooling": "last"} | recorded["lstm"]
+        return read_settings(recorded | {"lstm": lstm}).plain()
+
+    after = planned(study, tmp_path / "runs", complete=complete)
+    assert not any(finished(job.folder) for job in after)
 
 
 def test_runs_of_another_default_are_never_taken_for_those_of_todays(
@@ -55,35 +83,37 @@ def test_runs_of_another_default_are_never_taken_for_those_of_todays(
     before = planned(study, tmp_path / "runs")
     for job in before[:4]:
         finish(job)
+        record(job, hidden=64)  # as if that had been the default then, so that the key is the same
     caplog.set_level("INFO")
-    changed = DEFAULTS | {"lr": "0.1"}
-    after = planned(study, tmp_path / "runs", defaults=changed)
+    after = planned(study, tmp_path / "runs")
     assert not any(finished(job.folder) for job in after)
     assert all(finished(job.folder) for job in before[:4])  # and stay as they are
     said = [record.message for record in caplog.records]
     assert len(said) == 1 and "4 finished runs are not those of this study any more" in said[0]
-    assert "lr was 0.01 and is now 0.1" in said[0]
+    assert "lstm.hidden was 64 and is now 128" in said[0]
 
     for job in after:
         finish(job)
-    again = planned(study, tmp_path / "runs", defaults=changed)
+    again = planned(study, tmp_path / "runs")
     assert [job.folder for job in again] == [job.folder for job in after]
-    back = planned(study, tmp_path / "runs")
-    assert [job.folder for job in back[:4]] == [job.folder for job in before[:4]]
-    assert not any(finished(job.folder) for job in back[4:])
+    assert not {job.folder for job in after[:4]} & {job.folder for job in before[:4]}
 
 
 def test_how_a_run_is_recorded_does_not_make_it_another(study: Study, tmp_path: Path):
     for job in planned(study, tmp_path / "runs"):
         finish(job)
-    jobs = planned(study, tmp_path / "runs", overrides=("report=false",))
+    jobs = planned(study, tmp_path / "runs", overrides=("report=false", "data.workers=5"))
     assert all(finished(job.folder) for job in jobs)
 
 
-def test_runs_whose_settings_are_no_longer_understood_are_left_alone():
+def test_runs_whose_settings_are_no_longer_understood_are_left_alone(study, tmp_path: Path):
     def complete(recorded: dict) -> dict:
         raise UserError('there is no option "gone"')
 
+    for job in planned(study, tmp_path / "runs"):
+        finish(job)
+    jobs = planned(study, tmp_path / "runs", complete=complete)
+    assert not any(finished(job.folder) for job in jobs)
     assert changes({"gone": 1}, {}, complete) == [
         'their settings are no longer understood (there is no option "gone")'
     ]
@@ -92,31 +122,33 @@ def test_runs_whose_settings_are_no_longer_understood_are_left_alone():
 def test_overrides_without_effect_are_left_out_of_a_variant_and_said(
     study: Study, tmp_path: Path, caplog
 ):
+    given, own = "optimizer.lr=0.5", "model.head.dropout=0.2"
+
     def unused(overrides: list[str]) -> set[str]:
-        # Only the variant with noise=0.2 has no use for lr.
-        return {"lr=0.5", "noise=0.2"} & set(overrides) if "noise=0.2" in overrides else set()
+        # Only variant b has no use for the learning rate.
+        return {given, own} & set(overrides) if own in overrides else set()
 
     caplog.set_level("INFO")
-    jobs = planned(study, tmp_path, seeds=1, overrides=("lr=0.5",), unused=unused)
-    assert [job.settings["lr"] for job in jobs] == ["0.5", "0.01", "0.5"]
+    jobs = planned(study, tmp_path, seeds=1, overrides=(given,), unused=unused)
+    rates = [job.settings.optimizer.lr for job in jobs if job.settings.optimizer]
+    assert rates[0] == rates[2] == 0.5 != rates[1]
     assert [record.message for record in caplog.records] == [
-        "variant b: lr=0.5 has no effect there and is left out"
+        "variant b: optimizer.lr=0.5 has no effect there and is left out"
     ]
-    # A variant's own are never left out.
-    assert jobs[1].settings["noise"] == 0.2
-    lines = commands(study, seeds=1, overrides=["lr=0.5"], unused=unused)
-    assert ["lr=0.5" in line for line in lines] == [True, False, True]
+    assert own in jobs[1].overrides  # a variant's own are never left out
+    lines = commands(study, seeds=1, overrides=[given], unused=unused)
+    assert [given in line for line in lines] == [True, False, True]
 
 
 def test_the_command_lines_overrides_replace_fixed_ones_and_variants_have_the_last_word(study):
     study = replace(study, fixed=["optimizer=adam", "lr=1"])
     given = job_overrides(study, study.variants[0], ["lr=2", "optimizer=sgd", "x=3"], nothing)
-    assert sorted(given) == ["lr=2", "noise=0.1", "optimizer=sgd", "x=3"]
+    assert sorted(given) == ["lr=2", "model.head.dropout=0.1", "optimizer=sgd", "x=3"]
 
 
 def test_what_a_study_compares_cannot_be_overridden(study: Study, tmp_path: Path):
-    with pytest.raises(UserError, match='noise is what the study "mine" compares'):
-        planned(study, tmp_path, overrides=("noise=0.3",))
+    with pytest.raises(UserError, match='model.head.dropout is what the study "mine" compares'):
+        planned(study, tmp_path, overrides=("model.head.dropout=0.3",))
 
 
 def test_variants_that_are_the_same_are_a_mistake(study: Study, tmp_path: Path):
@@ -137,10 +169,10 @@ def test_the_printed_commands_make_the_same_runs(name: str):
             for item in words[3:]
             for values in [item.split("=", 1)[1]]
         ]
-        from_commands += [default_settings(list(job)) for job in product(*grid)]
+        from_commands += [settings_of(job) for job in product(*grid)]
     expected = [
-        default_settings(
-            [*job_overrides(study, variant, ["data.rows=[60,24,24]"], nothing), f"seed={seed}"]
+        settings_of(
+            (*job_overrides(study, variant, ["data.rows=[60,24,24]"], nothing), f"seed={seed}")
         )
         for variant in study.variants
         for seed in range(2)

@@ -61,6 +61,8 @@ class Content(_Plain):
     label_names: list[str]
     pretrained: dict[str, str]
     threshold: float | list[float]
+    calibrated: bool = True
+    """Whether that is final: threshold=auto and per_label find theirs when training has ended."""
     rows: dict[str, SplitRecord] | None = None
     """By split, what the run was trained, selected and tested on; None in older checkpoints."""
     wandb_id: str | None = None
@@ -73,7 +75,7 @@ class Checkpoint:
     Attributes:
         path: of its file.
         settings: of the run that wrote it, completed with what they lack.
-        vocabulary, label_names, pretrained, threshold, rows: see `Content`.
+        vocabulary, label_names, pretrained, threshold, calibrated, rows: see `Content`.
         epochs: finished epochs.
         wandb_id: of the run in wandb, if it was logged there.
         state_dict: weights.
@@ -85,6 +87,7 @@ class Checkpoint:
     label_names: list[str]
     pretrained: dict[str, str]
     threshold: float | list[float]
+    calibrated: bool
     rows: dict[str, SplitRecord] | None
     epochs: int
     wandb_id: str | None
@@ -175,6 +178,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         label_names=own.label_names,
         pretrained=own.pretrained,
         threshold=own.threshold,
+        calibrated=own.calibrated,
         rows=own.rows,
         epochs=_finished_epochs(found, epoch),
         wandb_id=own.wandb_id,
@@ -199,7 +203,7 @@ def load_classifier(path: str | Path) -> tuple[Classifier, Checkpoint]:
         raise no_checkpoint(
             checkpoint.path, f"no network can be built of it: {first_line(error)}"
         ) from error
-    found = {"state_dict": state, "mmlabel": {"threshold": checkpoint.threshold}}
+    found = {"state_dict": state}
     classifier.on_load_checkpoint(found)
     # Auxiliary classifiers of an earlier version only ever served training.
     state = {
@@ -260,5 +264,5 @@ def complete(path: Path, classifier: Classifier) -> None:
     if classifier.backbone is not None:
         weights = classifier.backbone.backbone.state_dict()
         checkpoint["state_dict"] |= {f"{BACKBONE}{key}": value for key, value in weights.items()}
-    checkpoint["mmlabel"]["threshold"] = classifier.threshold
+    checkpoint["mmlabel"] |= {"threshold": classifier.threshold, "calibrated": True}
     write_file(checkpoint, path)

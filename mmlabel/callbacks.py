@@ -18,6 +18,7 @@ from pytorch_lightning.callbacks import (
     TQDMProgressBar,
 )
 from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.utilities.types import LRSchedulerConfigType
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 
@@ -265,7 +266,9 @@ class FreshSchedule(Callback):
         build: the schedule of an optimizer for so many steps, as Lightning takes it, or None.
     """
 
-    def __init__(self, lr: float, build: Callable[[Optimizer, int], dict[str, Any] | None]) -> None:
+    def __init__(
+        self, lr: float, build: Callable[[Optimizer, int], LRSchedulerConfigType | None]
+    ) -> None:
         self.lr = lr
         self.build = build
 

@@ -158,7 +158,7 @@ def settings_from(config: DictConfig, overrides: Sequence[str]) -> Settings:
     """Check a composed configuration; `overrides` are those of the command line."""
     for item in parse(overrides):
         _check_override(item)
-    own = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     values: dict[str, Any] = OmegaConf.to_container(own, resolve=True)  # type: ignore[assignment]
     return read_settings(values)
 
@@ -290,7 +290,7 @@ def set_in_files(overrides: Sequence[str]) -> list[str]:
             found = loader.repository.load_config(f"{item.key_or_group}/{file}")  # type: ignore[attr-defined]
             if found is None:
                 continue
-            content = OmegaConf.to_container(found.config, resolve=False)
+            content: Any = OmegaConf.to_container(found.config, resolve=False)
             names += flatten(content)
             groups = [entry.get_group() for entry in found.defaults_list or () if entry]
             names += [

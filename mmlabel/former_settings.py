@@ -4,7 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 # What runs did before an option existed, where that is not the option's default.
-TRAINED_UNDER: dict[str, object] = {"data.upright": False, "captions.max_length": None}
+TRAINED_UNDER: dict[str, object] = {
+    "data.upright": False,
+    "captions.max_length": None,
+    "features.engine": "torch",
+}
 # Options of earlier versions: gone, or told by something else now.
 _GONE = ("model.inputs", "model.threshold", "model.auxiliary")
 # Options that kinds of these groups once had in common, as null where they meant nothing.
@@ -27,6 +31,6 @@ def completed(saved: Mapping[str, Any]) -> dict[str, Any]:
         embedding.pop("frozen", None)
     for name, value in TRAINED_UNDER.items():
         group, _, option = name.rpartition(".")
-        if group in values or not group:
+        if isinstance(values.get(group), dict) or not group:
             (values[group] if group else values).setdefault(option, value)
     return values

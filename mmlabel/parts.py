@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pytorch_lightning.utilities.types import LRSchedulerConfigType
 
 from mmlabel.cache import cache_folder
 from mmlabel.checkpoint import Checkpoint, content, load_classifier
@@ -23,7 +24,7 @@ from mmlabel.data.prepare import (
 )
 from mmlabel.errors import UserError
 from mmlabel.losses import build_loss, positive_weights
-from mmlabel.models.build import BackboneSource, build_network
+from mmlabel.models.build import BackboneSource, FrozenFeatures, build_network
 from mmlabel.models.detectors import load_detector
 from mmlabel.optimizers import build_optimizer, build_scheduler
 from mmlabel.resuming import check_rows
@@ -67,8 +68,12 @@ def build(settings: Settings, resumed: Checkpoint | None, *, wandb_id: str | Non
         prepared.note(backbone.weights.note)
     stored = None
     if backbone and settings.features and settings.features.mode != "off" and backbone.frozen:
+        chosen = settings.features
         stored = StoredFeatures(
-            extractor=backbone, **settings.features.model_dump(exclude={"mode"})
+            extractor=FrozenFeatures(backbone, chosen.engine, chosen.precision),
+            storage=chosen.storage,
+            batch_size=chosen.batch_size,
+            workers=chosen.workers,
         )
     data = CaptionedPictures(
         prepared,
@@ -224,11 +229,11 @@ def optimizer_for(settings: Settings) -> Callable[[list[torch.nn.Parameter], int
 
 def scheduler_for(
     settings: Settings,
-) -> Callable[[torch.optim.Optimizer, int], dict[str, Any] | None]:
+) -> Callable[[torch.optim.Optimizer, int], LRSchedulerConfigType | None]:
     """Builds the schedule of an optimizer over so many steps."""
     chosen = settings.scheduler
 
-    def schedule(optimizer: torch.optim.Optimizer, steps: int) -> dict[str, Any] | None:
+    def schedule(optimizer: torch.optim.Optimizer, steps: int) -> LRSchedulerConfigType | None:
         assert chosen is not None
         return build_scheduler(
             optimizer,

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import Callback, DeviceStatsMonitor
 from pytorch_lightning.loggers import Logger
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from mmlabel.callbacks import (
     BestCheckpoint,
@@ -188,7 +188,7 @@ def calibrate(classifier: Classifier) -> None:
     if "val" not in classifier.evaluated:
         raise UserError(
             f"threshold={classifier.calibration} is found on validation, of which no row was"
-            " looked at: give a number, or see to it that there are rows (trainer.limit_val_batches,"
+            " looked at: give a number, or see that there are rows (trainer.limit_val_batches,"
             " data.allow_other_rows)"
         )
     classifier.calibrate()

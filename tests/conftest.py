@@ -18,6 +18,7 @@ QUICK = [
     "data.workers=0",
     "backbone=resnet18",
     "backbone.weights=none",
+    "features.engine=torch",  # what live batches are computed by, too
     "captions.lemmas=none",
     "embedding=learned",
     "embedding.dim=16",

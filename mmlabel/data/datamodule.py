@@ -29,14 +29,12 @@ class FrozenExtractor(Protocol):
         """F, the number of features."""
         ...
 
-    def key(self, precision: str) -> dict[str, object]:
+    def key(self, device: torch.device) -> dict[str, object]:
         """All that a feature depends on besides the picture, as plain values."""
         ...
 
-    def extract(
-        self, precision: str, device: torch.device
-    ) -> Callable[[torch.Tensor], torch.Tensor]:
-        """A function from pictures (B, 3, S, S) uint8 on `device` to features (B, F)."""
+    def extract(self, device: torch.device, *, size: int) -> Callable[[torch.Tensor], torch.Tensor]:
+        """A function from pictures (B, 3, size, size) uint8 on `device` to features (B, F)."""
         ...
 
 
@@ -45,15 +43,13 @@ class StoredFeatures:
     """How a frozen backbone's features are computed once and kept.
 
     Args:
-        extractor: the backbone.
-        precision: of its arithmetic.
+        extractor: the backbone, in a precision.
         storage: on disk, "float32" or "float16".
         batch_size: pictures a step.
         workers: processes that decode; None: chosen from the number of cores.
     """
 
     extractor: FrozenExtractor
-    precision: str
     storage: Literal["float32", "float16"]
     batch_size: int
     workers: int | None
@@ -162,7 +158,7 @@ class CaptionedPictures(pl.LightningDataModule):
         device = trainer.strategy.root_device if trainer else torch.device("cpu")
         store = FeatureStore.open(
             self.cache_dir,
-            key=stored.extractor.key(stored.precision),
+            key=stored.extractor.key(device),
             size=self.image_size,
             width=stored.extractor.width,
             dtype=stored.storage,
@@ -179,7 +175,7 @@ class CaptionedPictures(pl.LightningDataModule):
                 filled = store.fill(
                     [pictures[row] for row in wanted],
                     flipped=flipped[wanted].tolist(),
-                    extract=stored.extractor.extract(stored.precision, device),
+                    extract=stored.extractor.extract(device, size=self.image_size),
                     device=device,
                     batch_size=stored.batch_size,
                     workers=stored.workers,

@@ -143,11 +143,7 @@ def with_captions(
     Raises UserError for what cannot be had.
     """
     tokenised = tokenise(
-        annotations.captions,
-        lemmas=lemmas,
-        cache_dir=cache_dir,
-        on_missing=on_missing,
-        max_length=max_length,
+        annotations.captions, lemmas=lemmas, cache_dir=cache_dir, on_missing=on_missing
     )
     vocabulary = Vocabulary.build(tokenised, rows["train"], min_count=min_count)
     captions = encode(tokenised, vocabulary, max_length=max_length)

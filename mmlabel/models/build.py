@@ -1,6 +1,8 @@
 """Networks from a run's options: which encoders, how wide, which head."""
 
+import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
@@ -15,10 +17,11 @@ from mmlabel.models.backbones import Backbone, backbone_info, build_backbone
 from mmlabel.models.caption_encoder import CaptionEncoder
 from mmlabel.models.decoder import LabelDecoder
 from mmlabel.models.encoder import Encoder
+from mmlabel.models.engines import Engine, EngineName, Precision, build_extract, choose_engine
 from mmlabel.models.fusion import Head, ImageEncoder, LateFusion, fused_features
 from mmlabel.models.weights import resolve_weights, weights_digest
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+log = logging.getLogger(__name__)
 
 
 class BackboneSource:
@@ -66,26 +69,38 @@ class BackboneSource:
             **self._names, weights=self.weights, frozen=self.frozen, seed=self._seed
         )
 
-    def key(self, precision: str) -> dict[str, object]:
-        """All that a stored feature depends on besides the picture, as plain values."""
+    def key(self, engine: Engine) -> dict[str, object]:
+        """All that a feature depends on besides the picture, as plain values."""
         digest = weights_digest(**self._names, weights=self.weights, seed=self._seed)
-        return {
-            "backbone": self._names["model_name"] or self._names["name"],
-            "weights": digest,
-            "precision": precision,
-            "torch": torch.__version__,
-        }
+        name = self._names["model_name"] or self._names["name"]
+        return {"backbone": name, "weights": digest, **engine.key()}
 
-    def extract(self, precision: str, device: torch.device) -> Callable[[Tensor], Tensor]:
-        """A function from pictures (B, 3, S, S) uint8 on `device` to features (B, F)."""
-        network = self.backbone.to(device, memory_format=torch.channels_last)
-        lower = PRECISIONS[precision] != torch.float32
 
-        def features(pictures: Tensor) -> Tensor:
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=lower):
-                return network(pictures)
+@dataclass(frozen=True)
+class FrozenFeatures:
+    """A backbone's features as an engine computes them on a device."""
 
-        return features
+    source: BackboneSource
+    engine: EngineName
+    precision: Precision
+
+    @property
+    def width(self) -> int:
+        """Number of features."""
+        return self.source.width
+
+    def key(self, device: torch.device) -> dict[str, object]:
+        """All that a stored feature depends on besides the picture, as plain values."""
+        return self.source.key(choose_engine(self.engine, precision=self.precision, device=device))
+
+    def extract(self, device: torch.device, *, size: int) -> Callable[[Tensor], Tensor]:
+        """A function from pictures (B, 3, size, size) uint8 on `device` to features (B, F).
+
+        Raises UserError where the engine cannot be had, or cannot compute this backbone.
+        """
+        engine = choose_engine(self.engine, precision=self.precision, device=device)
+        log.info("features are computed by %s", engine)
+        return build_extract(self.source.backbone, engine, device=device, size=size)
 
 
 class DetectorScores(nn.Module):

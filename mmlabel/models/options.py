@@ -58,6 +58,8 @@ class Features(Group):
 
     mode: Literal["auto", "on", "off"] = "auto"
     """auto: where possible; on: an error where not; off: the backbone runs in every epoch."""
+    engine: Literal["auto", "torch", "openvino"] = "auto"
+    """What computes them; auto: the fastest that is installed (openvino, on a CPU)."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the backbone's arithmetic while extracting."""
     storage: Literal["float32", "float16"] = "float32"

@@ -76,7 +76,7 @@ def with_checkpoint(
         rows = name.startswith("data.") and name not in _SEEN
         if _is_among(name, may_change) or (other_rows and rows):
             _put(kept, name, value)
-        elif value != theirs and value != shown(theirs):
+        elif not _is_same(value, theirs):
             raise UserError(
                 f"{_as_typed(name, value)}, but the checkpoint was trained with"
                 f" {_as_typed(name, theirs)}: leave the option out, or give the same"
@@ -124,6 +124,11 @@ def _given(
 
 def _keys(overrides: Sequence[str]) -> list[str]:
     return [item.lstrip("+~").split("=", 1)[0].split("@")[0] for item in overrides]
+
+
+def _is_same(value: object, theirs: object) -> bool:
+    # trainer.limit_train_batches=1 is one batch, 1.0 all of them; text may stand for any value.
+    return (value == theirs and type(value) is type(theirs)) or value == shown(theirs)
 
 
 def _hint(name: str, *, rows: bool, training: bool) -> str:

@@ -2,6 +2,7 @@
 
 import logging
 from contextlib import nullcontext
+from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
@@ -16,6 +17,7 @@ from mmlabel.cli import (
     one_job,
     output_folder,
     run_cli,
+    set_in_files,
     sweep_name,
     task_overrides,
 )
@@ -31,26 +33,38 @@ def main(cfg: DictConfig) -> float | None:
     """One run of the configuration; returns the monitored score, for searches."""
     folder = output_folder()
     try:
-        with one_job(folder):
-            settings, notes = job_settings(cfg)
-            # Only now, as torch and Lightning take seconds: a mistake is answered at once.
-            from mmlabel.training import train
+        with one_job(folder), claim(folder) if is_first_process() else nullcontext():
+            return one_run(cfg, folder)
+    except UserError as error:
+        if is_multirun():
+            raise  # Hydra goes on with the other jobs, and raises this after the last
+        fail(error)
 
-            with claim(folder) if is_first_process() else nullcontext():
-                results = train(
-                    settings, folder, overrides=task_overrides(), group=sweep_name(), notes=notes
-                )
+
+def one_run(cfg: DictConfig, folder: Path) -> float | None:
+    """A run in a folder of its own, which says how it has ended."""
+    try:
+        settings, notes = job_settings(cfg)
+        # Only now, as torch and Lightning take seconds: a mistake is answered at once.
+        from mmlabel.training import train
+
+        results = train(
+            settings,
+            folder,
+            overrides=task_overrides(),
+            set_in_files=set_in_files(task_overrides()),
+            group=sweep_name(),
+            notes=notes,
+        )
     except Interrupted as stop:
-        resume = f": go on with ckpt_path={last}" if (last := folder / LAST).is_file() else ""
-        log.warning("interrupted (%s)%s", stop, resume)
+        last = folder / LAST
+        goes_on = f"go on with: python train.py ckpt_path={last}"
+        stop.hint = f": {goes_on if last.is_file() else 'nothing was trained yet; start it again'}"
         raise
     except Exception as error:
         write_failure(folder, error)
         if is_multirun():
-            # Hydra goes on with the other jobs, and raises this one's error after the last.
             log.error("%s failed: %s", " ".join(task_overrides()) or "the run", error)
-        elif isinstance(error, UserError):
-            fail(error)
         raise
     return results["scores"].get(settings.monitor)
 

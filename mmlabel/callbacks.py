@@ -18,9 +18,12 @@ from pytorch_lightning.callbacks import (
     TQDMProgressBar,
 )
 from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.utilities.types import LRSchedulerConfigType
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 
-from mmlabel.checkpoint import read_file
+from mmlabel.cache import atomic_write
+from mmlabel.checkpoint_file import read_file
 from mmlabel.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -97,27 +100,61 @@ class StopEarly(EarlyStopping):
         super().on_train_start(trainer, pl_module)
         if self.wait_count >= self.patience:
             trainer.should_stop = True
+            log.info(
+                "early stopping has ended this run after %d epochs: nothing is trained; a higher"
+                " patience (it was %d) goes on",
+                trainer.current_epoch,
+                self.patience,
+            )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict({**state_dict, "patience": self.patience})
 
 
 class LastCheckpoint(ModelCheckpoint):
     """Keeps last.ckpt in `folder`, of the last whole epoch: what a killed run is resumed from."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, resumed_from: Path | None) -> None:
         super().__init__(
             dirpath=folder,
             filename="last",
             save_on_train_epoch_end=True,
             enable_version_counter=False,
         )
+        self.resumed_from = resumed_from
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """A run that is interrupted in its first epoch leaves a checkpoint, too."""
         super().on_train_start(trainer, pl_module)
-        if not trainer.fast_dev_run and trainer.current_epoch == 0:  # type: ignore[attr-defined]
-            trainer.save_checkpoint(Path(str(self.dirpath)) / "last.ckpt")
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        path = Path(str(self.dirpath)) / "last.ckpt"
+        if self.resumed_from is None:
+            trainer.save_checkpoint(path)
+        elif trainer.is_global_zero and self.resumed_from.resolve() != path.resolve():
+            copy_file(self.resumed_from, path)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # trainer.max_steps and max_time end a run within an epoch, which cannot be gone on with.
+        if is_whole_epoch(trainer):
+            super().on_train_epoch_end(trainer, pl_module)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """A resumed run keeps its own; there is nothing to take over."""
+
+
+def is_whole_epoch(trainer: pl.Trainer) -> bool:
+    """Whether every batch of the epoch that ends has been trained on."""
+    return trainer.fit_loop.epoch_loop.batch_progress.current.ready >= trainer.num_training_batches
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a checkpoint whole or not at all; raises UserError where that is impossible."""
+    try:
+        with atomic_write(target) as temporary:
+            shutil.copyfile(source, temporary)
+    except OSError as error:
+        raise UserError(f"{source} cannot be copied to {target} ({error.strerror})") from error
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -176,7 +213,7 @@ class BestCheckpoint(ModelCheckpoint):
             )
             return
         if rank_zero_only.rank == 0 and former.resolve() != best.resolve():
-            shutil.copyfile(former, best)
+            copy_file(former, best)
         self.best_model_path = self.kth_best_model_path = str(best)
         self.best_model_score = self.kth_value = score
         self.best_k_models = {str(best): score}
@@ -188,6 +225,44 @@ class BestCheckpoint(ModelCheckpoint):
         return None
 
 
+class WholeEpochs(Callback):
+    """Sees that a resumed run begins with an epoch; Lightning would train on its last batches."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        seen = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        batches = trainer.num_training_batches
+        if 0 < seen < batches:
+            raise UserError(
+                f"ckpt_path: the checkpoint was written after {seen} of {batches} batches of an"
+                " epoch: it was ended within it (trainer.max_steps, trainer.max_time), or trained"
+                " on another number of devices; resume from last.ckpt, on as many devices"
+            )
+
+
+class SameSchedule(Callback):
+    """Sees that the steps of a resumed run are those that its schedule was laid out for.
+
+    Other numbers of devices, of rows or of batches would end it too early or too late.
+    """
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        left = trainer.estimated_stepping_batches - trainer.global_step
+        for config in trainer.lr_scheduler_configs:
+            schedule = config.scheduler
+            if isinstance(schedule, OneCycleLR):
+                planned = schedule.total_steps
+            elif isinstance(schedule, CosineAnnealingLR):
+                planned = schedule.T_max
+            else:
+                continue
+            if planned > 2 and planned - schedule.last_epoch != left:
+                raise UserError(
+                    f"the schedule has {planned - schedule.last_epoch} steps left, and this run"
+                    f" {left}: resume with as many devices and as many rows and batches as before,"
+                    " or add resume_lr=RATE for a fresh schedule over the epochs that are left"
+                )
+
+
 class FreshSchedule(Callback):
     """Gives a resumed run another learning rate, and a schedule over the epochs that are left.
 
@@ -196,7 +271,9 @@ class FreshSchedule(Callback):
         build: the schedule of an optimizer for so many steps, as Lightning takes it, or None.
     """
 
-    def __init__(self, lr: float, build: Callable[[Optimizer, int], dict[str, Any] | None]) -> None:
+    def __init__(
+        self, lr: float, build: Callable[[Optimizer, int], LRSchedulerConfigType | None]
+    ) -> None:
         self.lr = lr
         self.build = build
 
@@ -205,8 +282,8 @@ class FreshSchedule(Callback):
         for group in optimizer.param_groups:
             group["lr"] = self.lr
             group.pop("initial_lr", None)
-        steps = int(trainer.estimated_stepping_batches) - trainer.global_step
-        described = self.build(optimizer, steps)
+        left = trainer.estimated_stepping_batches - trainer.global_step
+        described = self.build(optimizer, int(left) if math.isfinite(left) else 0)
         if described is not None:
             (config,) = trainer.lr_scheduler_configs
             config.scheduler = described["scheduler"]

@@ -1,5 +1,6 @@
 """The LightningModule: trains, scores and saves a network over captioned pictures."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -8,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from mmlabel.data.batches import Batch
@@ -90,6 +92,7 @@ class Classifier(pl.LightningModule):
         self.evaluated: dict[str, Evaluated] = {}
         self.rows_trained = 0
         self._seen: list[tuple[Tensor, ...]] = []
+        self._validated = False  # in this epoch of training
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits (B, num_labels)."""
@@ -109,6 +112,7 @@ class Classifier(pl.LightningModule):
         if batch_idx == 0:
             torch.manual_seed(self.seed * 1_000_003 + self.current_epoch)
             self.rows_trained = 0
+            self._validated = False
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self.network.loss(batch, self.criterion)  # type: ignore[operator]
@@ -127,6 +131,11 @@ class Classifier(pl.LightningModule):
         optimizer = self.optimizers()
         assert isinstance(optimizer, Optimizer)
         self.log("lr", optimizer.param_groups[0]["lr"])
+        # Here, before the epoch's checkpoint: Lightning would do it after, and a resumed run would
+        # lack the step.
+        for config in self.trainer.lr_scheduler_configs if self._validated else ():
+            if isinstance(config.scheduler, ReduceLROnPlateau):
+                config.scheduler.step(self.trainer.callback_metrics[str(config.monitor)])
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate(batch)
@@ -172,6 +181,7 @@ class Classifier(pl.LightningModule):
         if split == "test" or self.trainer.state.fn == "fit":
             own = {name: value for name, value in self.scores.items() if name.startswith(split)}
             self.log_dict(own, sync_dist=self.trainer.world_size > 1)
+            self._validated = True
 
     def _score(self, split: str) -> None:
         threshold = torch.tensor(self.threshold)
@@ -210,10 +220,15 @@ class Classifier(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         assert self.configure is not None
         trainable = [p for p in self.network.parameters() if p.requires_grad]
-        return self.configure(trainable, int(self.trainer.estimated_stepping_batches))
+        steps = self.trainer.estimated_stepping_batches  # infinite where only time ends a run
+        return self.configure(trainable, int(steps) if math.isfinite(steps) else 0)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["mmlabel"] = {**(self.content or {}), "threshold": self.threshold}
+        checkpoint["mmlabel"] = {
+            **(self.content or {}),
+            "threshold": self.threshold,
+            "calibrated": self.calibration is None,
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # While features come from the store, the network has no backbone and its checkpoints
@@ -223,7 +238,6 @@ class Classifier(pl.LightningModule):
             del saved[key]
         for key in [key for key in own if key.startswith(BACKBONE) and key not in saved]:
             saved[key] = own[key]
-        self.threshold = checkpoint["mmlabel"]["threshold"]
 
 
 def _mean_loss(losses: Tensor, known: Tensor) -> float:

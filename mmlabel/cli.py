@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -26,13 +27,14 @@ from omegaconf.errors import OmegaConfBaseException
 from mmlabel.errors import UserError, nearest
 from mmlabel.help import CONF, choices
 from mmlabel.options import declared, unknown
-from mmlabel.settings import OPTIONAL, Settings, read_settings
+from mmlabel.settings import OPTIONAL, Settings, flatten, option_names, read_settings
 from mmlabel.terminal import escape_what_is_missing, printable
 
 log = logging.getLogger(__name__)
 
 _WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR", "0") == "1"
 _MOST_CHECKED = 64  # jobs of a multirun that are checked before the first one runs
+_MAIN_PROCESS = os.getpid()
 _EXTRAS = {"optuna": "search", "joblib": "launchers", "submitit_local": "launchers",
            "submitit_slurm": "launchers", "ray": "launchers"}  # fmt: skip
 
@@ -49,6 +51,7 @@ class Interrupted(BaseException):
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
         self.exit_code = 128 + signum
+        self.hint = ""
 
 
 def run_cli(main: Callable[[], object], help_text: Callable[[], str] | None = None) -> None:
@@ -69,7 +72,7 @@ def run_cli(main: Callable[[], object], help_text: Callable[[], str] | None = No
         _check_groups(sys.argv[1:])
         main()
     except Interrupted as stop:
-        print(f"mmlabel: interrupted ({stop})", file=sys.stderr, flush=True)
+        print(f"mmlabel: interrupted ({stop}){stop.hint}", file=sys.stderr, flush=True)
         sys.exit(stop.exit_code)
     except (UserError, HydraException, OmegaConfBaseException) as error:
         fail(error)
@@ -87,10 +90,18 @@ def _check_groups(arguments: Sequence[str]) -> None:
                 )
 
 
-def _interrupt(signum: int, _: FrameType | None) -> NoReturn:
+_IMPATIENCE = 10.0  # seconds until another signal counts as a new one
+_interrupted: float | None = None
+
+
+def _interrupt(signum: int, _: FrameType | None) -> None:
+    global _interrupted
+    if os.getpid() != _MAIN_PROCESS:
+        os._exit(128 + signum)  # a forked worker: the main process does the talking
     # The clean-up that follows must not be cut short by a second signal of the same kind.
-    signal.signal(signum, signal.SIG_IGN)
-    raise Interrupted(signum)
+    if _interrupted is None or time.monotonic() - _interrupted > _IMPATIENCE:
+        _interrupted = time.monotonic()
+        raise Interrupted(signum)
 
 
 def fail(error: Exception) -> NoReturn:
@@ -148,7 +159,7 @@ def settings_from(config: DictConfig, overrides: Sequence[str]) -> Settings:
     """Check a composed configuration; `overrides` are those of the command line."""
     for item in parse(overrides):
         _check_override(item)
-    own = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     values: dict[str, Any] = OmegaConf.to_container(own, resolve=True)  # type: ignore[assignment]
     return read_settings(values)
 
@@ -177,8 +188,11 @@ def unused(overrides: Sequence[str], settings: Settings) -> list[str]:
 
 
 def refuse_unused(overrides: Sequence[str], settings: Settings) -> None:
-    """Raise UserError for options that the chosen model does not use."""
-    if left := unused(overrides, settings):
+    """Raise UserError for options that the chosen model does not use.
+
+    A checkpoint has its own model, which options are compared with when it has been read.
+    """
+    if settings.ckpt_path is None and (left := unused(overrides, settings)):
         raise UserError(
             f"{' '.join(left)}: no effect with model={settings.model.name}, which does not use"
             f" {left[0].lstrip('+~').split('=')[0].split('.')[0]}; leave it out"
@@ -254,7 +268,7 @@ def _own_folder(config: DictConfig, kind: str) -> None:
 def job_settings(config: DictConfig) -> tuple[Settings, list[str]]:
     """A job's settings, and what it goes without: options of a multirun that do not concern it."""
     settings = settings_from(config, task_overrides())
-    left = unused(task_overrides(), settings)
+    left = unused(task_overrides(), settings) if settings.ckpt_path is None else []
     if not is_multirun():
         refuse_unused(task_overrides(), settings)
     return settings, [f"no effect with model={settings.model.name}: {item}" for item in left]
@@ -263,6 +277,29 @@ def job_settings(config: DictConfig) -> tuple[Settings, list[str]]:
 def task_overrides() -> list[str]:
     """What this run was given on the command line, options of Hydra itself left out."""
     return list(HydraConfig.get().overrides.task)
+
+
+def set_in_files(overrides: Sequence[str]) -> list[str]:
+    """The options set by files that may set any, such as those of conf/experiment."""
+    names = []
+    for item in parse(overrides):
+        chosen = item.value()
+        if item.key_or_group not in ("experiment", "debug", "hparams_search") or chosen is None:
+            continue
+        loader = GlobalHydra.instance().config_loader()
+        for file in chosen if isinstance(chosen, list) else [chosen]:
+            found = loader.repository.load_config(f"{item.key_or_group}/{file}")  # type: ignore[attr-defined]
+            if found is None:
+                continue
+            content: Any = OmegaConf.to_container(found.config, resolve=False)
+            names += flatten(content)
+            groups = [entry.get_group() for entry in found.defaults_list or () if entry]
+            names += [
+                option
+                for option in option_names()
+                if option.split(".")[0] in groups and option in CHOSEN_BY_GROUP
+            ]
+    return names
 
 
 def is_multirun() -> bool:

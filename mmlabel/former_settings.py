@@ -7,7 +7,6 @@ from typing import Any
 TRAINED_UNDER: dict[str, object] = {
     "data.upright": False,
     "captions.max_length": None,
-    "captions.group_by_length": False,
     "features.engine": "torch",
 }
 # Options of earlier versions: gone, or told by something else now.

@@ -1,5 +1,6 @@
 """Optimizers and learning-rate schedules by name (report §3.1.4)."""
 
+import sys
 from collections.abc import Callable, Iterable
 from typing import Literal
 
@@ -80,6 +81,11 @@ def build_scheduler(
         return None
     if name == "plateau":
         schedule = SCHEDULES[name](optimizer, mode=mode, **options)
-        return {"scheduler": schedule, "interval": "epoch", "monitor": monitor}
+        return {
+            "scheduler": schedule,
+            "interval": "epoch",
+            "monitor": monitor,
+            "frequency": sys.maxsize,  # the classifier steps it
+        }
     schedule = SCHEDULES[name](optimizer, steps=steps, **options)
     return {"scheduler": schedule, "interval": "step"}

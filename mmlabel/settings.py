@@ -124,6 +124,17 @@ class Settings(Group):
             raise UserError(
                 "resume_lr is for a run that is resumed: add ckpt_path=FOLDER/last.ckpt"
             )
+        if self.data.allow_other_rows and self.train:
+            raise UserError(
+                "data.allow_other_rows is for evaluating a checkpoint: add train=false"
+                " ckpt_path=FILE, or leave it out"
+            )
+        least, most = self.trainer.min_epochs, self.trainer.max_epochs
+        if least is not None and most is not None and least > most:
+            raise UserError(
+                f"trainer.min_epochs={least} with trainer.max_epochs={most}: the least cannot be"
+                " more than the most"
+            )
         limits = (self.trainer.max_epochs, self.trainer.max_time)
         if limits == (None, None) and self.trainer.max_steps == -1:
             raise UserError(

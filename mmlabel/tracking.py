@@ -40,7 +40,7 @@ def loggers_for(
     """
     loggers: list[Logger] = []
     # Other processes of a data-parallel run leave the logging to the first.
-    if rank_zero_only.rank != 0:
+    if rank_zero_only.rank != 0 or run.trainer.fast_dev_run:
         yield loggers
         return
     if run.logger.csv:

@@ -4,56 +4,35 @@ import logging
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
-import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import Callback, DeviceStatsMonitor
 from pytorch_lightning.loggers import Logger
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from mmlabel.cache import cache_folder
 from mmlabel.callbacks import (
     BestCheckpoint,
     FreshSchedule,
     LastCheckpoint,
+    SameSchedule,
     StopEarly,
     StopOnNaN,
+    WholeEpochs,
     progress_callbacks,
     quiet_lightning,
 )
-from mmlabel.checkpoint import (
-    Checkpoint,
-    SealedCheckpoints,
-    check_length,
-    check_rows,
-    complete,
-    content,
-    load_classifier,
-    read_checkpoint,
-    with_checkpoint,
-)
+from mmlabel.checkpoint import Checkpoint, complete, read_checkpoint
+from mmlabel.checkpoint_file import SealedCheckpoints
 from mmlabel.classifier import Classifier
-from mmlabel.criterion import MeanOverKnown, positive_weights
-from mmlabel.data.datamodule import CaptionedPictures, StoredFeatures
-from mmlabel.data.labels import label_summary
-from mmlabel.data.prepare import (
-    PreparedData,
-    with_captions,
-    with_known_words,
-    without_captions,
-)
+from mmlabel.data.prepare import PreparedData
 from mmlabel.errors import UserError
-from mmlabel.losses import Bce
-from mmlabel.models.build import BackboneSource, FrozenFeatures, build_network
-from mmlabel.models.detectors import load_detector
-from mmlabel.optimizers import build_optimizer, build_scheduler
+from mmlabel.parts import build, scheduler_for
 from mmlabel.record import describe
+from mmlabel.resuming import check_length, with_checkpoint
 from mmlabel.run_folder import read_history, write_run
 from mmlabel.settings import Settings
 from mmlabel.terminal import print_table
@@ -67,6 +46,7 @@ def train(
     folder: Path,
     *,
     overrides: Sequence[str] = (),
+    set_in_files: Sequence[str] | None = None,
     group: str | None = None,
     notes: Sequence[str] = (),
 ) -> dict[str, Any]:
@@ -76,6 +56,7 @@ def train(
         settings: of the run.
         folder: where the run's files go.
         overrides: what the run was given on the command line; names the run.
+        set_in_files: the options set by files that it named (experiment=NAME); None: not known.
         group: what the runs of a sweep have in common.
         notes: what the run goes without already.
 
@@ -87,7 +68,9 @@ def train(
     resumed = None
     if settings.ckpt_path is not None:
         resumed = read_checkpoint(settings.ckpt_path)
-        settings = with_checkpoint(settings, overrides, resumed)
+        settings = with_checkpoint(
+            settings, resumed, overrides=overrides, set_in_files=set_in_files
+        )
         if settings.train:
             check_length(settings, resumed)
 
@@ -109,7 +92,7 @@ def train(
         if settings.train and any(p.requires_grad for p in run.classifier.parameters()):
             if resumed:
                 replay_history(resumed, loggers)
-            with _trainer_errors():
+            with _trainer_errors(resumed):
                 trainer.fit(
                     run.classifier,
                     run.data,
@@ -118,6 +101,10 @@ def train(
                 )
             best = getattr(trainer.checkpoint_callback, "best_model_path", None) or None
             epochs = trainer.current_epoch
+            if best is None and not settings.trainer.fast_dev_run:
+                run.prepared.note(
+                    "no epoch was validated: the scores are those of the last weights"
+                )
         trained = time.monotonic()
 
         # The weights of the best epoch; the test split is looked at once, with them.
@@ -128,7 +115,8 @@ def train(
         if run.classifier.calibration:
             calibrate(run.classifier)
         if settings.test:
-            trainer.test(run.classifier, run.data, verbose=False)
+            with _trainer_errors():
+                trainer.test(run.classifier, run.data, verbose=False)
         ended = time.monotonic()
 
         results = describe(
@@ -169,18 +157,30 @@ def train(
 
 
 @contextmanager
-def _trainer_errors() -> Iterator[None]:
-    """What Lightning refuses, as a message."""
+def _trainer_errors(resumed: Checkpoint | None = None) -> Iterator[None]:
+    """What Lightning refuses, as a message: an option of its own, or the state in a checkpoint."""
     try:
         yield
-    except MisconfigurationException as error:
-        raise UserError(f"trainer: {' '.join(str(error).split())}") from error
-    except (ValueError, TypeError, RuntimeError, ModuleNotFoundError) as error:
+    except UserError:
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        text = " ".join(str(error).split())
+        if resumed and any(frame.name in _RESTORING for frame in frames):
+            raise UserError(
+                f"ckpt_path: {resumed.path} can be evaluated, but its state of training cannot be"
+                f" gone on with ({type(error).__name__}: {text})"
+            ) from error
         # Its own checks of its options; anything else that goes wrong below is no user's mistake.
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        if "pytorch_lightning" not in frame.filename and "lightning_fabric" not in frame.filename:
-            raise
-        raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+        own = any(name in frames[-1].filename for name in ("pytorch_lightning", "lightning_fabric"))
+        if isinstance(error, MisconfigurationException) or (own and isinstance(error, _REFUSALS)):
+            raise UserError(f"trainer: {text}") from error
+        raise
+
+
+_REFUSALS = (ValueError, TypeError, RuntimeError, ModuleNotFoundError)
+# Lightning's functions that read a checkpoint's state of training.
+_RESTORING = ("restore_callbacks", "restore_training_state", "restore_model", "resume_start")
 
 
 def calibrate(classifier: Classifier) -> None:
@@ -188,7 +188,8 @@ def calibrate(classifier: Classifier) -> None:
     if "val" not in classifier.evaluated:
         raise UserError(
             f"threshold={classifier.calibration} is found on validation, of which no row was"
-            " looked at: give a number, or let trainer.limit_val_batches be"
+            " looked at: give a number, or see that there are rows (trainer.limit_val_batches,"
+            " data.allow_other_rows)"
         )
     classifier.calibrate()
 
@@ -202,216 +203,6 @@ def replay_history(resumed: Checkpoint, loggers: Sequence[Logger]) -> None:
         if row["epoch"] < resumed.epochs:
             for logger in loggers:
                 logger.log_metrics(row, step=int(row["step"]))
-
-
-@dataclass(frozen=True)
-class Run:
-    """The parts of a run.
-
-    Attributes:
-        prepared: rows, splits, captions, word vectors.
-        data: their batches.
-        classifier: what is trained or evaluated.
-        pretrained: where the weights of its parts come from, in words.
-    """
-
-    prepared: PreparedData
-    data: CaptionedPictures
-    classifier: Classifier
-    pretrained: dict[str, str]
-
-
-def build(settings: Settings, resumed: Checkpoint | None, *, wandb_id: str | None) -> Run:
-    """The data, and a classifier for it: a new one, or the one to be evaluated."""
-    loaded = None
-    if not settings.train:
-        assert settings.ckpt_path is not None
-        loaded, _ = load_classifier(settings.ckpt_path)
-    prepared = prepare(settings, resumed)
-    detector = None
-    if settings.detector is not None:
-        detector = load_detector(**settings.detector.model_dump(), label_names=prepared.label_names)
-    backbone = None
-    if settings.backbone is not None and loaded is None:
-        backbone = BackboneSource(
-            settings.backbone, seed=settings.seed, on_missing=settings.data.on_missing
-        )
-        prepared.note(backbone.weights.note)
-    stored = None
-    if backbone and settings.features and settings.features.mode != "off" and backbone.frozen:
-        chosen = settings.features
-        stored = StoredFeatures(
-            extractor=FrozenFeatures(backbone, chosen.engine, chosen.precision),
-            storage=chosen.storage,
-            batch_size=chosen.batch_size,
-            workers=chosen.workers,
-        )
-    data = CaptionedPictures(
-        prepared,
-        looks_at_pictures="image" in settings.inputs,
-        image_size=settings.data.image_size,
-        upright=settings.data.upright,
-        batch_size=settings.data.batch_size,
-        workers=settings.data.workers,
-        on_bad_image=settings.data.on_bad_image,
-        seed=settings.seed,
-        group_by_length=settings.captions is not None and settings.captions.group_by_length,
-        cache_dir=cache_folder(settings.cache_dir),
-        stored=stored,
-        detector=detector,
-    )
-    if loaded is not None:
-        assert resumed is not None
-        if settings.threshold is not None:
-            loaded.answer_at(settings.threshold)
-        return Run(prepared, data, loaded, resumed.pretrained)
-    words = prepared.embeddings
-    pretrained = {
-        "backbone": backbone.weights.description if backbone else "not used",
-        "embedding": words.source if words else "not used",
-        "detector": f"{detector.name}, {detector.weights_used}" if detector else "not used",
-    }
-    classifier = new_classifier(
-        settings,
-        prepared,
-        backbone=backbone,
-        stored=stored is not None,
-        content=content(settings, prepared, pretrained=pretrained, wandb_id=wandb_id),
-    )
-    return Run(prepared, data, classifier, pretrained)
-
-
-def prepare(settings: Settings, resumed: Checkpoint | None) -> PreparedData:
-    """Rows, splits, captions and word vectors, as the model or the checkpoint needs them."""
-    cache_dir = cache_folder(settings.cache_dir)
-    annotations = settings.data.read(
-        cache_dir=cache_dir,
-        require_pictures="image" in settings.inputs,
-        require_captions="caption" in settings.inputs,
-    )
-    if settings.data.name == "csv":
-        for line in label_summary(annotations):
-            log.info("%s", line)
-    rows = settings.data.divide(annotations, cache_dir=cache_dir)
-    if resumed is not None and annotations.label_names != resumed.label_names:
-        raise UserError(
-            f"the checkpoint knows the labels {', '.join(filter(None, resumed.label_names))}, the"
-            f" data has {', '.join(filter(None, annotations.label_names))}"
-        )
-    if settings.train and len(rows["train"]) == 1 and settings.has_batch_norm:
-        raise UserError(
-            "the training split has 1 row: batch norm cannot train on one row at a time; use more"
-            " rows, or model.head.batch_norm=false"
-        )
-    captions, embedding = settings.captions, settings.embedding
-    if captions is None or embedding is None:
-        prepared = without_captions(annotations, rows, resumed and resumed.vocabulary)
-    elif resumed is not None and not settings.train:
-        prepared = with_known_words(
-            annotations, rows, resumed.vocabulary, max_length=captions.max_length
-        )
-    else:
-        prepared = with_captions(
-            annotations,
-            rows,
-            **captions.model_dump(exclude={"group_by_length"}),
-            embedding=embedding.model_dump(exclude={"frozen", "dropout"}),
-            seed=settings.seed,
-            cache_dir=cache_dir,
-            on_missing=settings.data.on_missing,
-        )
-    for note in annotations.notes:
-        prepared.note(note)
-    if resumed is not None:
-        check_rows(resumed, prepared, allow_other=settings.data.allow_other_rows)
-    return prepared
-
-
-def new_classifier(
-    settings: Settings,
-    prepared: PreparedData,
-    *,
-    backbone: BackboneSource | None,
-    stored: bool,
-    content: dict[str, Any],
-) -> Classifier:
-    """An untrained classifier for prepared data; `stored`: without the backbone in its network."""
-    targets, order, words = (
-        prepared.training_targets,
-        prepared.training_label_order,
-        prepared.embeddings,
-    )
-    image_features = backbone.width if backbone else None
-    if settings.detector is not None:
-        image_features = prepared.annotations.num_labels
-    embedding = settings.embedding
-    network = build_network(
-        settings.model,
-        num_labels=prepared.annotations.num_labels,
-        image_features=image_features,
-        backbone=None if stored or backbone is None else backbone.backbone,
-        lstm=settings.lstm,
-        decoder=settings.decoder,
-        num_words=len(prepared.vocabulary),
-        embedding_dim=words.matrix.shape[1] if words else None,
-        embeddings=torch.from_numpy(words.matrix) if words else None,
-        freeze_embeddings=bool(words and words.pretrained and getattr(embedding, "frozen", False)),
-        embedding_dropout=embedding.dropout if embedding else 0.0,
-        label_frequency=targets.sum(axis=0),
-        given_order=None if order is None else torch.from_numpy(order),
-    )
-    return Classifier(
-        network=network,
-        criterion=criterion_for(settings, targets, prepared.training_known),
-        label_names=prepared.label_names,
-        threshold=settings.answers_at,
-        seed=settings.seed,
-        configure=optimizer_for(settings),
-        content=content,
-        backbone=backbone if stored else None,
-    )
-
-
-def criterion_for(
-    settings: Settings, targets: np.ndarray, known: np.ndarray | None
-) -> torch.nn.Module:
-    """The loss; a model that has one of its own is evaluated with plain cross-entropy."""
-    if settings.loss is None:
-        return MeanOverKnown(Bce(name="bce"))
-    return MeanOverKnown(settings.loss, pos_weight=positive_weights(targets, known))
-
-
-def optimizer_for(settings: Settings) -> Callable[[list[torch.nn.Parameter], int], Any] | None:
-    """Builds the optimizer and schedule of given parameters over so many steps."""
-    chosen = settings.optimizer
-    if chosen is None:
-        return None
-
-    def configure(parameters: list[torch.nn.Parameter], steps: int) -> dict[str, Any]:
-        optimizer = build_optimizer(parameters, **chosen.model_dump())
-        schedule = scheduler_for(settings)(optimizer, steps)
-        return {"optimizer": optimizer} | ({"lr_scheduler": schedule} if schedule else {})
-
-    return configure
-
-
-def scheduler_for(
-    settings: Settings,
-) -> Callable[[torch.optim.Optimizer, int], dict[str, Any] | None]:
-    """Builds the schedule of an optimizer over so many steps."""
-    chosen = settings.scheduler
-
-    def schedule(optimizer: torch.optim.Optimizer, steps: int) -> dict[str, Any] | None:
-        assert chosen is not None
-        return build_scheduler(
-            optimizer,
-            **chosen.model_dump(),
-            steps=steps,
-            monitor=settings.monitor,
-            mode=settings.monitor_mode,
-        )
-
-    return schedule
 
 
 def build_trainer(
@@ -430,7 +221,7 @@ def build_trainer(
             resumed_from=resumed_from,
             note=prepared.note,
         ),
-        LastCheckpoint(folder),
+        LastCheckpoint(folder, resumed_from=resumed_from),
         *progress_callbacks(),
     ]
     if settings.optimizer is not None:
@@ -439,10 +230,17 @@ def build_trainer(
         callbacks.append(
             StopEarly(settings.monitor, mode=settings.monitor_mode, patience=settings.patience)
         )
+    if resumed_from is not None:
+        callbacks.append(WholeEpochs())
     if settings.resume_lr is not None:
         callbacks.append(FreshSchedule(settings.resume_lr, scheduler_for(settings)))
+    elif resumed_from is not None:
+        callbacks.append(SameSchedule())
     if settings.callbacks.device_stats:
         callbacks.append(DeviceStatsMonitor())
+    if settings.trainer.profiler:
+        # Lightning's word on what it has found is at this level, which is silenced elsewhere.
+        logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)
     with _trainer_errors():
         return pl.Trainer(
             **settings.trainer.model_dump(),

@@ -20,7 +20,6 @@ QUICK = [
     "backbone.weights=none",
     "features.engine=torch",  # what live batches are computed by, too
     "captions.lemmas=none",
-    "captions.group_by_length=false",  # as when scores were recorded
     "embedding=learned",
     "embedding.dim=16",
     "lstm.hidden=8",

@@ -122,7 +122,7 @@ class Captions(Group):
     """Rarer words of the training split count as unknown."""
     max_length: Count | None = 128
     """Longer captions are cut to so many words; null: to 10,000."""
-    group_by_length: StrictBool = True
+    group_by_length: StrictBool = False
     """Train on batches of captions of similar length, which is faster on a CPU."""
 
 

@@ -87,8 +87,11 @@ def find_delimiter(first_line: str, columns: Sequence[str]) -> str:
 
 
 def header_of(first_line: str, delimiter: str) -> list[str]:
-    """The names in a header of one line."""
-    return [cell.strip() for cell in next(csv.reader([first_line], delimiter=delimiter), [])]
+    """The names in a header of one line; none if it is no such line."""
+    try:
+        return [cell.strip() for cell in next(csv.reader([first_line], delimiter=delimiter), [])]
+    except csv.Error:
+        return []
 
 
 def column_number(path: Path, header: Sequence[str], column: str) -> int:

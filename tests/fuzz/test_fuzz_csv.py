@@ -66,6 +66,8 @@ MARKED = st.lists(st.sampled_from(WORDS + FOREIGN + MARKS), max_size=8).map(
     lambda pieces: re.sub('"+', '"', "".join(pieces))
 )
 ANYTHING = st.lists(st.sampled_from(WORDS + FOREIGN + MARKS + ID_LIKE), max_size=8).map("".join)
+# In raw files this would be the end of a row and the beginning of the next one.
+TWO_ROWS = re.compile(r'"\n.*,"')
 # An edit: where (a share of the text), what, and the text that is inserted.
 EDITS = st.lists(
     st.tuples(
@@ -75,6 +77,7 @@ EDITS = st.lists(
     ),
     max_size=3,
 )
+QUOTING = st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
 ENDS = st.sampled_from(["\n", "\n", "\n", "\r\n", "\r"])
 
 
@@ -180,19 +183,23 @@ class Damaged:
 
     def explains(self, rows: list[Row], answer: list[Row]) -> bool:
         """Whether these may be the rows after the edits."""
-        return len(rows) == len(answer) and all(
-            original == read
-            if not self.changes[number]
-            else all(
-                distance(a, b) <= self.changes[number]
-                for a, b in (
-                    (original[0], read[0]),
-                    (original[2], read[2]),
-                    (" ".join(original[1]), " ".join(read[1])),
+        if len(rows) != len(answer):
+            return False
+        for number, (original, read) in enumerate(zip(rows, answer, strict=True)):
+            changes = self.changes[number]
+            if original != read and (
+                distance(original[0], read[0]) > changes
+                or min(
+                    distance(original[2], read[2]),
+                    # Spaces behind the closing mark are none of the caption's.
+                    distance(original[2].rstrip(), read[2].rstrip()),
                 )
-            )
-            for number, (original, read) in enumerate(zip(rows, answer, strict=True))
-        )
+                > changes
+                # One digit can be a label of two, or make a label equal to another.
+                or distance("".join(original[1]), "".join(read[1])) > 3 * changes
+            ):
+                return False
+        return True
 
 
 def judge(
@@ -269,64 +276,78 @@ def without_labels(rows: list[Row], labelled: bool) -> list[Row]:
     return [(image_id, labels if labelled else [], caption) for image_id, labels, caption in rows]
 
 
+def check_raw_file(
+    folder: Path, tally: Counter[str], rows: list[Row], edits: list, end: str, labelled: bool
+) -> None:
+    """Captions between marks, nothing doubled."""
+    rows = without_labels(rows, labelled)
+    pieces = [(-1, "ImageID,Labels,Caption\n" if labelled else "ImageID,Caption\n")]
+    for number, (image_id, labels, caption) in enumerate(rows):
+        middle = f"{' '.join(labels)}," if labelled else ""
+        pieces.append((number, f'{image_id},{middle}"{caption}"\n'))
+    damaged = Damaged(pieces, edits)
+    written, _ = with_ends(damaged.text, end)
+    judge(
+        tally,
+        lambda: read_report(folder, written, labelled=labelled),
+        meant=lambda answer: damaged.explains(rows, answer),
+        undamaged=False,  # a raw file may be refused for what its captions hold
+        text=written,
+    )
+
+
+def check_saved_file(
+    folder: Path,
+    tally: Counter[str],
+    rows: list[Row],
+    edits: list,
+    end: str,
+    labelled: bool,
+    quoting: int,
+) -> None:
+    """What a CSV library writes."""
+    rows = without_labels(rows, labelled)
+    pieces = [(-1, "ImageID,Labels,Caption\n" if labelled else "ImageID,Caption\n")]
+    for number, (image_id, labels, caption) in enumerate(rows):
+        cells = [image_id, *[" ".join(labels)] * labelled, caption]
+        pieces.append((number, csv_line(cells, quoting)))
+    damaged = Damaged(pieces, edits)
+    written, same = with_ends(damaged.text, end)
+
+    def meant(answer: list[Row]) -> bool:
+        if rfc_4180(same.removeprefix("\ufeff")) is None:
+            return damaged.explains(rows, answer)
+        return table_says(same, answer, labelled=labelled)
+
+    judge(
+        tally,
+        lambda: read_report(folder, written, labelled=labelled),
+        meant=meant,
+        undamaged=not edits and not any(TWO_ROWS.search(caption) for *_, caption in rows),
+        text=written,
+    )
+
+
 def test_raw_files(tmp_path: Path) -> None:
     tally: Counter[str] = Counter()
 
     @fuzz
     @given(rows_of(MARKED, NUMBERS, "{}.jpg"), EDITS, ENDS, st.booleans())
-    def check(rows: list[Row], edits: list, end: str, labelled: bool) -> None:
-        rows = without_labels(rows, labelled)
-        pieces = [(-1, "ImageID,Labels,Caption\n" if labelled else "ImageID,Caption\n")]
-        for number, (image_id, labels, caption) in enumerate(rows):
-            middle = f"{' '.join(labels)}," if labelled else ""
-            pieces.append((number, f'{image_id},{middle}"{caption}"\n'))
-        damaged = Damaged(pieces, edits)
-        written, _ = with_ends(damaged.text, end)
-        judge(
-            tally,
-            lambda: read_report(tmp_path, written, labelled=labelled),
-            meant=lambda answer: damaged.explains(rows, answer),
-            undamaged=False,
-            text=written,
-        )
+    def check(*file) -> None:
+        check_raw_file(tmp_path, tally, *file)
 
     check()
     print(dict(tally))
-    assert tally["right"] + tally["right, undamaged"] > 0.3 * tally.total()
+    assert tally["right"] > 0.3 * tally.total()
 
 
 def test_saved_files(tmp_path: Path) -> None:
     tally: Counter[str] = Counter()
 
     @fuzz
-    @given(
-        rows_of(ANYTHING, NUMBERS, "{}.jpg"),
-        EDITS,
-        ENDS,
-        st.booleans(),
-        st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
-    )
-    def check(rows: list[Row], edits: list, end: str, labelled: bool, quoting: int) -> None:
-        rows = without_labels(rows, labelled)
-        pieces = [(-1, "ImageID,Labels,Caption\n" if labelled else "ImageID,Caption\n")]
-        for number, (image_id, labels, caption) in enumerate(rows):
-            cells = [image_id, *[" ".join(labels)] * labelled, caption]
-            pieces.append((number, csv_line(cells, quoting)))
-        damaged = Damaged(pieces, edits)
-        written, same = with_ends(damaged.text, end)
-
-        def meant(answer: list[Row]) -> bool:
-            if rfc_4180(same.removeprefix("\ufeff")) is None:
-                return damaged.explains(rows, answer)
-            return table_says(same, answer, labelled=labelled)
-
-        judge(
-            tally,
-            lambda: read_report(tmp_path, written, labelled=labelled),
-            meant=meant,
-            undamaged=not edits,
-            text=written,
-        )
+    @given(rows_of(ANYTHING, NUMBERS, "{}.jpg"), EDITS, ENDS, st.booleans(), QUOTING)
+    def check(*file) -> None:
+        check_saved_file(tmp_path, tally, *file)
 
     check()
     print(dict(tally))
@@ -342,9 +363,71 @@ def csv_line(cells: list[str], quoting: int) -> str:
     return out.getvalue()
 
 
+def check_any_csv(
+    folder: Path,
+    tally: Counter[str],
+    rows: list[Row],
+    edits: list,
+    end: str,
+    columns: list[str],
+    quoting: int,
+    named: bool,
+    swapped: tuple[int, list[int]] | None,
+) -> None:
+    """Any column order; `swapped` is a row and the order of its cells, if they are swapped."""
+    pieces = [(-1, ",".join(columns) + "\n")]
+    for number, (image_id, labels, caption) in enumerate(rows):
+        fields = [image_id, "|".join(labels), caption]
+        if swapped and swapped[0] == number:
+            fields = [fields[place] for place in swapped[1]]
+        cells = dict(zip(["picture", "labels", "caption"], fields, strict=True))
+        pieces.append((number, csv_line([cells.get(name, "x y") for name in columns], quoting)))
+    written = Damaged(pieces, edits).text.replace("\n", end)
+
+    def read() -> list[Row]:
+        (folder / "set.csv").write_bytes(written.encode())
+        annotations = read_csv(
+            folder / "set.csv",
+            picture_column="picture",
+            label_column="labels",
+            caption_column="caption",
+            separator="|",
+            delimiter=",",
+            encoding="utf-8",
+            label_names=NAMES if named else None,
+            require_pictures=False,
+        )
+        return as_rows(annotations)
+
+    judge(
+        tally,
+        read,
+        meant=lambda answer: any_table_says(written, answer, named=named),
+        undamaged=not edits and not swapped and any(labels for _, labels, _ in rows),
+        text=written,
+    )
+
+
+def any_table_says(text: str, answer: list[Row], *, named: bool) -> bool:
+    table = rfc_4180(text.removeprefix("\ufeff"))
+    if table is None:
+        return False
+    header = [name.strip() for name in table[0]]
+    picture, labels, caption = map(header.index, ["picture", "labels", "caption"])
+    names = {str(n): name for n, name in enumerate(NAMES)}
+    said = []
+    for line in table[1:]:
+        given = [label.strip() for label in line[labels].split("|") if label.strip()]
+        if named:
+            given = [names.get(label.lstrip("0") or "0", label) for label in given]
+        said.append((line[picture].strip(), list(dict.fromkeys(given)), line[caption]))
+    if all(label.isdecimal() for _, given, _ in said for label in given):
+        said = [(image_id, [str(int(n)) for n in given], text) for image_id, given, text in said]
+    return said == answer
+
+
 def test_any_csv(tmp_path: Path) -> None:
     tally: Counter[str] = Counter()
-    file = tmp_path / "set.csv"
 
     @fuzz
     @given(
@@ -352,62 +435,12 @@ def test_any_csv(tmp_path: Path) -> None:
         EDITS,
         ENDS,
         st.permutations(["picture", "labels", "caption", "more"]),
-        st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
+        QUOTING,
         st.booleans(),
         st.one_of(st.none(), st.tuples(st.integers(0, 5), st.permutations(range(3)))),
     )
-    def check(rows, edits, end, columns, quoting, named, swapped) -> None:
-        pieces = [(-1, ",".join(columns) + "\n")]
-        for number, (image_id, labels, caption) in enumerate(rows):
-            fields = [image_id, "|".join(labels), caption]
-            if swapped and swapped[0] == number:
-                fields = [fields[place] for place in swapped[1]]
-            cells = dict(zip(["picture", "labels", "caption"], fields, strict=True))
-            pieces.append((number, csv_line([cells.get(c, "x y") for c in columns], quoting)))
-        written = Damaged(pieces, edits).text.replace("\n", end)
-
-        def read() -> list[Row]:
-            file.write_bytes(written.encode())
-            annotations = read_csv(
-                file,
-                picture_column="picture",
-                label_column="labels",
-                caption_column="caption",
-                separator="|",
-                delimiter=",",
-                encoding="utf-8",
-                label_names=NAMES if named else None,
-                require_pictures=False,
-            )
-            return as_rows(annotations)
-
-        def meant(answer: list[Row]) -> bool:
-            table = rfc_4180(written.removeprefix("\ufeff"))
-            if table is None:
-                return False
-            header = [name.strip() for name in table[0]]
-            picture, labels, caption = map(header.index, ["picture", "labels", "caption"])
-            names = {name: name for name in NAMES} | {str(n): x for n, x in enumerate(NAMES)}
-            said = []
-            for line in table[1:]:
-                given = [label.strip() for label in line[labels].split("|") if label.strip()]
-                given = (
-                    [names.get(label.lstrip("0") or "0", label) for label in given]
-                    if named
-                    else given
-                )
-                said.append((line[picture].strip(), list(dict.fromkeys(given)), line[caption]))
-            if all(label.isdecimal() for _, given, _ in said for label in given):
-                said = [(i, [str(int(n)) for n in given], c) for i, given, c in said]
-            return said == answer
-
-        judge(
-            tally,
-            read,
-            meant=meant,
-            undamaged=not edits and not swapped and any(labels for _, labels, _ in rows),
-            text=written,
-        )
+    def check(*file) -> None:
+        check_any_csv(tmp_path, tally, *file)
 
     check()
     print(dict(tally))

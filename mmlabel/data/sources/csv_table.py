@@ -173,7 +173,7 @@ def _read_table(
         objects = parse_json_lines(file, text)
         rows = [[row.get(key) for key in objects.header] for row in objects.rows]
         return _Table(file, objects.header, rows, notes)
-    first_line = text.splitlines()[0] if text else ""
+    first_line = next(filter(str.strip, text.splitlines()), "")
     delimiter = delimiter or find_delimiter(first_line, columns)
     try:
         header, cells = parse_delimited(text, delimiter=delimiter)

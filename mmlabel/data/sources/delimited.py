@@ -43,30 +43,28 @@ def parse_delimited(text: str, *, delimiter: str = ",") -> Table:
             yield line
 
     reader = csv.reader(read(), delimiter=delimiter, strict=True)
-    header: list[str] | None = None
-    rows: list[list[str]] = []
+    rows: list[list[str]] = []  # the first is the header
     begin = 1
     try:
         for cells in reader:
             written = "".join(lines)
             lines.clear()
-            if header is None:
-                header = [column.strip() for column in cells]
-            elif cells:
-                if problem := _problem(cells, written, header):
-                    raise NotDelimited(f"row {len(rows) + 1} {problem} (line {begin})")
-                rows.append(cells)
+            if cells:
+                if problem := _problem(cells, written, rows[0] if rows else None):
+                    which = f"row {len(rows)}" if rows else "the header"
+                    raise NotDelimited(f"{which} {problem} (line {begin})")
+                rows.append(cells if rows else [name.strip() for name in cells])
             begin = reader.line_num + 1
     except csv.Error as error:
         raise NotDelimited(
             f"line {begin} is no valid CSV ({error}); a quotation mark inside a quoted cell must "
             "be doubled"
         ) from None
-    return Table(header or [], rows)
+    return Table(rows[0] if rows else [], rows[1:])
 
 
-def _problem(cells: list[str], written: str, header: list[str]) -> str | None:
-    if len(cells) != len(header):
+def _problem(cells: list[str], written: str, header: list[str] | None) -> str | None:
+    if header and len(cells) != len(header):
         return f"has {len(cells)} fields, but the header has {len(header)}"
     for cell in cells:
         if cell.endswith('"') and '"' + cell.replace('"', '""') + '"' not in written:

@@ -169,16 +169,16 @@ def _table(path: Path, text: str, header: list[str], body: str, delimiter: str) 
         if may_be_raw:
             return raw(str(problem))
         raise UserError(f"{path}: {problem}") from None
-    # A lone mark before a row's end can make valid CSV of a raw file, in which two rows are one.
-    if may_be_raw and any(_RECORD_START.search(row[-1]) for row in table.rows):
-        try:
-            rows = len(raw("").rows)
-        except UserError:
-            return table
-        raise UserError(
-            f"{path} can be read in two ways, as {len(table.rows)} rows or as {rows}: a caption "
-            "either holds a row or has a lone quotation mark; double the marks inside captions"
-        )
+    # Marks at a raw caption's end and at the next one's beginning make one cell of two rows; marks
+    # elsewhere in it are then not doubled.
+    for number, row in enumerate(table.rows if may_be_raw else [], start=1):
+        found = _TWO_ROWS.search(row[-1])
+        if found and '"' not in _TWO_ROWS.sub("", row[-1]):
+            raise UserError(
+                f"{path}: row {number} can be read in two ways, as its caption has a line that "
+                f"could be a row: {_shown(found[0][2:])}; change that line, or double the "
+                "quotation marks inside captions"
+            )
     return table
 
 
@@ -199,13 +199,14 @@ _COULD_BE_RECORD = re.compile(
     r"\.(?:jpe?g|png|gif|bmp|webp|tiff?)\b"
     rf'|[{_BREAKS}][^,{_BREAKS}]*,(?:"|\s*,|[\s"]*\d[\s\d"]*[,"])'
     r'|,[\s"]*\d[\s\d"]*,\s*"'
-    r'|(?<!\s)"\d[^\s",]*,',
+    r'|(?<!\s)"\d[^\s",]*,|"\d[^\s",]*,+"\S',
     re.IGNORECASE,
 )
 _END_OF_RECORD = re.compile(rf'"[^\S{_BREAKS}]*[{_BREAKS}]')
 # A mark that closes, a comma and a mark that opens: of two marks the first opens.
 _ANOTHER_FIELD = re.compile(r'(?:[^"]*"[^"]*")*?[^"]*("\s*,\s*)"')
 _MARKS = re.compile('"+')
+_TWO_ROWS = re.compile(r'"\n[^\n,"]*,(?:[^\n,"]*,)?"')
 
 
 def _raw_records(path: Path, body: str, *, problem: str, labels: bool) -> list[list[str]]:
@@ -225,8 +226,8 @@ def _raw_records(path: Path, body: str, *, problem: str, labels: bool) -> list[l
         raise refuse(2, f"does not start with an id like 2.jpg: {_shown(before.strip())}")
     line = 2 + before.count("\n")
     records: list[list[str]] = []
-    doubled = 0  # captions with marks that stand side by side
-    slip = 0  # the line of the last of them in which others stand alone
+    lone = doubled = 0  # captions with marks that all stand alone, or some of them side by side
+    slip = 0  # the line of the last one with both
     for text in texts:
         fields = _FIRST_FIELDS[labels].match(text)
         if fields is None:
@@ -237,7 +238,9 @@ def _raw_records(path: Path, body: str, *, problem: str, labels: bool) -> list[l
             start = text.rfind("\n", 0, fields.end() + position) + 1
             raise refuse(line, f"{reason}: {_shown(text[start:])}")
         marks = sorted(len(marks) for marks in _MARKS.findall(caption))
-        if marks and marks[-1] > 1:
+        if marks and marks[-1] == 1:
+            lone += 1
+        elif marks:
             doubled += 1
             if all(length % 2 == 0 for length in marks):
                 caption = caption.replace('""', '"')
@@ -247,7 +250,7 @@ def _raw_records(path: Path, body: str, *, problem: str, labels: bool) -> list[l
         records.append([fields["id"], *[fields["labels"]] * labels, caption])
         line += text.count("\n") + 1
     # One pair among lone marks is a slip of the pen; more are left of a file that doubled them.
-    if slip and doubled > 1:
+    if slip and (doubled > 1 or not lone):
         raise refuse(slip, "has a caption with both doubled and lone quotation marks")
     return records
 

@@ -165,10 +165,9 @@ def choose_captions(
     draws = np.random.default_rng(seed).random(len(captions))
     chosen = []
     for of_picture, draw in zip(captions, draws, strict=True):
-        given = [caption for caption in of_picture if caption.strip()] or of_picture
-        first = int(draw * len(given))
-        others = [*given[:first], *given[first + 1 :]] if several == "all" else []
-        chosen.append([given[first], *others] if given else [""])
+        given = [caption for caption in of_picture if caption.strip()] or [*of_picture[:1]] or [""]
+        first = given.pop(int(draw * len(given)))
+        chosen.append([first, *given] if several == "all" else [first])
     return chosen
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmlabel.data.annotations import REPORT_LABELS, Annotations
+from mmlabel.data.annotations import REPORT_LABELS, Annotations, choose_captions
 
 
 def test_report_labels():
@@ -50,3 +50,26 @@ def test_the_fingerprint_changes_with_rows_captions_targets_and_names():
     ]
     assert len({annotations.fingerprint, *(other.fingerprint for other in others)}) == 5
     assert three_rows(pictures=[Path("x")] * 3).fingerprint == annotations.fingerprint
+
+
+def test_known_labels_travel_with_their_rows():
+    known = np.array([[True, False], [True, True], [False, True]])
+    annotations = three_rows(known=known, notes=("a note",))
+    assert annotations.take([2, 0]).known.tolist() == [[False, True], [True, False]]
+    assert annotations.take([2, 0]).notes == ()
+    assert annotations.fingerprint != three_rows().fingerprint
+    assert annotations.fingerprint != three_rows(known=~known).fingerprint
+
+
+def test_choosing_captions():
+    captions = [["a", "b", "c"], [], ["", "d", " "], ["", ""]]
+    chosen = {tuple(map(tuple, choose_captions(captions, several="one", seed=s))) for s in range(9)}
+    assert {first for first, *_ in chosen} == {("a",), ("b",), ("c",)}
+    assert {tuple(others) for _, *others in chosen} == {(("",), ("d",), ("",))}
+    every = choose_captions(captions, several="all", seed=4)
+    assert [first for first, *_ in every] == [
+        first for (first,) in choose_captions(captions, several="one", seed=4)
+    ]
+    assert [sorted(of_picture) for of_picture in every] == [["a", "b", "c"], [""], ["d"], [""]]
+    # More pictures change none of the choices before them.
+    assert choose_captions([*captions, ["e"]], several="all", seed=4)[:4] == every

@@ -2,6 +2,7 @@
 
 import fnmatch
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -172,7 +173,7 @@ def _read_table(
         objects = parse_json_lines(file, text)
         rows = [[row.get(key) for key in objects.header] for row in objects.rows]
         return _Table(file, objects.header, rows, notes)
-    first_line = text.splitlines()[0] if text else ""
+    first_line = next(filter(str.strip, text.splitlines()), "")
     delimiter = delimiter or find_delimiter(first_line, columns)
     try:
         header, cells = parse_delimited(text, delimiter=delimiter)
@@ -188,7 +189,9 @@ def _read_table(
 
 def _ids(table: _Table, column: str | None, required: bool) -> tuple[list[str], list[str]]:
     """The image ids; the rows' numbers where there are none and no pictures are looked at."""
-    if not required and column not in table.header:
+    # A name that is nearly one of the columns is a slip.
+    slip = column and column not in table.header and get_close_matches(column, table.header)
+    if not required and column not in table.header and not slip:
         note = f"{table.file} has no column {column or 'of pictures'}: rows are named by number"
         return [str(number) for number in range(1, len(table.rows) + 1)], [note]
     if column is None:

@@ -57,13 +57,14 @@ def delimited_rows(lines: Iterable[str], *, delimiter: str = ",") -> Iterator[li
         for cells in reader:
             written = "".join(of_row)
             of_row.clear()
-            if header is None:
-                header = [column.strip() for column in cells]
-                yield header
-            elif cells:
-                count += 1
+            if cells:
                 if problem := _problem(cells, written, header):
-                    raise NotDelimited(f"row {count} {problem} (line {begin})")
+                    which = "the header" if header is None else f"row {count + 1}"
+                    raise NotDelimited(f"{which} {problem} (line {begin})")
+                if header is None:
+                    header = cells = [column.strip() for column in cells]
+                else:
+                    count += 1
                 yield cells
             begin = reader.line_num + 1
     except csv.Error as error:
@@ -73,8 +74,8 @@ def delimited_rows(lines: Iterable[str], *, delimiter: str = ",") -> Iterator[li
         ) from None
 
 
-def _problem(cells: list[str], written: str, header: list[str]) -> str | None:
-    if len(cells) != len(header):
+def _problem(cells: list[str], written: str, header: list[str] | None) -> str | None:
+    if header and len(cells) != len(header):
         return f"has {len(cells)} fields, but the header has {len(header)}"
     for cell in cells:
         if cell.endswith('"') and '"' + cell.replace('"', '""') + '"' not in written:
@@ -95,8 +96,11 @@ def find_delimiter(first_line: str, columns: Sequence[str]) -> str:
 
 
 def header_of(first_line: str, delimiter: str) -> list[str]:
-    """The names in a header of one line."""
-    return [cell.strip() for cell in next(csv.reader([first_line], delimiter=delimiter), [])]
+    """The names in a header of one line; none if it is no such line."""
+    try:
+        return [cell.strip() for cell in next(csv.reader([first_line], delimiter=delimiter), [])]
+    except csv.Error:
+        return []
 
 
 def column_number(path: Path, header: Sequence[str], column: str) -> int:

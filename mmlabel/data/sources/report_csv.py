@@ -143,12 +143,7 @@ def _columns(path: Path, *, labels: bool, require_captions: bool, encoding: str 
     header = header_of(first_line, delimiter)
     for column in wanted:
         column_number(path, header, column)
-    try:
-        table = parse_delimited(text, delimiter=delimiter)
-    except NotDelimited as problem:
-        if header not in (["ImageID", "Labels", "Caption"], ["ImageID", "Caption"]):
-            raise UserError(f"{path}: {problem}") from None
-        table = Table(header, _raw_records(path, body, problem=problem, labels="Labels" in header))
+    table = _table(path, text, header, body, delimiter)
 
     def cells_of(name: str) -> list[str]:
         if name not in header:
@@ -159,6 +154,32 @@ def _columns(path: Path, *, labels: bool, require_captions: bool, encoding: str 
     ids = [image_id.strip() for image_id in cells_of("ImageID")]
     check_ids(path, ids)
     return _Columns(ids, cells_of("Caption"), cells_of("Labels"), notes)
+
+
+def _table(path: Path, text: str, header: list[str], body: str, delimiter: str) -> Table:
+    """The rows of valid CSV, or else those of the raw form."""
+
+    def raw(problem: str) -> Table:
+        return Table(header, _raw_records(path, body, problem=problem, labels="Labels" in header))
+
+    may_be_raw = header in (["ImageID", "Labels", "Caption"], ["ImageID", "Caption"])
+    try:
+        table = parse_delimited(text, delimiter=delimiter)
+    except NotDelimited as problem:
+        if may_be_raw:
+            return raw(str(problem))
+        raise UserError(f"{path}: {problem}") from None
+    # Marks at a raw caption's end and at the next one's beginning make one cell of two rows; marks
+    # elsewhere in it are then not doubled.
+    for number, row in enumerate(table.rows if may_be_raw else [], start=1):
+        found = _TWO_ROWS.search(row[-1])
+        if found and '"' not in _TWO_ROWS.sub("", row[-1]):
+            raise UserError(
+                f"{path}: row {number} can be read in two ways, as its caption has a line that "
+                f"could be a row: {_shown(found[0][2:])}; change that line, or double the "
+                "quotation marks inside captions"
+            )
+    return table
 
 
 # ---- The raw form ---------------------------------------------------------------------------
@@ -172,20 +193,23 @@ _FIRST_FIELDS = {
 _BREAKS = "\n\r\v\f\x85\u2028\u2029"
 # What no caption should hold, as a record that nobody recognises would become part of the caption
 # above it: the name of a picture; a line of something, a comma and labels; labels between commas
-# and then a mark; a line after one that ends with a mark, as records do (if it has a comma).
+# and then a mark; a number and a comma behind a mark that closes; a line with a comma after one
+# that ends with a mark, as records do.
 _COULD_BE_RECORD = re.compile(
     r"\.(?:jpe?g|png|gif|bmp|webp|tiff?)\b"
     rf'|[{_BREAKS}][^,{_BREAKS}]*,(?:"|\s*,|[\s"]*\d[\s\d"]*[,"])'
-    r'|,[\s"]*\d[\s\d"]*,\s*"',
+    r'|,[\s"]*\d[\s\d"]*,\s*"'
+    r'|(?<!\s)"\d[^\s",]*,|"\d[^\s",]*,+"\S',
     re.IGNORECASE,
 )
 _END_OF_RECORD = re.compile(rf'"[^\S{_BREAKS}]*[{_BREAKS}]')
 # A mark that closes, a comma and a mark that opens: of two marks the first opens.
 _ANOTHER_FIELD = re.compile(r'(?:[^"]*"[^"]*")*?[^"]*("\s*,\s*)"')
 _MARKS = re.compile('"+')
+_TWO_ROWS = re.compile(r'"\n[^\n,"]*,(?:[^\n,"]*,)?"')
 
 
-def _raw_records(path: Path, body: str, *, problem: NotDelimited, labels: bool) -> list[list[str]]:
+def _raw_records(path: Path, body: str, *, problem: str, labels: bool) -> list[list[str]]:
     """The records of a body that is no valid CSV: image id, labels (if there are any), caption.
 
     Raises UserError, with the line's number, for all that is not surely one record.
@@ -202,8 +226,8 @@ def _raw_records(path: Path, body: str, *, problem: NotDelimited, labels: bool) 
         raise refuse(2, f"does not start with an id like 2.jpg: {_shown(before.strip())}")
     line = 2 + before.count("\n")
     records: list[list[str]] = []
-    doubled: list[int] = []  # the lines of captions with marks that stand side by side
-    mixed: list[int] = []  # and of those among them that have others, too
+    lone = doubled = 0  # captions with marks that all stand alone, or some of them side by side
+    slip = 0  # the line of the last one with both
     for text in texts:
         fields = _FIRST_FIELDS[labels].match(text)
         if fields is None:
@@ -213,18 +237,21 @@ def _raw_records(path: Path, body: str, *, problem: NotDelimited, labels: bool) 
             line += text.count("\n", 0, fields.end() + position)
             start = text.rfind("\n", 0, fields.end() + position) + 1
             raise refuse(line, f"{reason}: {_shown(text[start:])}")
-        marks = [len(marks) for marks in _MARKS.findall(caption)]
-        if max(marks, default=0) > 1:
-            doubled.append(line)
-            if any(length % 2 for length in marks):
-                mixed.append(line)
-            else:
+        marks = sorted(len(marks) for marks in _MARKS.findall(caption))
+        if marks and marks[-1] == 1:
+            lone += 1
+        elif marks:
+            doubled += 1
+            if all(length % 2 == 0 for length in marks):
                 caption = caption.replace('""', '"')
+            else:
+                slip = line
+                doubled += marks[-1] > 2 or marks.count(2) > 1
         records.append([fields["id"], *[fields["labels"]] * labels, caption])
         line += text.count("\n") + 1
-    # One of them is a slip of the pen; several are what is left of a file that doubled its marks.
-    if mixed and len(doubled) > 1:
-        raise refuse(mixed[0], "has a caption with both doubled and lone quotation marks")
+    # One pair among lone marks is a slip of the pen; more are left of a file that doubled them.
+    if slip and (doubled > 1 or not lone):
+        raise refuse(slip, "has a caption with both doubled and lone quotation marks")
     return records
 
 
@@ -248,7 +275,7 @@ def _raw_caption(field: str) -> tuple[str, str | None, int]:
         return caption, "has a caption whose closing quotation mark is not there", 0
     if opened and (another := _ANOTHER_FIELD.match(caption)):
         return caption, "has more fields than the header", 1 + another.start(1)
-    if not opened and (found := re.search(r'[\n,]|"$', text)):
+    if not opened and (found := re.search(r'[\n,]|""|"$', text)):
         return caption, "has a caption that needs quotation marks around it", found.start()
     return caption, None, 0
 

@@ -132,6 +132,7 @@ def test_mistakes_in_any_csv(text, options, message, tmp_path):
         (COLUMNS + '1.png,cat, "a"\n', "row 1 has a cell that ends with a quotation mark"),
         (COLUMNS + "1.png,cat,a2.png,cat,b\n", "row 1 has 5 fields"),
         (COLUMNS + "1.png,cat,a\npath,tags,text\n2.png,cat,b\n", "row 2 is the header again"),
+        ('path,tags,text"\n1.png,cat,a\n', "the header has a cell that ends"),
         ("path,tags,text,text\n1.png,cat,a,b\n", "2 columns of the name text"),
         ("path,tag,text\n1.png,cat,a\n", 'no column tags; .* did you mean "tag"'),
         (COLUMNS + "a\0b.png,cat,a\n", "zero byte"),
@@ -203,7 +204,10 @@ def test_the_encoding_is_found_out_and_said_or_given(encoding, note, tmp_path):
     [
         (TEXT.encode() + "3.png,chat,très".encode("cp1252"), "other characters are: .* damaged"),
         ("path,tags,text\n1.png,cat,Привет, мир".encode("cp1251"), "too many letters"),
-        ("path,tags,text\n1.png,cat,日本語の説明".encode("shift-jis"), "too many|nor in cp1252"),
+        (
+            "path,tags,text\n1.png,cat,日本語の説明".encode("shift-jis"),
+            "too many|nor in cp1252|damaged",
+        ),
         (b"path,tags,text\n1.png,cat,a long enough caption \x81 here", "nor in cp1252"),
         (b"path\0\0tags\0,text\n", "holds zero bytes"),
     ],
@@ -332,9 +336,7 @@ ONE_HOT = "path,cat,dog,hot dog,text\n1.png,1,0,1,a\n2.png,0.0,1.0,0,b\n3.png,Fa
 
 
 def test_a_column_for_each_label(tmp_path):
-    for columns in (["cat", "dog", "hot dog"], ["cat", "*dog"], ["cat", "dog", "*"]):
-        if columns[-1] == "*":
-            continue
+    for columns in (["cat", "dog", "hot dog"], ["cat", "*dog"], ["?at", "dog", "hot*"]):
         annotations = any_csv(tmp_path, ONE_HOT, label_columns=columns)
         assert annotations.label_names == ["cat", "dog", "hot dog"]
         assert annotations.targets.tolist() == [[1, 0, 1], [0, 1, 0], [0, 1, 0]]
@@ -490,6 +492,8 @@ def test_a_model_that_does_not_look_needs_no_captions_and_no_pictures(tmp_path):
             any_csv(tmp_path, text, caption_column=column)
         annotations = any_csv(tmp_path, text, caption_column=column, require_captions=False)
         assert annotations.captions == ["", ""] and annotations.notes == ()
+    with pytest.raises(UserError, match='no column picture; .* did you mean "pictures"'):
+        any_csv(tmp_path, "pictures,tags,text\n1.png,cat,a\n", picture_column="picture")
     text = "text,tags\na,cat\nb,dog\n"
     for column in ("path", None):
         with pytest.raises(UserError, match="no column path|picture_column is not given"):

@@ -319,7 +319,7 @@ def test_a_saved_row_whose_caption_holds_a_record_is_not_cut_in_two(tmp_path):
     saved(tmp_path, saved_again(rows))
     assert as_rows(read_usyd(tmp_path, require_pictures=False)) == rows
     saved(tmp_path, saved_again(rows) + FIRST)
-    with pytest.raises(UserError, match="line 2 has a caption with both doubled and lone"):
+    with pytest.raises(UserError, match="line [23] has a caption with both doubled and lone"):
         read_usyd(tmp_path, require_pictures=False)
 
 
@@ -395,3 +395,10 @@ def test_missing_pictures_are_listed_up_to_ten_with_the_total(tmp_path):
     assert "25 of 30 rows have no picture file" in message and str(folder / "data") in message
     assert "5.jpg (row 6)" in message and "14.jpg" in message and "15.jpg" not in message
     assert len(read_usyd(folder, require_pictures=False)) == 30
+
+
+def test_a_file_that_can_be_read_in_two_ways(tmp_path):
+    """Raw, these are two rows with lone marks; as CSV it is one row with a row in its caption."""
+    saved(tmp_path, HEADER + '1.jpg,1,"""\n2.jpg,3,""a"\n')
+    with pytest.raises(UserError, match="row 1 can be read in two ways, .* 2.jpg,3,"):
+        read_usyd(tmp_path, require_pictures=False)

@@ -64,7 +64,7 @@ def test_it_is_a_torch_checkpoint(finished: Path):
 
 
 def test_flipped_bits_are_found(whole: bytes, tmp_path: Path):
-    """At 400 places, those at both ends among them; sealed, no flip but in the seal's name passes."""
+    """At 400 places, both ends among them; but in the name of the seal no flip passes."""
     path = tmp_path / "damaged.ckpt"
     path.write_bytes(whole)
     expected = plain(read_file(path))

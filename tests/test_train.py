@@ -11,7 +11,8 @@ import torch
 from sklearn.metrics import average_precision_score, f1_score
 
 from mmlabel import training
-from mmlabel.classifier import load_classifier
+from mmlabel.checkpoint import load_classifier
+from mmlabel.classifier import Evaluated
 from mmlabel.cli import CONF, load_settings
 from mmlabel.errors import UserError
 from mmlabel.training import train
@@ -119,7 +120,7 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(settings_of, tmp_path: Path)
     assert len(losses_of(first)) == 2
     assert not (first / "results.json").exists()
 
-    train(settings_of(*options, f"ckpt_path={first / 'last.ckpt'}"), second)
+    train(settings_of(*options, f"ckpt_path={first / 'last.ckpt'}"), second, overrides=options)
     assert losses_of(second) == pytest.approx(losses_of(whole), abs=1e-6)
     assert losses_of(second)[:2] == losses_of(first)
     assert results_of(second)["scores"] == pytest.approx(results_of(whole)["scores"], abs=1e-6)
@@ -132,7 +133,8 @@ def test_a_resumed_run_takes_the_best_checkpoint_along(settings_of, tmp_path: Pa
     train(settings_of("trainer.max_epochs=3", "scheduler=none"), first)
     best = results_of(first)
     options = ["trainer.max_epochs=4", "scheduler=none", f"ckpt_path={first / 'last.ckpt'}"]
-    train(settings_of(*options, "optimizer.lr=0"), second)
+    options.append("resume_lr=1e-12")
+    train(settings_of(*options), second, overrides=options)
     assert results_of(second)["scores"]["val/f1_micro"] >= best["scores"]["val/f1_micro"]
     assert (second / "best.ckpt").is_file()
 
@@ -176,23 +178,23 @@ def load_classifier_state(settings_of, folder: Path, epochs: str, lr: str) -> di
 def test_a_schedule_cannot_be_made_longer_by_resuming(finished: Path, settings_of, tmp_path: Path):
     options = [f"ckpt_path={finished / 'last.ckpt'}", "trainer.max_epochs=5"]
     with pytest.raises(UserError, match="scheduler=one_cycle .* trainer.max_epochs=2"):
-        train(settings_of(*options), tmp_path)
+        train(settings_of(*options), tmp_path, overrides=options)
 
 
 def test_threshold_is_chosen_on_validation(finished: Path, settings_of, tmp_path: Path):
-    classifier = load_classifier(finished / "best.ckpt")
+    classifier, _ = load_classifier(finished / "best.ckpt")
     targets = torch.zeros(10, 20)
     targets[:, 1] = 1
     probabilities = torch.full((10, 20), 0.2)
     probabilities[:, 1] = 0.3
     probabilities[:, 0] = 0.9  # no label has this number: it is no answer
-    classifier.evaluated = probabilities, targets
+    classifier.evaluated["val"] = Evaluated(torch.arange(10), probabilities, targets, None)
     classifier.calibrate()
     assert 0.2 < classifier.threshold <= 0.3
     assert classifier.scores["val/f1_micro"] == 1
 
     results = train(settings_of("threshold=auto"), tmp_path)
-    assert load_classifier(tmp_path / "best.ckpt").threshold == results["threshold"]
+    assert load_classifier(tmp_path / "best.ckpt")[0].threshold == results["threshold"]
 
 
 def test_the_test_split_can_be_left_alone(settings_of, tmp_path: Path):

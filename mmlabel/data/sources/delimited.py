@@ -22,12 +22,12 @@ class Table(NamedTuple):
     rows: list[list[str]]
 
 
-def parse_delimited(text: str, *, delimiter: str = ",") -> Table:
+def parse_delimited(text: str, *, delimiter: str = ",", bare_marks: bool = True) -> Table:
     """The cells of a CSV, as RFC 4180 has it; empty lines are no rows.
 
     A cell with a quotation mark, a line break or the delimiter in it stands between quotation
-    marks and has its own ones doubled. Marks inside a cell without marks around it are taken as
-    they are (5" board), but not at its end, where they tell of one that was lost.
+    marks and has its own ones doubled. With `bare_marks`, marks inside a cell without marks around
+    it are taken as they are (5" board), but not at its end, where they tell of one that was lost.
 
     Raises:
         NotDelimited: a lone quotation mark; a row with more or fewer cells than the header; a row
@@ -50,7 +50,7 @@ def parse_delimited(text: str, *, delimiter: str = ",") -> Table:
             written = "".join(lines)
             lines.clear()
             if cells:
-                if problem := _problem(cells, written, rows[0] if rows else None):
+                if problem := _problem(cells, written, rows[0] if rows else None, bare_marks):
                     which = f"row {len(rows)}" if rows else "the header"
                     raise NotDelimited(f"{which} {problem} (line {begin})")
                 rows.append(cells if rows else [name.strip() for name in cells])
@@ -63,12 +63,20 @@ def parse_delimited(text: str, *, delimiter: str = ",") -> Table:
     return Table(rows[0] if rows else [], rows[1:])
 
 
-def _problem(cells: list[str], written: str, header: list[str] | None) -> str | None:
+def _problem(
+    cells: list[str], written: str, header: list[str] | None, bare_marks: bool
+) -> str | None:
     if header and len(cells) != len(header):
         return f"has {len(cells)} fields, but the header has {len(header)}"
     for cell in cells:
-        if cell.endswith('"') and '"' + cell.replace('"', '""') + '"' not in written:
-            return f"has a cell that ends with a quotation mark but does not begin so: {cell[-60:]}"
+        if '"' in cell and '"' + cell.replace('"', '""') + '"' not in written:
+            end = cell[-60:]
+            if end.endswith('"'):
+                return (
+                    f"has a cell that ends with a quotation mark but begins with none: {cell[-60:]}"
+                )
+            if not bare_marks:
+                return f"has a quotation mark in a cell that begins with none: {cell[:60]!r}"
     if [cell.strip() for cell in cells] == header:
         return "is the header again"
     return None

@@ -164,22 +164,33 @@ def _table(path: Path, text: str, header: list[str], body: str, delimiter: str) 
 
     may_be_raw = header in (["ImageID", "Labels", "Caption"], ["ImageID", "Caption"])
     try:
-        table = parse_delimited(text, delimiter=delimiter)
+        table = parse_delimited(text, delimiter=delimiter, bare_marks=False)
     except NotDelimited as problem:
         if may_be_raw:
             return raw(str(problem))
         raise UserError(f"{path}: {problem}") from None
-    # Marks at a raw caption's end and at the next one's beginning make one cell of two rows; marks
-    # elsewhere in it are then not doubled.
     for number, row in enumerate(table.rows if may_be_raw else [], start=1):
-        found = _TWO_ROWS.search(row[-1])
-        if found and '"' not in _TWO_ROWS.sub("", row[-1]):
+        if _could_be_rows(row[-1]):
             raise UserError(
-                f"{path}: row {number} can be read in two ways, as its caption has a line that "
-                f"could be a row: {_shown(found[0][2:])}; change that line, or double the "
-                "quotation marks inside captions"
+                f"{path}: row {number} ({row[0]}) can be read in two ways, as its caption has a "
+                "line that could be a row between quotation marks; change that line, or double "
+                "the marks inside captions"
             )
     return table
+
+
+def _could_be_rows(caption: str) -> bool:
+    """Whether a caption of valid CSV could be several rows of a raw file.
+
+    Marks at the end of a raw caption and at the beginning of the next one look doubled, and make
+    one cell of both: a line that could begin a row stands between marks, or all marks are beside
+    such lines.
+    """
+    parts = caption.split('"')
+    opens = [bool(_ROW_BEGINNING.search(part)) for part in parts[:-1]]
+    closes = [part.startswith("\n") and opens[n] for n, part in enumerate(parts[1:-1], start=1)]
+    beside = [a or b for a, b in zip(opens, [*closes, False], strict=True)]
+    return any(closes) or (bool(opens) and all(beside))
 
 
 # ---- The raw form ---------------------------------------------------------------------------
@@ -199,14 +210,14 @@ _COULD_BE_RECORD = re.compile(
     r"\.(?:jpe?g|png|gif|bmp|webp|tiff?)\b"
     rf'|[{_BREAKS}][^,{_BREAKS}]*,(?:"|\s*,|[\s"]*\d[\s\d"]*[,"])'
     r'|,[\s"]*\d[\s\d"]*,\s*"'
-    r'|(?<!\s)"\d[^\s",]*,|"\d[^\s",]*,+"\S',
+    r'|(?<!\s)"\d[^\s",]*,|"\d[^\s",]*,+"\S|"\d+\.[a-z]+,',
     re.IGNORECASE,
 )
 _END_OF_RECORD = re.compile(rf'"[^\S{_BREAKS}]*[{_BREAKS}]')
 # A mark that closes, a comma and a mark that opens: of two marks the first opens.
 _ANOTHER_FIELD = re.compile(r'(?:[^"]*"[^"]*")*?[^"]*("\s*,\s*)"')
 _MARKS = re.compile('"+')
-_TWO_ROWS = re.compile(r'"\n[^\n,"]*,(?:[^\n,"]*,)?"')
+_ROW_BEGINNING = re.compile(r"\n[^\n,]*,(?:[^\n,]*,)?\Z")
 
 
 def _raw_records(path: Path, body: str, *, problem: str, labels: bool) -> list[list[str]]:

@@ -72,11 +72,12 @@ def _problem(
         if '"' in cell and '"' + cell.replace('"', '""') + '"' not in written:
             end = cell[-60:]
             if end.endswith('"'):
-                return (
-                    f"has a cell that ends with a quotation mark but begins with none: {cell[-60:]}"
-                )
+                return f"has a cell that ends with a quotation mark but begins with none: {end!r}"
             if not bare_marks:
                 return f"has a quotation mark in a cell that begins with none: {cell[:60]!r}"
+    # The first may be row numbers.
+    if header and any(cell for cell, name in list(zip(cells, header, strict=True))[1:] if not name):
+        return "has text in a column without a name"
     if [cell.strip() for cell in cells] == header:
         return "is the header again"
     return None

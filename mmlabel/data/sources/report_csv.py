@@ -183,14 +183,16 @@ def _could_be_rows(caption: str) -> bool:
     """Whether a caption of valid CSV could be several rows of a raw file.
 
     Marks at the end of a raw caption and at the beginning of the next one look doubled, and make
-    one cell of both: a line that could begin a row stands between marks, or all marks are beside
-    such lines.
+    one cell of both. Then a line behind a mark begins with a picture's name, or one that could
+    begin a row stands between marks, or all marks are beside such lines.
     """
     parts = caption.split('"')
-    opens = [bool(_ROW_BEGINNING.search(part)) for part in parts[:-1]]
-    closes = [part.startswith("\n") and opens[n] for n, part in enumerate(parts[1:-1], start=1)]
-    beside = [a or b for a, b in zip(opens, [*closes, False], strict=True)]
-    return any(closes) or (bool(opens) and all(beside))
+    if len(parts) == 1:
+        return False
+    begins = [bool(_ROW_BEGINNING.search(part)) for part in parts]
+    closes = [part.startswith("\n") and begins[n] for n, part in enumerate(parts[1:], start=1)]
+    beside = [a or b for a, b in zip(begins[:-1], closes, strict=True)]
+    return any(closes) or all(beside) or bool(_NAME_BEHIND_MARK.search(caption))
 
 
 # ---- The raw form ---------------------------------------------------------------------------
@@ -201,23 +203,26 @@ _FIRST_FIELDS = {
     True: re.compile(r'("?)(?P<id>\d+\.jpg)\1,("?)(?P<labels>[^",\n]*)\3,'),
     False: re.compile(r'("?)(?P<id>\d+\.jpg)\1,(?P<labels>)'),
 }
+_PICTURE = r"\.(?:jpe?g|png|gif|bmp|webp|tiff?)"
 _BREAKS = "\n\r\v\f\x85\u2028\u2029"
 # What no caption should hold, as a record that nobody recognises would become part of the caption
 # above it: the name of a picture; a line of something, a comma and labels; labels between commas
-# and then a mark; a number and a comma behind a mark that closes; a line with a comma after one
-# that ends with a mark, as records do.
+# and then a mark; a number and a comma behind a mark that closes; behind a line that ends with a
+# mark, as records do, a digit or a comma.
 _COULD_BE_RECORD = re.compile(
-    r"\.(?:jpe?g|png|gif|bmp|webp|tiff?)\b"
+    rf"{_PICTURE}\b"
     rf'|[{_BREAKS}][^,{_BREAKS}]*,(?:"|\s*,|[\s"]*\d[\s\d"]*[,"])'
     r'|,[\s"]*\d[\s\d"]*,\s*"'
+    rf'|[{_BREAKS}][\s"]*\d+\.[a-z]'
     r'|(?<!\s)"\d[^\s",]*,|"\d[^\s",]*,+"\S|"\d+\.[a-z]+,',
     re.IGNORECASE,
 )
-_END_OF_RECORD = re.compile(rf'"[^\S{_BREAKS}]*[{_BREAKS}]')
+_END_OF_RECORD = re.compile(rf'"[^\S{_BREAKS}]*[{_BREAKS}](?:[\s"]*\d|(?=[^,]{{0,5000}},))')
 # A mark that closes, a comma and a mark that opens: of two marks the first opens.
 _ANOTHER_FIELD = re.compile(r'(?:[^"]*"[^"]*")*?[^"]*("\s*,\s*)"')
 _MARKS = re.compile('"+')
 _ROW_BEGINNING = re.compile(r"\n[^\n,]*,(?:[^\n,]*,)?\Z")
+_NAME_BEHIND_MARK = re.compile(rf'"\n[^\s,"]*{_PICTURE}', re.IGNORECASE)
 
 
 def _raw_records(path: Path, body: str, *, problem: str, labels: bool) -> list[list[str]]:
@@ -249,6 +254,8 @@ def _raw_records(path: Path, body: str, *, problem: str, labels: bool) -> list[l
             start = text.rfind("\n", 0, fields.end() + position) + 1
             raise refuse(line, f"{reason}: {_shown(text[start:])}")
         marks = sorted(len(marks) for marks in _MARKS.findall(caption))
+        if text.startswith('"') and any(length % 2 for length in marks):
+            raise refuse(line, "has marks around all fields, but not all marks in them are doubled")
         if marks and marks[-1] == 1:
             lone += 1
         elif marks:
@@ -275,9 +282,7 @@ def _raw_caption(field: str) -> tuple[str, str | None, int]:
     opened = text.startswith('"')
     closed = opened and len(text) > 1 and text.endswith('"')
     caption = text[1:-1] if closed else text[1:] if opened else field.rstrip("\n")
-    found = _COULD_BE_RECORD.search(caption)
-    if found is None and (found := _END_OF_RECORD.search(caption)):
-        found = found if "," in caption[found.end() :] else None
+    found = _COULD_BE_RECORD.search(caption) or _END_OF_RECORD.search(caption)
     if found:
         # The line in which it stands, or the one after the break that it begins with.
         place = found.end() - len(found[0].lstrip('" \t' + _BREAKS))

@@ -133,6 +133,7 @@ def test_mistakes_in_any_csv(text, options, message, tmp_path):
         (COLUMNS + "1.png,cat,a2.png,cat,b\n", "row 1 has 5 fields"),
         (COLUMNS + "1.png,cat,a\npath,tags,text\n2.png,cat,b\n", "row 2 is the header again"),
         ('path,tags,text"\n1.png,cat,a\n', "the header has a cell that ends"),
+        ("path,tags,text,\n1.png,cat,a,b\n", "row 1 has text in a column without a name"),
         ("path,tags,text,text\n1.png,cat,a,b\n", "2 columns of the name text"),
         ("path,tag,text\n1.png,cat,a\n", 'no column tags; .* did you mean "tag"'),
         (COLUMNS + "a\0b.png,cat,a\n", "zero byte"),

@@ -181,7 +181,7 @@ def test_valid_csv_may_have_any_ids(ids, tmp_path):
 def test_what_is_quoted_in_valid_csv_is_a_caption(tmp_path):
     """Lines that look like records are none inside quotation marks that are doubled."""
     rows = [
-        ("1.jpg", [1], 'a\n2.jpg,1,"b"\n3.jpg,8,c'),
+        ("1.jpg", [1], 'a\n2.jpg,1,"b" x\n3.jpg,8,c'),
         ("4.jpg", [3], "\n5.jpg,1,"),
         ("6.jpg", [1], ""),
     ]
@@ -315,12 +315,20 @@ def test_no_unlabelled_row_becomes_part_of_the_caption_above_it(row, tmp_path):
 
 
 def test_a_saved_row_whose_caption_holds_a_record_is_not_cut_in_two(tmp_path):
-    rows = [("1.jpg", [1], 'a "b"\n3.jpg,1,"x"'), ("4.jpg", [1], "c")]
-    saved(tmp_path, saved_again(rows))
-    assert as_rows(read_usyd(tmp_path, require_pictures=False)) == rows
-    saved(tmp_path, saved_again(rows) + FIRST)
-    with pytest.raises(UserError, match="line [23] has a caption with both doubled and lone"):
-        read_usyd(tmp_path, require_pictures=False)
+    for caption, alone, beside in (
+        ('a "b" c\n3.jpg,1,"x"', None, "line 2 has a caption whose closing"),
+        ('a "b"\n3.jpg,1,"x"', "row 1 .*two ways", "line [23] has a caption with both doubled"),
+    ):
+        rows = [("1.jpg", [1], caption), ("4.jpg", [1], "c")]
+        saved(tmp_path, saved_again(rows))
+        if alone is None:
+            assert as_rows(read_usyd(tmp_path, require_pictures=False)) == rows
+        else:
+            with pytest.raises(UserError, match=alone):
+                read_usyd(tmp_path, require_pictures=False)
+        saved(tmp_path, saved_again(rows) + FIRST)  # which is no valid CSV
+        with pytest.raises(UserError, match=beside):
+            read_usyd(tmp_path, require_pictures=False)
 
 
 def test_one_slip_of_the_pen_is_left_as_it_is(tmp_path):

@@ -28,7 +28,7 @@ from mmlabel.errors import UserError
 
 EXAMPLES = int(os.environ.get("MMLABEL_FUZZ") or 0)
 fuzz = settings(
-    max_examples=EXAMPLES or 150,
+    max_examples=EXAMPLES or 300,
     derandomize=not EXAMPLES,
     database=None,
     deadline=None,
@@ -345,8 +345,8 @@ def test_raw_files(tmp_path: Path) -> None:
     tally: Counter[str] = Counter()
 
     @fuzz
-    @given(rows_of(MARKED, NUMBERS, "{}.jpg"), EDITS, ENDS, st.booleans())
-    def check(*file) -> None:
+    @given(st.tuples(rows_of(MARKED, NUMBERS, "{}.jpg"), EDITS, ENDS, st.booleans()))
+    def check(file) -> None:
         check_raw_file(tmp_path, tally, *file)
 
     check()
@@ -358,8 +358,8 @@ def test_saved_files(tmp_path: Path) -> None:
     tally: Counter[str] = Counter()
 
     @fuzz
-    @given(rows_of(ANYTHING, NUMBERS, "{}.jpg"), EDITS, ENDS, st.booleans(), QUOTING)
-    def check(*file) -> None:
+    @given(st.tuples(rows_of(ANYTHING, NUMBERS, "{}.jpg"), EDITS, ENDS, st.booleans(), QUOTING))
+    def check(file) -> None:
         check_saved_file(tmp_path, tally, *file)
 
     check()
@@ -444,15 +444,17 @@ def test_any_csv(tmp_path: Path) -> None:
 
     @fuzz
     @given(
-        rows_of(ANYTHING, NAMES, "some folder/{}.png"),
-        EDITS,
-        ENDS,
-        st.permutations(["picture", "labels", "caption", "more"]),
-        QUOTING,
-        st.booleans(),
-        st.one_of(st.none(), st.tuples(st.integers(0, 5), st.permutations(range(3)))),
+        st.tuples(
+            rows_of(ANYTHING, NAMES, "some folder/{}.png"),
+            EDITS,
+            ENDS,
+            st.permutations(["picture", "labels", "caption", "more"]),
+            QUOTING,
+            st.booleans(),
+            st.one_of(st.none(), st.tuples(st.integers(0, 5), st.permutations(range(3)))),
+        )
     )
-    def check(*file) -> None:
+    def check(file) -> None:
         check_any_csv(tmp_path, tally, *file)
 
     check()

@@ -158,18 +158,23 @@ def _columns(path: Path, *, labels: bool, require_captions: bool, encoding: str 
 
 def _table(path: Path, text: str, header: list[str], body: str, delimiter: str) -> Table:
     """The rows of valid CSV, or else those of the raw form."""
-
-    def raw(problem: str) -> Table:
-        return Table(header, _raw_records(path, body, problem=problem, labels="Labels" in header))
-
     may_be_raw = header in (["ImageID", "Labels", "Caption"], ["ImageID", "Caption"])
     try:
         table = parse_delimited(text, delimiter=delimiter, bare_marks=False)
     except NotDelimited as problem:
-        if may_be_raw:
-            return raw(str(problem))
-        raise UserError(f"{path}: {problem}") from None
-    for number, row in enumerate(table.rows if may_be_raw else [], start=1):
+        if not may_be_raw:
+            raise UserError(f"{path}: {problem}") from None
+        records = _raw_records(path, body, problem=str(problem), labels="Labels" in header)
+        return Table(header, records)
+    if not may_be_raw:
+        return table
+    numbered = any(_REPORT_ID.fullmatch(row[0]) for row in table.rows)
+    for number, row in enumerate(table.rows, start=1):
+        if numbered and not _PICTURE_NAME.search(row[0]):
+            raise UserError(
+                f"{path}: row {number} has the image id {row[0]!r}, but others are like 2.jpg: "
+                "this could be a part of the row above"
+            )
         if _could_be_rows(row[-1]):
             raise UserError(
                 f"{path}: row {number} ({row[0]}) can be read in two ways, as its caption has a "
@@ -198,12 +203,14 @@ def _could_be_rows(caption: str) -> bool:
 # ---- The raw form ---------------------------------------------------------------------------
 
 # A mark before the id or after it is there in records that a library saved.
+_PICTURE = r"\.(?:jpe?g|png|gif|bmp|webp|tiff?)"
+_PICTURE_NAME = re.compile(rf"{_PICTURE}\s*\Z", re.IGNORECASE)
+_REPORT_ID = re.compile(r"\d+\.jpg")
 _RECORD_START = re.compile(r'\n(?="?\d+\.jpg"?,)')
 _FIRST_FIELDS = {
-    True: re.compile(r'("?)(?P<id>\d+\.jpg)\1,("?)(?P<labels>[^",\n]*)\3,'),
+    True: re.compile(r'("?)(?P<id>\d+\.jpg)\1,\1(?P<labels>[^",\n]*)\1,'),
     False: re.compile(r'("?)(?P<id>\d+\.jpg)\1,(?P<labels>)'),
 }
-_PICTURE = r"\.(?:jpe?g|png|gif|bmp|webp|tiff?)"
 _BREAKS = "\n\r\v\f\x85\u2028\u2029"
 # What no caption should hold, as a record that nobody recognises would become part of the caption
 # above it: the name of a picture; a line of something, a comma and labels; labels between commas
@@ -214,7 +221,8 @@ _COULD_BE_RECORD = re.compile(
     rf'|[{_BREAKS}][^,{_BREAKS}]*,(?:"|\s*,|[\s"]*\d[\s\d"]*[,"])'
     r'|,[\s"]*\d[\s\d"]*,\s*"'
     rf'|[{_BREAKS}][\s"]*\d+\.[a-z]'
-    r'|(?<!\s)"\d[^\s",]*,|"\d[^\s",]*,+"\S|"\d+\.[a-z]+,',
+    r'|\A\s*\d[\s\d]*,"|(?<=[^\s"])"\d[^",]{0,12},"'
+    r'|(?<!\s)"\d[^\s",]*,|"\d[^\s",]*,+"\S|"\d+\s*\.\s*[a-z]',
     re.IGNORECASE,
 )
 _END_OF_RECORD = re.compile(rf'"[^\S{_BREAKS}]*[{_BREAKS}](?:[\s"]*\d|(?=[^,]{{0,5000}},))')
@@ -289,6 +297,8 @@ def _raw_caption(field: str) -> tuple[str, str | None, int]:
         return caption, "could be a row of its own, but is not quite one", opened + place
     if opened and not closed:
         return caption, "has a caption whose closing quotation mark is not there", 0
+    if '"' in caption and not caption.strip('" \t\n'):
+        return caption, "has a caption of nothing but quotation marks", 0
     if opened and (another := _ANOTHER_FIELD.match(caption)):
         return caption, "has more fields than the header", 1 + another.start(1)
     if not opened and (found := re.search(r'[\n,]|""|"$', text)):

@@ -227,11 +227,11 @@ def test_other_encodings(tmp_path):
 
 
 def test_a_model_that_does_not_look_needs_no_captions_and_no_pictures(tmp_path):
-    saved(tmp_path, "ImageID,Labels\n1.jpg,1 3\n2,8\n")
+    saved(tmp_path, "ImageID,Labels\n1.jpg,1 3\n2.png,8\n")
     with pytest.raises(UserError, match="no column Caption"):
         read_usyd(tmp_path, require_pictures=False)
     annotations = read_usyd(tmp_path, require_pictures=False, require_captions=False)
-    assert as_rows(annotations) == [("1.jpg", [1, 3], ""), ("2", [8], "")]
+    assert as_rows(annotations) == [("1.jpg", [1, 3], ""), ("2.png", [8], "")]
     assert annotations.notes == ()
     saved(tmp_path, "ImageID\n1.jpg\n2.jpg\n")
     with pytest.raises(UserError, match="no column Caption"):
@@ -403,6 +403,13 @@ def test_missing_pictures_are_listed_up_to_ten_with_the_total(tmp_path):
     assert "25 of 30 rows have no picture file" in message and str(folder / "data") in message
     assert "5.jpg (row 6)" in message and "14.jpg" in message and "15.jpg" not in message
     assert len(read_usyd(folder, require_pictures=False)) == 30
+
+
+def test_an_id_of_another_kind_than_the_others(tmp_path):
+    """One lost mark makes valid CSV of raw rows, with a row more."""
+    saved(tmp_path, 'ImageID,Caption\n1.jpg,"a"\n7.jpg," "\nstop," he said"\n')
+    with pytest.raises(UserError, match="row 3 has the image id 'stop', but others are like 2"):
+        read_unlabelled(tmp_path / "train.csv", require_pictures=False)
 
 
 def test_a_file_that_can_be_read_in_two_ways(tmp_path):

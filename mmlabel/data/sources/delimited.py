@@ -95,8 +95,9 @@ def find_delimiter(first_line: str, columns: Sequence[str]) -> str:
 
 def header_of(first_line: str, delimiter: str) -> list[str]:
     """The names in a header of one line; none if it is no such line."""
+    reader = csv.reader([first_line], delimiter=delimiter, strict=True)
     try:
-        return [cell.strip() for cell in next(csv.reader([first_line], delimiter=delimiter), [])]
+        return [cell.strip() for cell in next(reader, [])]
     except csv.Error:
         return []
 

@@ -222,7 +222,7 @@ _COULD_BE_RECORD = re.compile(
     r'|,[\s"]*\d[\s\d"]*,\s*"'
     rf'|[{_BREAKS}][\s"]*\d+\.[a-z]'
     r'|\A\s*\d[\s\d]*,"|(?<=[^\s"])"\d[^",]{0,12},"'
-    r'|(?<!\s)"\d[^\s",]*,|"\d[^\s",]*,+"\S|"\d+\s*\.\s*[a-z]',
+    r'|(?<!\s)"\d[^\s",]*,|"\d[^\s",]*,+"\S|"\d+\s*\.[\s,]*[a-z]',
     re.IGNORECASE,
 )
 _END_OF_RECORD = re.compile(rf'"[^\S{_BREAKS}]*[{_BREAKS}](?:[\s"]*\d|(?=[^,]{{0,5000}},))')
@@ -265,7 +265,7 @@ def _raw_records(path: Path, body: str, *, problem: str, labels: bool) -> list[l
         if text.startswith('"') and any(length % 2 for length in marks):
             raise refuse(line, "has marks around all fields, but not all marks in them are doubled")
         if marks and marks[-1] == 1:
-            lone += 1
+            lone += text.rstrip().endswith('"')
         elif marks:
             doubled += 1
             if all(length % 2 == 0 for length in marks):

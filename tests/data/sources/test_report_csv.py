@@ -373,6 +373,7 @@ def test_an_empty_label_list_is_no_label(tmp_path):
         (HEADER + '2.jpg,0,"a"\n', "label 0 is out of range"),
         (HEADER + '2.jpg,-1,"a"\n', "label -1 is out of range"),
         (HEADER + '2.jpg,1,"a"\n4.jpg,1,"b"\n2.jpg,3,"c"\n', r"twice: 2.jpg \(rows 1 and 3\)"),
+        ('ImageID,Labels,"Caption\n2.jpg,1,""a"\n4.jpg,1,b\n', "no column ImageID"),
         (HEADER + 'a.jpg,1,"a "b" c"\n', 'line 2 does not start with an id .*: a.jpg,1,"a'),
         (HEADER + '2.jpg,1,"a "b" c"\nx.png,1,"b"\n', "line 3 could be a row of its own"),
     ],

@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test lint bench
+.PHONY: help setup demo test fuzz lint bench
 
 help: ## show the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -13,7 +13,7 @@ setup: .venv/installed ## create .venv and install, once
 	touch $@
 
 .venv/installed-test: .venv/installed
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[test]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[test,yolo,search,launchers]'
 	touch $@
 
 demo: .venv/installed ## train on the built-in data set and print its scores
@@ -22,9 +22,14 @@ demo: .venv/installed ## train on the built-in data set and print its scores
 test: .venv/installed-test ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
+FUZZ ?= 2000
+fuzz: .venv/installed-test ## try the readers with FUZZ damaged inputs a test (hours for many)
+	MMLABEL_FUZZ=$(FUZZ) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -n 2 --dist loadfile tests/fuzz
+
 bench: .venv/installed ## measure what the feature store and the training loop gain (minutes)
 	$(BIN)/python benchmarks/bench.py
 
-lint: .venv/installed-test ## check style and formatting
+lint: .venv/installed-test ## check style, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/pyright -p . --pythonpath $(BIN)/python

@@ -1,61 +1,57 @@
 """Run a study, or continue one: `python sweep.py --help` shows how."""
 
 import argparse
-import json
 import logging
 import shlex
-import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import cache
 from pathlib import Path
 
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.plugins import Plugins
-from hydra.types import HydraContext, RunMode
-from omegaconf import OmegaConf
-from omegaconf.errors import MissingMandatoryValue
-
-from mmlabel.cache import fingerprint
-from mmlabel.cli import CONF, default_settings, run_cli
+import train
+from mmlabel.cache import cache_folder, fingerprint
+from mmlabel.cli import load_settings, run_cli
+from mmlabel.cli import unused as unused_options
 from mmlabel.data.annotations import Annotations
+from mmlabel.data.options import Coco
 from mmlabel.errors import UserError
+from mmlabel.former_settings import completed
 from mmlabel.report import StudyReport
-from mmlabel.studies import (
-    Collection,
+from mmlabel.run_folder import damage, failure, finished, hold
+from mmlabel.settings import Settings, read_settings
+from mmlabel.study.definition import Collection, Study, load_study, override_key, study_names
+from mmlabel.study.launch import launch, log_to_terminal, names_launcher
+from mmlabel.study.output import write_collection, write_study
+from mmlabel.study.plan import (
+    Configurations,
     Job,
-    Study,
     commands,
     compared_keys,
-    failure,
-    finished,
-    load_study,
-    log_to_wandb,
-    override_key,
     plan,
-    print_study,
     seconds_needed,
-    study_names,
-    study_report,
-    write_index,
-    write_study,
 )
+from mmlabel.study.summary import study_report
+from mmlabel.study.wandb_run import log_to_wandb
+from mmlabel.terminal import print_study
 
 log = logging.getLogger("mmlabel")
 
-OWN_OPTIONS = ("study", "seeds", "out", "wandb.workspace")
+OWN_OPTIONS = ("study", "seeds", "jobs", "out", "wandb.workspace")
 HELP = """\
 python sweep.py study=lstm_layers                    one study on the built-in data set
 python sweep.py study=lstm_layers --dry-run          what would run, and how long it would take
 python sweep.py study=all seeds=5                    every study, with five seeds
 python sweep.py study=modality data=usyd data.root=DIR backbone=efficientnet_lite0
-python sweep.py study=lstm_layers hydra/launcher=joblib
+python sweep.py study=lstm_layers jobs=auto          as many runs at a time as there are cores
+python sweep.py study=lstm_layers hydra/launcher=submitit_slurm
 
 A study is a file of conf/study. Its runs go to OUT/runs, its tables and page to OUT/STUDY. Runs
 that have finished are not repeated, so the same command goes on after an interruption.
 
   study=NAME              which study; without it, the studies are listed
   seeds=N                 how many seeds; the study's file decides otherwise
+  jobs=N                  how many runs at a time (default: 1); auto: one a core, or one with a GPU
   out=DIR                 where everything goes (default: studies)
   wandb.workspace=true    save a view in wandb that compares the study's variants
   anything else           goes to every run, as train.py takes it: see python train.py --help"""
@@ -76,12 +72,13 @@ def main() -> None:
         list_studies()
         return
     log_to_terminal()
-    sweep = Sweep(own, overrides, dry_run=arguments.dry_run)
     study = load_study(own["study"])
-    if isinstance(study, Study):
-        sweep.run(study, sweep.jobs(study, sweep.overrides), sweep.overrides)
-    else:
-        sweep.run_all(study)
+    sweep = Sweep(own, overrides, dry_run=arguments.dry_run)
+    with nullcontext() if sweep.dry_run else hold(sweep.out):
+        if isinstance(study, Study):
+            sweep.run(study, sweep.jobs(study, sweep.overrides), sweep.overrides)
+        else:
+            sweep.run_all(study)
     if sweep.failed:
         raise UserError(f"{sweep.failed} runs failed, see above; the same command tries them again")
 
@@ -128,10 +125,17 @@ class Sweep:
         self.hydra_options = [item for item in overrides if item not in self.overrides]
         self.command = shlex.join(["python", "sweep.py", *sys.argv[1:]])
         self.out = Path(own.get("out", "studies")).expanduser()
-        self.seeds = _whole_number(own["seeds"]) if "seeds" in own else None
+        self.seeds = _whole_number("seeds", own["seeds"]) if "seeds" in own else None
+        self.workers = _jobs(own.get("jobs", "1"), self.hydra_options)
         self.workspace = _true_or_false(own.get("wandb.workspace", "false"))
         self.dry_run = dry_run
         self.failed = 0
+        self.configurations = Configurations(
+            settings_of=settings_of,
+            complete=complete,
+            unused=unused,
+            data_key=self.data_key,
+        )
         self._annotations: dict[str, Annotations] = {}
 
     def run_all(self, collection: Collection) -> None:
@@ -145,7 +149,7 @@ class Sweep:
         for study, jobs, overrides in planned:
             if report := self.run(study, jobs, overrides):
                 reports[study.name] = report
-                write_index(self.out / collection.name, collection, reports)
+                write_collection(self.out / collection.name, collection, reports)
         if reports:
             log.info("all studies: %s", self.out / collection.name / "index.html")
 
@@ -166,23 +170,34 @@ class Sweep:
             seeds=self.seeds or study.seeds,
             overrides=overrides,
             runs=self.out / "runs",
-            settings_of=settings_of,
-            data_key=self.data_key,
+            configurations=self.configurations,
         )
 
     def run(self, study: Study, jobs: list[Job], overrides: list[str]) -> StudyReport | None:
         """What has not finished of a study, then its tables and page; None in a dry run."""
         pending = [job for job in jobs if not finished(job.folder)]
+        for job in pending:
+            if name := damage(job.folder):
+                path = job.folder / name
+                log.warning("%s is not as the run wrote it: %s is run again", path, job.title)
         equivalent = commands(
             study,
             seeds=self.seeds or study.seeds,
             overrides=[*overrides, *self.hydra_options],
+            unused=unused,
         )
         self.announce(study, jobs, pending, equivalent)
         if self.dry_run:
             return None
         if pending:
-            launch(pending, runs=self.out / "runs", options=self.hydra_options)
+            launch(
+                pending,
+                main=train.main,
+                runs=self.out / "runs",
+                options=self.hydra_options,
+                workers=self.workers,
+                metric=study.metric,
+            )
         settings = next(job for job in jobs if job.variant.name == study.baseline).settings
         report = study_report(
             study, jobs, command="\n".join(equivalent), annotations=self.annotations(settings)
@@ -195,7 +210,8 @@ class Sweep:
                 self.failed += 1
                 log.error("failed: %s: %s", job.title, failure(job.folder))
         if pending or self.workspace:
-            log_to_wandb(study, report, settings=settings, folder=folder, workspace=self.workspace)
+            options = settings.logger.wandb
+            log_to_wandb(study, report, options=options, folder=folder, workspace=self.workspace)
         log.info("everything is in %s", folder)
         return report
 
@@ -214,21 +230,22 @@ class Sweep:
             known = "unknown, as nothing has run yet" if seconds is None else _duration(seconds)
             print(f"Time for {len(pending)} runs, one after the other: {known}")
 
-    def annotations(self, settings: dict) -> Annotations:
-        """The data that a configuration names; read once, however many runs share it."""
-        data = settings["data"]
-        key = json.dumps(data, sort_keys=True)
+    def annotations(self, settings: Settings) -> Annotations:
+        """The data that settings name; read once, however many runs share it."""
+        key = settings.data.model_dump_json()
         if key not in self._annotations:
-            from mmlabel.data.datamodule import read_data
-
-            cache_dir = Path(settings["cache_dir"]).expanduser()
-            self._annotations[key] = read_data(data, cache_dir=cache_dir, require_pictures=False)
+            self._annotations[key] = settings.data.read(
+                cache_dir=cache_folder(settings.cache_dir),
+                require_pictures=False,
+                require_captions=False,
+            )
         return self._annotations[key]
 
-    def data_key(self, settings: dict) -> str:
+    def data_key(self, settings: Settings) -> str:
         """Stands for the content of the data; a dry run fetches none, so it may not know."""
-        if self.dry_run and settings["data"].get("download"):
-            settings = settings | {"data": settings["data"] | {"download": False}}
+        if self.dry_run and isinstance(settings.data, Coco) and settings.data.download:
+            data = settings.data.model_copy(update={"download": False})
+            settings = settings.model_copy(update={"data": data})
         try:
             return fingerprint(self.annotations(settings).fingerprint)
         except UserError:
@@ -237,72 +254,36 @@ class Sweep:
             return "not there yet"
 
 
-def settings_of(overrides: list[str]) -> dict:
-    """The resolved configuration of a run."""
-    config = OmegaConf.create(default_settings(overrides))
-    try:
-        return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    except MissingMandatoryValue as error:
-        raise UserError(f"{error.full_key} must be given: {error.full_key}=VALUE") from None
+def complete(recorded: dict) -> dict:
+    """Settings of a record, plain, as this version reads them."""
+    return read_settings(completed(recorded)).plain()
 
 
-def launch(jobs: Sequence[Job], *, runs: Path, options: Sequence[str]) -> None:
-    """Run the jobs with Hydra's launcher, as its multirun does, in one process if that is its way.
-
-    A sweep of Hydra's is a grid, and a study's variants are not, so the list of jobs is made here;
-    the launcher (basic, joblib, submitit, ray) gets it as it would from a sweeper. A job that fails
-    leaves failed.json in its folder, and the others go on.
-
-    Args:
-        jobs: to be run, all of them in the folder `runs`.
-        runs: the sweep's folder.
-        options: for Hydra, such as hydra/launcher=joblib.
-    """
-    from hydra._internal.callbacks import Callbacks
-
-    import train
-
-    for folder in {job.folder for job in jobs}:
-        # What an interrupted run has left would end up in the new one.
-        shutil.rmtree(folder, ignore_errors=True)
-    # Processes of data-parallel training start the script that this names.
-    sys.argv[0] = train.__file__
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3", job_name="train"):
-        hydra = GlobalHydra.instance().hydra
-        config = hydra.compose_config(
-            "train",
-            overrides=["hydra.mode=MULTIRUN", f"hydra.sweep.dir={runs.absolute()}", *options],
-            run_mode=RunMode.MULTIRUN,
-        )
-        launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=HydraContext(
-                config_loader=hydra.config_loader, callbacks=Callbacks(config)
-            ),
-            task_function=train.main.__wrapped__,
-            config=config,
-        )
-        try:
-            launcher.launch(
-                [[*job.overrides, f"hydra.sweep.subdir={job.folder.name}"] for job in jobs],
-                initial_job_idx=0,
-            )
-        except Exception as error:
-            # Of the launcher itself, a worker that was killed for instance: what finished counts.
-            log.error("the launcher stopped: %s", error)
-        finally:
-            log_to_terminal()
+def settings_of(overrides: Sequence[str]) -> Settings:
+    """The settings that overrides give, which several questions need."""
+    return _settings_of(tuple(overrides))
 
 
-def log_to_terminal() -> None:
-    """Also after a job, whose log file would get the sweep's messages otherwise."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+@cache
+def _settings_of(overrides: tuple[str, ...]) -> Settings:
+    return load_settings(overrides)
 
 
-def _whole_number(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise UserError(f"seeds={text}: give a whole number, 1 or more, such as 3")
+def unused(overrides: list[str]) -> set[str]:
+    """Those of the overrides that have no effect beside the others."""
+    return set(unused_options(overrides, settings_of(overrides)))
+
+
+def _whole_number(name: str, text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise UserError(f"{name}={text}: give a whole number, 1 or more, such as 3")
     return int(text)
+
+
+def _jobs(text: str, hydra_options: Sequence[str]) -> int | None:
+    if text != "1" and names_launcher(hydra_options):
+        raise UserError(f"jobs={text}: a launcher of Hydra's has options of its own; leave it out")
+    return None if text == "auto" else _whole_number("jobs", text)
 
 
 def _true_or_false(text: str) -> bool:

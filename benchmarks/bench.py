@@ -14,6 +14,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,11 +31,14 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
 import train as script  # noqa: E402
-from mmlabel.data.features import FeatureStore  # noqa: E402
+from mmlabel.data.feature_store import FeatureStore  # noqa: E402
 from mmlabel.data.sources.report_csv import read_usyd  # noqa: E402
-from mmlabel.data.transforms import load_picture  # noqa: E402
-from mmlabel.models.build import BackboneSource  # noqa: E402
-from mmlabel.results import machine, versions  # noqa: E402
+from mmlabel.data.transforms import load_picture, stack_views  # noqa: E402
+from mmlabel.errors import UserError  # noqa: E402
+from mmlabel.models.backbones import Backbone, build_backbone  # noqa: E402
+from mmlabel.models.engines import Engine, Precision, build_extract, choose_engine  # noqa: E402
+from mmlabel.models.weights import resolve_weights  # noqa: E402
+from mmlabel.record import machine, versions  # noqa: E402
 
 EPOCHS = 10  # of a run of the sweep that benchmark 3 works out
 
@@ -99,47 +105,81 @@ class Clocks(Callback):
 
 
 def extraction(bench: Bench) -> None:
-    """1: views a second from files into the store, over the backbone alone on ready tensors."""
-    settings = bench.settings("backbone=efficientnet_lite0")
-    size, precision = settings["data"]["image_size"], settings["features"]["precision"]
-    batch, device = settings["features"]["batch_size"], torch.device(DEVICE)
-    source = BackboneSource(settings)
-    extract = source.extract(precision, device)
-    pictures = pictures_of(bench)[: 8 * batch]
-    ready = [load_picture(path, size=size, flipped=False) for path in pictures[:batch]]
-    tensor = torch.from_numpy(np.stack(ready)).contiguous(memory_format=torch.channels_last)
-    tensor = tensor.to(device)
-    whole, bare = [], []
+    """1: pictures a second from files into the store, over eager torch on ready tensors.
+
+    The torch that it is compared with computes in float32, whatever the engine.
+    """
+    files, batch = pictures_of(bench), 64
+    for name, weights, batches in (
+        ("efficientnet_lite0", "pretrained", 8),
+        ("resnet50", "none", 4),  # weights do not change the time
+        ("vgg16", "none", 2),
+    ):
+        found = resolve_weights(name=name, weights=weights)
+        backbone = build_backbone(name=name, weights=found, frozen=True)
+        bare, filled = extraction_rates(
+            backbone, list(engines_here()), files[: batches * batch], bench.folder / name
+        )
+        for engine, target in engines_here().items():
+            ratio = statistics.median(w / b for w, b in zip(filled[engine], bare, strict=True))
+            rates = statistics.median(filled[engine]), statistics.median(bare)
+            what = f"extraction of {name} by {engine.name} {engine.precision} over bare torch"
+            note = "{:.0f} of {:.0f} pictures a second".format(*rates)
+            bench.add(1, what, ratio, "x", target, note)
+
+
+def engines_here() -> dict[Engine, str]:
+    """The engines that this machine has, with their targets."""
+    if DEVICE == "cuda":
+        return {Engine("torch", "float32"): "0.9", Engine("torch", "bfloat16"): ""}
+    engines = {Engine("torch", "float32"): "0.85"}
+    targets: dict[Precision, str] = {"float32": "1.7", "bfloat16": "4"}
+    for precision, target in targets.items():
+        with suppress(UserError):  # not installed, or a processor without bfloat16
+            engine = choose_engine("openvino", precision=precision, device=torch.device(DEVICE))
+            engines[engine] = target
+            if precision == "bfloat16":
+                engines[Engine("torch", precision)] = "1.5"
+    return engines
+
+
+def extraction_rates(
+    backbone: Backbone, engines: list[Engine], pictures: list[Path], folder: Path
+) -> tuple[list[float], dict[Engine, list[float]]]:
+    """Pictures a second of bare torch and of each engine's whole way, in rounds that alternate."""
+    device, size, batch = torch.device(DEVICE), 224, 64
+    ready = [load_picture(path, size=size, flipped=False)[None] for path in pictures[:batch]]
+    tensor = stack_views(ready).to(device)
+    torch_alone = build_extract(backbone, Engine("torch", "float32"), device=device, size=size)
+    extracts = {e: build_extract(backbone, e, device=device, size=size) for e in engines}
+    bare: list[float] = []
+    filled: dict[Engine, list[float]] = {engine: [] for engine in engines}
     for attempt in range(3):
-        store = FeatureStore.open(
-            bench.folder / f"extraction{attempt}",
-            key=source.key(precision),
-            size=size,
-            width=source.width,
-            dtype="float32",
-        )
-        start = time.perf_counter()
-        store.fill(
-            pictures,
-            flipped=np.zeros(len(pictures), dtype=bool),
-            extract=extract,
-            device=device,
-            batch_size=batch,
-            workers=settings["features"]["workers"],
-            rank=0,
-            world_size=1,
-            on_bad_image="error",
-        )
-        whole.append(len(pictures) / (time.perf_counter() - start))
-        start = time.perf_counter()
-        with torch.inference_mode():
-            for _ in range(len(pictures) // batch):
-                extract(tensor).cpu()
-        bare.append(len(pictures) // batch * batch / (time.perf_counter() - start))
-    ratio = statistics.median(w / b for w, b in zip(whole, bare, strict=True))
-    target = "0.9" if DEVICE == "cuda" else "0.85"
-    note = f"{statistics.median(whole):.0f} of {statistics.median(bare):.0f} pictures a second"
-    bench.add(1, "extraction over the bare backbone", ratio, "x", target, note)
+        work = partial(repeated, torch_alone, tensor, len(pictures) // batch)
+        bare.append(len(pictures) / seconds(work))
+        for engine, extract in extracts.items():
+            key = {**engine.key(), "attempt": attempt}
+            width = backbone.out_features
+            store = FeatureStore.open(folder, key=key, size=size, width=width, dtype="float32")
+            flipped = [False] * len(pictures)
+            options = {"flipped": flipped, "extract": extract, "device": device}
+            work = partial(store.fill, pictures, **options, batch_size=batch)
+            filled[engine].append(len(pictures) / seconds(work))
+    return bare, filled
+
+
+def repeated(
+    extract: Callable[[torch.Tensor], torch.Tensor], batch: torch.Tensor, times: int
+) -> None:
+    with torch.inference_mode():
+        for _ in range(times):
+            extract(batch).cpu()
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
 
 
 def epoch(bench: Bench) -> None:
@@ -258,6 +298,7 @@ def memory(bench: Bench) -> None:
 import sys, numpy as np, torch
 sys.path.insert(0, sys.argv[1])
 from torch import nn
+from mmlabel.data.captions import EncodedCaptions
 from mmlabel.data.datamodule import EpochBatches, SplitRows
 from mmlabel.models.fusion import Head, ImageEncoder, LateFusion
 rows, path = int(sys.argv[2]), sys.argv[3]
@@ -268,7 +309,7 @@ def anonymous():
 features = torch.from_numpy(np.memmap(path, np.float32, "r+", shape=(rows, 1280)))
 split = SplitRows(
     ids=[f"{n}.jpg" for n in range(rows)], targets=np.zeros((rows, 20), np.uint8),
-    tokens=np.ones((rows, 16), np.int32), lengths=np.full(rows, 12), features=features,
+    captions=EncodedCaptions.empty(rows), features=features,
     feature_rows=np.arange(rows)[:, None].repeat(2, 1), image_size=224,
 )
 network = LateFusion(
@@ -302,6 +343,67 @@ print(peak)
     bench.add(6, "more memory for 100,000 rows than for 1,000", growth, " MB", "flat", note)
 
 
+def captions(bench: Bench) -> None:
+    """7: an epoch of 18,000 captions and a head, against packed sequences in random batches."""
+    from mmlabel.data.batches import EpochBatches
+    from mmlabel.models.caption_encoder import CaptionEncoder
+    from mmlabel.models.fusion import Head
+
+    rows, words, batch_size = 18_000, 5_000, 32
+    generator = np.random.default_rng(0)
+    # As long as the report's captions: a median of 10 words, 1 in 100 has more than 17.
+    lengths = generator.gamma(17, 10.4 / 17, rows).round().clip(1, 40).astype(np.int64)
+    tokens = torch.from_numpy(generator.integers(2, words, (rows, lengths.max())))
+    targets = torch.from_numpy((generator.random((rows, 20)) < 0.1).astype(np.float32))
+    for layers in (1, 8):
+        encoder = CaptionEncoder(
+            num_words=words,
+            embedding_dim=50,
+            embeddings=torch.randn(words, 50),
+            layers=layers,
+            pooling="max",
+        )
+        head = Head(in_features=encoder.out_features, num_labels=20)
+        criterion = nn.BCEWithLogitsLoss()
+        padded = encoder._run_padded
+
+        def step(index: np.ndarray, encoder=encoder, head=head, criterion=criterion) -> None:
+            longest = lengths[index].max()
+            encoded = encoder(tokens[index, :longest], torch.from_numpy(lengths[index]))
+            criterion(head(encoded), targets[index]).backward()
+
+        ways = {
+            "packed": (encoder._run_packed, None),
+            "padded": (padded, None),
+            "padded, of similar length": (padded, lengths),
+        }
+        batches = {
+            name: [
+                index
+                for index, _ in EpochBatches(
+                    rows, batch_size=batch_size, training=True, lengths=given
+                )
+            ]
+            for name, (_, given) in ways.items()
+        }
+        # In turns, a stretch of an epoch each, so that a busy machine slows all of them alike.
+        stretch, seconds = (40 if layers == 1 else 8), dict.fromkeys(ways, 0.0)
+        count = len(batches["packed"]) // (1 if layers == 1 else 4)
+        for begin in range(0, count, stretch):
+            for name, (run, _) in ways.items():
+                encoder._run_padded = run
+                start = time.perf_counter()
+                for index in batches[name][begin : begin + stretch]:
+                    step(index)
+                seconds[name] += time.perf_counter() - start
+        for name in ("padded", "padded, of similar length"):
+            whole = [value * len(batches["packed"]) / count for value in seconds.values()]
+            note = f"{whole[0]:.1f} s against {whole[list(ways).index(name)]:.1f} s an epoch"
+            what = f"{layers} LSTM layer{'s' * (layers > 1)}, packed over {name}"
+            target = "2" if "similar" in name else ""
+            bench.add(7, what, seconds["packed"] / seconds[name], "x", target, note)
+
+
 def pictures_of(bench: Bench) -> list[Path]:
     if bench.data is not None:
         return read_usyd(bench.data).pictures
@@ -319,7 +421,7 @@ def split_file(bench: Bench, rows: int) -> Path:
     return path
 
 
-BENCHMARKS = {1: extraction, 2: epoch, 4: start_up, 3: sweep, 5: loop, 6: memory}
+BENCHMARKS = {1: extraction, 2: epoch, 4: start_up, 3: sweep, 5: loop, 6: memory, 7: captions}
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ACCELERATOR = "gpu" if DEVICE == "cuda" else "cpu"
 
@@ -334,7 +436,7 @@ def main() -> None:
     options = parser.parse_args()
     chosen = {int(n) for n in options.only.split(",")} if options.only else set(BENCHMARKS)
     if unknown := chosen - set(BENCHMARKS):
-        parser.error(f"--only: there is no benchmark {min(unknown)}; there are 1 to 6")
+        parser.error(f"--only: there is no benchmark {min(unknown)}; there are 1 to 7")
     data = options.data.resolve() if options.data else None
     os.environ.setdefault("WANDB_MODE", "offline")
     print(

@@ -1,3 +1,22 @@
 """Multi-label classification of captioned pictures."""
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mmlabel.predictor import Predictor
+
 __version__ = "0.1.0"
+
+
+def load(checkpoint: str | Path, *, device: str | None = None) -> Predictor:
+    """The model of a finished run (its best.ckpt), whose `predict` labels pictures.
+
+    Raises `mmlabel.errors.UserError` for what is no such file.
+    """
+    # Torch takes seconds to load, and every other use of this package begins here too.
+    from mmlabel.predictor import Predictor
+
+    return Predictor(checkpoint, device=device)

@@ -1,21 +1,36 @@
-"""What every on-disk cache here needs: content keys, atomic writes and locks.
+"""What every on-disk cache here needs: content keys, checksums, atomic writes and locks.
 
 A cache entry is named after everything it depends on, so it is never stale; it is written under a
-temporary name and renamed, so it is never read half-written; jobs that start together take the
-entry's lock, so it is computed once.
+temporary name and renamed, so it is never read half-written; it carries a checksum, so a damaged
+one is made anew; jobs that start together take the entry's lock, so it is computed once. A cache
+that cannot be written serves what it has, and the rest is done without: that is said once.
 """
 
 import hashlib
+import io
 import json
+import logging
 import os
+import shutil
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from functools import lru_cache
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cache, lru_cache
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from filelock import FileLock
+
+from mmlabel.errors import UserError
+
+log = logging.getLogger(__name__)
+
+MAGIC = b"mmlabel cache entry 1\n"
+HEADER_BYTES = len(MAGIC) + hashlib.sha256().digest_size
+
+Arrays = dict[str, np.ndarray]
+Value = TypeVar("Value")
 
 
 def fingerprint(*parts: object) -> str:
@@ -54,6 +69,106 @@ def _file_digest(path: str, size: int, mtime_ns: int) -> str:
     return digest.hexdigest()
 
 
+def cache_folder(path: str | Path) -> Path:
+    """The folder that `cache_dir` names; it need not exist. Raises UserError for an unknown `~`."""
+    folder = Path(os.path.expanduser(path))
+    if str(folder).startswith("~"):
+        raise UserError(
+            f"cache_dir={path}: this account has no home folder; give cache_dir=FOLDER, or set "
+            "MMLABEL_CACHE in the environment"
+        )
+    return folder
+
+
+def kept(
+    path: Path,
+    compute: Callable[[], Value],
+    *,
+    pack: Callable[[Value], Arrays | None],
+    unpack: Callable[[Arrays], Value],
+) -> Value:
+    """A value from disk, or else computed and kept there.
+
+    Args:
+        path: of the entry, named after all that the value depends on.
+        compute: makes the value, in one job at a time.
+        pack: the value as arrays; None if this one is not to be kept.
+        unpack: the value of such arrays.
+    """
+    if (found := _unpacked(path, unpack)) is not None:
+        return found[0]
+    with turn(path):
+        if (found := _unpacked(path, unpack)) is not None:
+            return found[0]
+        value = compute()
+        if (arrays := pack(value)) is not None:
+            buffer = io.BytesIO()
+            np.savez(buffer, **cast(dict[str, Any], arrays))
+            write_entry(path, buffer.getvalue())
+        return value
+
+
+def read_entry(path: Path) -> bytes | None:
+    """What `write_entry` has kept, or None: not there, damaged, or not to be read."""
+    try:
+        # Anything but a file, such as a pipe, could be waited for without end.
+        content = path.read_bytes() if path.is_file() else b""
+    except OSError:
+        return None
+    header, body = content[:HEADER_BYTES], content[HEADER_BYTES:]
+    return body if header == _header(body) else None
+
+
+def write_entry(path: Path, content: bytes) -> None:
+    """Keep `content` with its checksum; where that is impossible, say so once and go on."""
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(_header(content) + content)
+    except OSError as error:
+        say_unkept(path.parent.parent, error)
+
+
+def _header(content: bytes) -> bytes:
+    return MAGIC + hashlib.sha256(content).digest()
+
+
+def _unpacked(path: Path, unpack: Callable[[Arrays], Value]) -> tuple[Value] | None:
+    content = read_entry(path)
+    if content is None:
+        return None
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            return (unpack(dict(arrays)),)
+    except Exception:  # whole, but of another version of this code or of a library
+        return None
+
+
+@contextmanager
+def turn(path: Path) -> Iterator[None]:
+    """Hold the entry's lock; where there can be none, each job computes for itself."""
+    with ExitStack() as held:
+        with suppress(OSError, NotImplementedError):
+            held.enter_context(lock(path))
+        yield
+
+
+def say_unkept(folder: Path, error: OSError) -> None:
+    """Say once of a cache folder that nothing can be kept in it."""
+    _say_once(folder, error.strerror or str(error))
+
+
+@cache
+def _say_once(folder: Path, reason: str) -> None:
+    log.warning(
+        "nothing new is kept in the cache %s (%s): this run goes on, and the next one prepares its "
+        "data again; cache_dir=FOLDER names another",
+        folder,
+        reason,
+    )
+
+
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; rename it to `path` if the block succeeds."""
@@ -64,7 +179,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     finally:
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             temporary.unlink()
 
 

@@ -1,4 +1,4 @@
-"""Lightning callbacks: progress, the checkpoint, and what stops a run that has gone wrong."""
+"""Lightning callbacks: progress, the checkpoints, and what stops a run that has gone wrong."""
 
 import logging
 import math
@@ -6,12 +6,24 @@ import shutil
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.callbacks import (
+    Callback,
+    EarlyStopping,
+    ModelCheckpoint,
+    TQDMProgressBar,
+)
 from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.utilities.types import LRSchedulerConfigType
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 
+from mmlabel.cache import atomic_write
+from mmlabel.checkpoint_file import read_file
 from mmlabel.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -34,18 +46,18 @@ def quiet_lightning() -> None:
         warnings.filterwarnings("ignore", remark)
 
 
-def progress_callback() -> Callback:
-    """A bar on a terminal, a line an epoch elsewhere: a bar in a log file cannot be read."""
-    return TQDMProgressBar() if sys.stderr.isatty() else EpochLines()
+def progress_callbacks() -> list[Callback]:
+    """A line an epoch, and a bar on a terminal: a bar in a log file cannot be read."""
+    return [EpochLines(), *([TQDMProgressBar()] if sys.stderr.isatty() else [])]
 
 
 class EpochLines(Callback):
     """One line for each epoch."""
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.started = time.monotonic()
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         scores = {name: value.item() for name, value in trainer.callback_metrics.items()}
         shown = "  ".join(
             f"{name} {scores[name]:.3f}"
@@ -60,57 +72,218 @@ class EpochLines(Callback):
 class StopOnNaN(Callback):
     """Ends a run whose loss is no longer a number: nothing after that is worth its time."""
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def __init__(self, lr: float) -> None:
+        self.lr = lr
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         loss = trainer.callback_metrics["train/loss"].item()
         if not math.isfinite(loss):
-            rate = module.settings["optimizer"]["lr"]
             raise UserError(
                 f"the training loss became {loss} in epoch {trainer.current_epoch}: the learning"
-                f" rate is too high (optimizer.lr={rate}); choose a lower one, or set"
+                f" rate is too high (optimizer.lr={self.lr:g}); choose a lower one, or set"
                 " trainer.gradient_clip_val"
             )
 
 
-class LastCheckpoint(ModelCheckpoint):
-    """Keeps last.ckpt in `folder`: what a killed run is resumed from."""
+class StopEarly(EarlyStopping):
+    """Early stopping that a resumed run which had stopped does not forget."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, monitor: str, *, mode: Literal["min", "max"], patience: int) -> None:
+        super().__init__(monitor, mode=mode, patience=patience, check_on_train_epoch_end=False)
+
+    @property
+    def state_key(self) -> str:
+        """Lightning's own class's, under which earlier versions' checkpoints hold the state."""
+        return f"{EarlyStopping.__qualname__}{ {'monitor': self.monitor, 'mode': self.mode}!r}"
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        if self.wait_count >= self.patience:
+            trainer.should_stop = True
+            log.info(
+                "early stopping has ended this run after %d epochs: nothing is trained; a higher"
+                " patience (it was %d) goes on",
+                trainer.current_epoch,
+                self.patience,
+            )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict({**state_dict, "patience": self.patience})
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Keeps last.ckpt in `folder`, of the last whole epoch: what a killed run is resumed from."""
+
+    def __init__(self, folder: Path, *, resumed_from: Path | None) -> None:
         super().__init__(
             dirpath=folder,
             filename="last",
             save_on_train_epoch_end=True,
             enable_version_counter=False,
         )
+        self.resumed_from = resumed_from
 
-    def load_state_dict(self, state_dict: dict) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A run that is interrupted in its first epoch leaves a checkpoint, too."""
+        super().on_train_start(trainer, pl_module)
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        path = Path(str(self.dirpath)) / "last.ckpt"
+        if self.resumed_from is None:
+            trainer.save_checkpoint(path)
+        elif trainer.is_global_zero and self.resumed_from.resolve() != path.resolve():
+            copy_file(self.resumed_from, path)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # trainer.max_steps and max_time end a run within an epoch, which cannot be gone on with.
+        if is_whole_epoch(trainer):
+            super().on_train_epoch_end(trainer, pl_module)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """A resumed run keeps its own; there is nothing to take over."""
 
 
-class BestCheckpoint(ModelCheckpoint):
-    """Keeps best.ckpt, of the epoch with the highest `monitor`, in `folder`.
+def is_whole_epoch(trainer: pl.Trainer) -> bool:
+    """Whether every batch of the epoch that ends has been trained on."""
+    return trainer.fit_loop.epoch_loop.batch_progress.current.ready >= trainer.num_training_batches
 
-    A resumed run has a folder of its own, so it takes a copy of the best checkpoint so far along.
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a checkpoint whole or not at all; raises UserError where that is impossible."""
+    try:
+        with atomic_write(target) as temporary:
+            shutil.copyfile(source, temporary)
+    except OSError as error:
+        raise UserError(f"{source} cannot be copied to {target} ({error.strerror})") from error
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps best.ckpt, of the epoch with the best `monitor`, in `folder`.
+
+    A resumed run has a folder of its own, so it takes a copy of the best checkpoint so far along:
+    of the one that lies beside the checkpoint that it is resumed from, wherever that has been moved
+    to.
+
+    Args:
+        folder: of the run.
+        monitor, mode: the score, and whether the highest or the lowest is the best.
+        resumed_from: the checkpoint that the run goes on from.
+        note: is told that the best checkpoint so far is missing.
     """
 
-    def __init__(self, folder: Path, *, monitor: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        monitor: str,
+        mode: Literal["min", "max"],
+        resumed_from: Path | None,
+        note: Callable[[str], None],
+    ) -> None:
         super().__init__(
             dirpath=folder,
             filename="best",
             monitor=monitor,
-            mode="max",
+            mode=mode,
             # After the epoch rather than after its validation: what is resumed is a whole epoch.
             save_on_train_epoch_end=True,
             auto_insert_metric_name=False,
             enable_version_counter=False,
         )
+        self.resumed_from = resumed_from
+        self.note = note
 
-    def load_state_dict(self, state_dict: dict) -> None:
-        best, former = Path(self.dirpath) / "best.ckpt", Path(state_dict["best_model_path"])
-        if not former.is_file():
-            return
-        if rank_zero_only.rank == 0 and former != best:
-            shutil.copyfile(former, best)
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # An epoch without validation (check_val_every_n_epoch) cannot be the best.
+        if self.monitor in trainer.callback_metrics:
+            super().on_train_epoch_end(trainer, pl_module)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         score = state_dict["best_model_score"]
+        if score is None or self.resumed_from is None:
+            return
+        best, former = (
+            Path(str(self.dirpath)) / "best.ckpt",
+            self.resumed_from.with_name("best.ckpt"),
+        )
+        if not former.is_file() or self._score_of(former) != score.item():
+            self.note(
+                f"there is no best.ckpt with {self.monitor} {score.item():.4f} beside"
+                f" {self.resumed_from}: the best epoch is chosen from here on"
+            )
+            return
+        if rank_zero_only.rank == 0 and former.resolve() != best.resolve():
+            copy_file(former, best)
         self.best_model_path = self.kth_best_model_path = str(best)
         self.best_model_score = self.kth_value = score
         self.best_k_models = {str(best): score}
+
+    def _score_of(self, checkpoint: Path) -> float | None:
+        for state in read_file(checkpoint).get("callbacks", {}).values():
+            if state.get("monitor") == self.monitor and state.get("best_model_score") is not None:
+                return state["best_model_score"].item()
+        return None
+
+
+class WholeEpochs(Callback):
+    """Sees that a resumed run begins with an epoch; Lightning would train on its last batches."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        seen = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        batches = trainer.num_training_batches
+        if 0 < seen < batches:
+            raise UserError(
+                f"ckpt_path: the checkpoint was written after {seen} of {batches} batches of an"
+                " epoch: it was ended within it (trainer.max_steps, trainer.max_time), or trained"
+                " on another number of devices; resume from last.ckpt, on as many devices"
+            )
+
+
+class SameSchedule(Callback):
+    """Sees that the steps of a resumed run are those that its schedule was laid out for.
+
+    Other numbers of devices, of rows or of batches would end it too early or too late.
+    """
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        left = trainer.estimated_stepping_batches - trainer.global_step
+        for config in trainer.lr_scheduler_configs:
+            schedule = config.scheduler
+            if isinstance(schedule, OneCycleLR):
+                planned = schedule.total_steps
+            elif isinstance(schedule, CosineAnnealingLR):
+                planned = schedule.T_max
+            else:
+                continue
+            if planned > 2 and planned - schedule.last_epoch != left:
+                raise UserError(
+                    f"the schedule has {planned - schedule.last_epoch} steps left, and this run"
+                    f" {left}: resume with as many devices and as many rows and batches as before,"
+                    " or add resume_lr=RATE for a fresh schedule over the epochs that are left"
+                )
+
+
+class FreshSchedule(Callback):
+    """Gives a resumed run another learning rate, and a schedule over the epochs that are left.
+
+    Args:
+        lr: the rate.
+        build: the schedule of an optimizer for so many steps, as Lightning takes it, or None.
+    """
+
+    def __init__(
+        self, lr: float, build: Callable[[Optimizer, int], LRSchedulerConfigType | None]
+    ) -> None:
+        self.lr = lr
+        self.build = build
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        (optimizer,) = trainer.optimizers
+        for group in optimizer.param_groups:
+            group["lr"] = self.lr
+            group.pop("initial_lr", None)
+        left = trainer.estimated_stepping_batches - trainer.global_step
+        described = self.build(optimizer, int(left) if math.isfinite(left) else 0)
+        if described is not None:
+            (config,) = trainer.lr_scheduler_configs
+            config.scheduler = described["scheduler"]

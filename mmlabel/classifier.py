@@ -1,72 +1,98 @@
 """The LightningModule: trains, scores and saves a network over captioned pictures."""
 
-from collections.abc import Iterator
-from pathlib import Path
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from mmlabel.cache import atomic_write
-from mmlabel.data.batch import Batch
-from mmlabel.data.captions import Vocabulary
-from mmlabel.errors import UserError
-from mmlabel.losses import build_loss
+from mmlabel.data.batches import Batch
 from mmlabel.metrics import best_threshold, best_thresholds, score
-from mmlabel.models.build import BackboneSource, build_network, network_inputs, uses_detector
-from mmlabel.optimizers import build_optimizer, build_scheduler
 
-CALIBRATED = ("auto", "per_label")  # values of `threshold` that are found on validation
+CALIBRATED = ("auto", "per_label")  # thresholds that are found on validation
 BACKBONE = "network.encoders.image.backbone."  # where a checkpoint's state dict keeps it
+
+
+class LazyBackbone(Protocol):
+    """A frozen backbone that is built at its first use."""
+
+    @property
+    def backbone(self) -> nn.Module: ...
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What the network answered to the rows of one split, in the split's order.
+
+    Attributes:
+        rows: (n,) positions within the split; all of it, unless Lightning was told to limit it.
+        probabilities, targets: (n, num_labels).
+        known: (n, num_labels) bool, which of the targets are; None: all.
+    """
+
+    rows: Tensor
+    probabilities: Tensor
+    targets: Tensor
+    known: Tensor | None
 
 
 class Classifier(pl.LightningModule):
     """A network with its loss, optimizer and scores.
 
-    A checkpoint of it holds `settings`, `vocabulary` and `label_names`, all plain Python values, so
-    that it loads with `weights_only=True` and predicts with nothing beside it.
-
     Args:
         network: maps a `Batch` to logits (B, num_labels); `loss(batch, criterion)` is what training
             lowers, and `evaluate(batch, criterion)` gives logits and loss at once.
-        settings: the resolved configuration of the run.
-        vocabulary: the words that token numbers stand for.
+        criterion: of logits and targets.
         label_names: name of each label number, "" for a number that does not exist.
-        pretrained: where the weights of backbone and word vectors come from, in words.
-        pos_weight: (num_labels,) weight of positives for loss=bce_pos_weight.
+        threshold: a number, one for each label, or how to find it on validation ("auto",
+            "per_label").
+        seed: of dropout.
+        configure: the optimizer and schedule of these parameters for so many steps, as Lightning
+            takes them; None: the network is not trained.
+        content: what a checkpoint of this run keeps besides weights and threshold, as plain values;
+            see `mmlabel.checkpoint`.
         backbone: where the network's backbone is to be had when it was built without one, because
             stored features stand in for pictures.
+
+    Attributes:
+        scores: "val/f1_micro" and so on, of each split's last pass.
+        evaluated: answers of each split's last pass, by split.
+        rows_trained: training rows seen in the last epoch.
     """
 
     def __init__(
         self,
         *,
         network: nn.Module,
-        settings: dict,
-        vocabulary: Vocabulary,
+        criterion: nn.Module,
         label_names: list[str],
-        pretrained: dict[str, str],
-        pos_weight: np.ndarray | None = None,
-        backbone: BackboneSource | None = None,
+        threshold: float | list[float] | str,
+        seed: int = 0,
+        configure: Callable[[list[nn.Parameter], int], Any] | None = None,
+        content: dict[str, Any] | None = None,
+        backbone: LazyBackbone | None = None,
     ) -> None:
         super().__init__()
         self.network = network
-        self.settings = settings
-        self.vocabulary = vocabulary
+        self.criterion = criterion
         self.label_names = label_names
-        self.pretrained = pretrained
+        self.calibration = threshold if isinstance(threshold, str) else None
+        self.threshold: float | list[float] = 0.5 if isinstance(threshold, str) else threshold
+        self.seed = seed
+        self.configure = configure
+        self.content = content
         self.backbone = backbone
-        self.criterion = build_loss(settings["loss"]["name"], pos_weight)
-        # A number or one for each label; replaced by what is best on validation if that is asked
-        # for.
-        chosen = settings["threshold"]
-        self.threshold: float | list[float] = 0.5 if chosen in CALIBRATED else chosen
+        self.scores: dict[str, float] = {}
+        self.evaluated: dict[str, Evaluated] = {}
+        self.rows_trained = 0
         self._seen: list[tuple[Tensor, ...]] = []
-        self.scores: dict[str, float] = {}  # "val/f1_micro" and so on, of each split's last pass
-        # Of the split evaluated last, in its order: probabilities and targets (n, num_labels).
-        self.evaluated: tuple[Tensor, Tensor] | None = None
+        self._validated = False  # in this epoch of training
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits (B, num_labels)."""
@@ -74,19 +100,23 @@ class Classifier(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         # The feature store may turn out to be of no use (a full disk): then pictures are coming.
-        if self.backbone is not None and self.trainer.datamodule.features is None:
-            self.network.encoders["image"].backbone = self.backbone.backbone
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if self.backbone is not None and data.features is None:
+            self.network.encoders["image"].backbone = self.backbone.backbone  # type: ignore[index]
             self.backbone = None
 
-    def on_train_batch_start(self, batch: Batch, index: int) -> None:
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Dropout then depends on the seed and the epoch alone: a run that is killed and resumed
         # goes on exactly as it would have. (At the epoch's start would be too early: a loader
         # draws a number of its own, and in a resumed run it does so before.)
-        if index == 0:
-            torch.manual_seed(self.settings["seed"] * 1_000_003 + self.current_epoch)
+        if batch_idx == 0:
+            torch.manual_seed(self.seed * 1_000_003 + self.current_epoch)
+            self.rows_trained = 0
+            self._validated = False
 
-    def training_step(self, batch: Batch, _: int) -> Tensor:
-        loss = self.network.loss(batch, self.criterion)
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        loss = self.network.loss(batch, self.criterion)  # type: ignore[operator]
+        self.rows_trained += len(batch.rows)
         self.log(
             "train/loss",
             loss,
@@ -98,12 +128,19 @@ class Classifier(pl.LightningModule):
         return loss
 
     def on_train_epoch_end(self) -> None:
-        self.log("lr", self.optimizers().param_groups[0]["lr"])
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, Optimizer)
+        self.log("lr", optimizer.param_groups[0]["lr"])
+        # Here, before the epoch's checkpoint: Lightning would do it after, and a resumed run would
+        # lack the step.
+        for config in self.trainer.lr_scheduler_configs if self._validated else ():
+            if isinstance(config.scheduler, ReduceLROnPlateau):
+                config.scheduler.step(self.trainer.callback_metrics[str(config.monitor)])
 
-    def validation_step(self, batch: Batch, _: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate(batch)
 
-    def test_step(self, batch: Batch, _: int) -> None:
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate(batch)
 
     def on_validation_epoch_end(self) -> None:
@@ -113,29 +150,45 @@ class Classifier(pl.LightningModule):
         self._finish("test")
 
     def _evaluate(self, batch: Batch) -> None:
-        logits, loss = self.network.evaluate(batch, self.criterion)
+        logits, loss = self.network.evaluate(batch, self.criterion)  # type: ignore[operator]
         probabilities = logits.float().sigmoid()
-        self._seen.append((batch.rows, probabilities, batch.targets, loss.expand(len(logits))))
+        known = torch.ones_like(batch.targets, dtype=torch.bool)
+        if batch.known is not None:
+            known = batch.known
+        self._seen.append(
+            (batch.rows, probabilities, batch.targets, known, loss.expand(len(logits)))
+        )
 
     def _finish(self, split: str) -> None:
-        """Score the whole split at once, over all processes, each row once."""
+        """Score what was seen of the split at once, over all processes, each row once."""
+        if not self._seen:
+            return
         columns = [torch.cat(column) for column in zip(*self._seen, strict=True)]
         self._seen.clear()
         if self.trainer.world_size > 1:
             columns = [torch.cat(gather_all_tensors(column.contiguous())) for column in columns]
-        rows, probabilities, targets, losses = (column.cpu() for column in columns)
+        rows, probabilities, targets, known, losses = (column.cpu() for column in columns)
         order = rows.argsort()
-        self.evaluated = probabilities[order], targets[order]
-        self.scores[f"{split}/loss"] = losses.double().mean().item()
+        self.evaluated[split] = Evaluated(
+            rows[order],
+            probabilities[order],
+            targets[order],
+            None if known.all() else known[order],
+        )
+        self.scores[f"{split}/loss"] = _mean_loss(losses.double(), known)
         self._score(split)
-        own = {name: value for name, value in self.scores.items() if name.startswith(split)}
-        self.log_dict(own, sync_dist=self.trainer.world_size > 1)
+        # The pass that scores the selected checkpoint is no point of the learning curves.
+        if split == "test" or self.trainer.state.fn == "fit":
+            own = {name: value for name, value in self.scores.items() if name.startswith(split)}
+            self.log_dict(own, sync_dist=self.trainer.world_size > 1)
+            self._validated = True
 
     def _score(self, split: str) -> None:
         threshold = torch.tensor(self.threshold)
         if threshold.ndim:
             threshold = threshold[self._label_numbers]
-        scores = score(*self._existing_labels(), threshold)
+        probabilities, targets, known = self._existing_labels(split)
+        scores = score(probabilities, targets, threshold, known)
         self.scores |= {f"{split}/{name}": value for name, value in scores.items()}
 
     @property
@@ -143,13 +196,20 @@ class Classifier(pl.LightningModule):
         """Without those that do not exist (0 and 12 in the report's data), which are no answers."""
         return [number for number, name in enumerate(self.label_names) if name]
 
-    def _existing_labels(self) -> list[Tensor]:
-        return [columns[:, self._label_numbers] for columns in self.evaluated]
+    def _existing_labels(self, split: str) -> tuple[Tensor, Tensor, Tensor | None]:
+        found, numbers = self.evaluated[split], self._label_numbers
+        known = None if found.known is None else found.known[:, numbers]
+        return found.probabilities[:, numbers], found.targets[:, numbers], known
+
+    def answer_at(self, threshold: float | str) -> None:
+        """Answer at another threshold, or find it on validation ("auto", "per_label")."""
+        self.calibration = threshold if isinstance(threshold, str) else None
+        self.threshold = 0.5 if isinstance(threshold, str) else threshold
 
     def calibrate(self) -> None:
-        """Set the threshold that is best on validation, which must have been evaluated last."""
-        found = self._existing_labels()
-        if self.settings["threshold"] == "per_label":
+        """Set the threshold that is best on validation, which must have been evaluated."""
+        found = self._existing_labels("val")
+        if self.calibration == "per_label":
             thresholds = torch.full((len(self.label_names),), 0.5)
             thresholds[self._label_numbers] = best_thresholds(*found)
             self.threshold = [round(value, 2) for value in thresholds.tolist()]
@@ -157,107 +217,32 @@ class Classifier(pl.LightningModule):
             self.threshold = best_threshold(*found)
         self._score("val")
 
-    def configure_optimizers(self) -> dict:
+    def configure_optimizers(self) -> Any:
+        assert self.configure is not None
         trainable = [p for p in self.network.parameters() if p.requires_grad]
-        optimizer = build_optimizer(trainable, self.settings["optimizer"])
-        scheduler = build_scheduler(
-            optimizer,
-            self.settings["scheduler"],
-            steps=self.trainer.estimated_stepping_batches,
-            monitor=self.settings["monitor"],
-        )
-        if scheduler is None:
-            return {"optimizer": optimizer}
-        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+        steps = self.trainer.estimated_stepping_batches  # infinite where only time ends a run
+        return self.configure(trainable, int(steps) if math.isfinite(steps) else 0)
 
-    def on_save_checkpoint(self, checkpoint: dict) -> None:
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["mmlabel"] = {
-            "settings": self.settings,
-            "vocabulary": self.vocabulary.words,
-            "forms": self.vocabulary.forms,
-            "label_names": self.label_names,
-            "pretrained": self.pretrained,
+            **(self.content or {}),
             "threshold": self.threshold,
+            "calibrated": self.calibration is None,
         }
 
-    def on_load_checkpoint(self, checkpoint: dict) -> None:
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # While features come from the store, the network has no backbone and its checkpoints
         # lack one until the run ends. A frozen backbone's weights are the same either way.
         saved, own = checkpoint["state_dict"], self.state_dict()
         for key in [key for key in saved if key.startswith(BACKBONE) and key not in own]:
             del saved[key]
-        for key in _missing(saved, own):
+        for key in [key for key in own if key.startswith(BACKBONE) and key not in saved]:
             saved[key] = own[key]
-        self.threshold = checkpoint["mmlabel"]["threshold"]
 
 
-def _missing(saved: dict, own: dict) -> Iterator[str]:
-    return (key for key in own if key.startswith(BACKBONE) and key not in saved)
-
-
-def read_checkpoint(path: Path) -> dict:
-    """The content of a checkpoint file of this project, read with `weights_only=True`.
-
-    Raises UserError if there is no such file, or it is not such a checkpoint.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"ckpt_path: there is no file {path}")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        checkpoint["mmlabel"]["vocabulary"]
-    except Exception as error:
-        raise UserError(
-            f"ckpt_path: {path} is not a checkpoint of mmlabel, or is damaged"
-            f" ({type(error).__name__})"
-        ) from None
-    return checkpoint
-
-
-def load_classifier(path: Path) -> Classifier:
-    """A classifier as it was saved, ready to predict; see `read_checkpoint` for the errors."""
-    checkpoint = read_checkpoint(path)
-    saved, state = checkpoint["mmlabel"], checkpoint["state_dict"]
-    settings = saved["settings"]
-    backbone = None
-    if "image" in network_inputs(settings) and not uses_detector(settings):
-        # A run that was killed before its end has no backbone in its checkpoint: fetch it anew.
-        complete = any(key.startswith(BACKBONE) for key in state)
-        chosen = settings["backbone"] | ({"weights": "none"} if complete else {})
-        backbone = BackboneSource(settings | {"backbone": chosen}).backbone
-    weights = state.get("criterion.pos_weight")
-    classifier = Classifier(
-        network=build_network(
-            settings,
-            num_words=len(saved["vocabulary"]),
-            num_labels=len(saved["label_names"]),
-            embeddings=None,
-            embedding_dim=_embedding_dim(state),
-            freeze_embeddings=False,
-            backbone=backbone,
-        ),
-        settings=settings,
-        vocabulary=Vocabulary(saved["vocabulary"], saved["forms"]),
-        label_names=saved["label_names"],
-        pretrained=saved["pretrained"],
-        pos_weight=None if weights is None else weights.numpy(),
-    )
-    classifier.on_load_checkpoint(checkpoint)
-    classifier.load_state_dict(checkpoint["state_dict"])
-    return classifier.eval()
-
-
-def _embedding_dim(state: dict) -> int | None:
-    key = "network.encoders.caption.embedding.weight"
-    return state[key].shape[1] if key in state else None
-
-
-def complete_checkpoint(path: Path, classifier: Classifier) -> None:
-    """Give a finished run's checkpoint its final threshold, and the backbone if it lacks one."""
-    checkpoint = read_checkpoint(path)
-    if classifier.backbone is not None:
-        weights = classifier.backbone.backbone.state_dict()
-        checkpoint["state_dict"] |= {f"{BACKBONE}{key}": value for key, value in weights.items()}
-    checkpoint["mmlabel"]["threshold"] = classifier.threshold
-    with atomic_write(path) as temporary:
-        torch.save(checkpoint, temporary)
+def _mean_loss(losses: Tensor, known: Tensor) -> float:
+    """The mean over what is known, of losses (n,) each of which is the mean of its batch."""
+    if known.all():
+        return losses.mean().item()
+    counts = known.sum(dim=1)
+    return ((losses * counts).sum() / counts.sum().clamp(min=1)).item()

@@ -1,46 +1,113 @@
-"""What train.py and sweep.py share: Hydra's configuration as plain settings, errors as messages."""
+"""Hydra's side of train.py and sweep.py: a command line becomes `Settings`, an error a message."""
 
+import logging
 import os
 import re
+import signal
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
 from mmlabel.errors import UserError, nearest
+from mmlabel.help import CONF, choices
+from mmlabel.options import declared, unknown
+from mmlabel.settings import OPTIONAL, Settings, flatten, option_names, read_settings
+from mmlabel.terminal import escape_what_is_missing, printable
+
+log = logging.getLogger(__name__)
 
 _WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR", "0") == "1"
-CONF = Path(__file__).resolve().parent.parent / "conf"
+_MOST_CHECKED = 64  # jobs of a multirun that are checked before the first one runs
+_MAIN_PROCESS = os.getpid()
+_EXTRAS = {"optuna": "search", "joblib": "launchers", "submitit_local": "launchers",
+           "submitit_slurm": "launchers", "ray": "launchers"}  # fmt: skip
 
 
-def run_cli(main: Callable[[], object]) -> None:
-    """Call a `hydra.main` function; a user's mistake ends it with one message and exit code 1.
+# "optimizer.name" and the like.
+CHOSEN_BY_GROUP = {option.name for option in declared(Settings) if option.choice} | {
+    "detector.name"
+}
 
-    With HYDRA_FULL_ERROR=1 the traceback is shown as well.
+
+class Interrupted(BaseException):
+    """A signal asked the program to end."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.exit_code = 128 + signum
+        self.hint = ""
+
+
+def run_cli(main: Callable[[], object], help_text: Callable[[], str] | None = None) -> None:
+    """Call `main`; a user's mistake ends it with one message and exit code 1.
+
+    With HYDRA_FULL_ERROR=1 the traceback is shown as well. SIGINT and SIGTERM end it with a line
+    and exit code 130 or 143. `--help` prints `help_text()`.
     """
+    escape_what_is_missing()
+    if help_text is not None and {"--help", "-h"} & set(sys.argv[1:]):
+        print(help_text())
+        return
     # Without it Hydra prints tracebacks of its own and exits before the error gets here.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, _interrupt)
     try:
+        _check_groups(sys.argv[1:])
         main()
-    except KeyboardInterrupt:
-        sys.exit("mmlabel: interrupted")
+    except Interrupted as stop:
+        print(f"mmlabel: interrupted ({stop}){stop.hint}", file=sys.stderr, flush=True)
+        sys.exit(stop.exit_code)
     except (UserError, HydraException, OmegaConfBaseException) as error:
         fail(error)
 
 
-def fail(error: Exception) -> None:
+def _check_groups(arguments: Sequence[str]) -> None:
+    """Refuse a group that is set to a value: Hydra has no message for it."""
+    for text in arguments:
+        group, found, value = text.lstrip("+~").partition("=")
+        if found and (CONF / group).is_dir() and group not in ("", "study"):
+            if re.fullmatch(r"[-+.\d]+|\{.*|true|false", value.strip(), re.IGNORECASE):
+                raise UserError(
+                    f"{text}: {group} is a group of options: give {group}=NAME, one of"
+                    f" {', '.join(choices(group))}, or one of its options, {group}.OPTION=VALUE"
+                )
+
+
+_IMPATIENCE = 10.0  # seconds until another signal counts as a new one
+_interrupted: float | None = None
+
+
+def _interrupt(signum: int, _: FrameType | None) -> None:
+    global _interrupted
+    if os.getpid() != _MAIN_PROCESS:
+        os._exit(128 + signum)  # a forked worker: the main process does the talking
+    # The clean-up that follows must not be cut short by a second signal of the same kind.
+    if _interrupted is None or time.monotonic() - _interrupted > _IMPATIENCE:
+        _interrupted = time.monotonic()
+        raise Interrupted(signum)
+
+
+def fail(error: Exception) -> NoReturn:
     """End the program with the error's message, unless its traceback is wanted (see `run_cli`)."""
     if not _WANTS_TRACEBACK:
-        sys.exit(f"mmlabel: {explain(error)}")
+        sys.exit(f"mmlabel: {printable(explain(error))}")
     raise error
 
 
@@ -49,112 +116,162 @@ def explain(error: Exception) -> str:
     text = str(error)
     if isinstance(error, MissingConfigException):
         if found := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
-            group, name = found.groups()
-            if group == "hydra/sweeper":
-                return f'Hydra\'s sweeper "{name}" is not installed: pip install -e ".[search]"'
-            return f'there is no {group}="{name}"{nearest(name, group_options(group))}'
+            return _no_choice(*found.groups())
     if found := re.search(r"Could not override '([^']+)'", text):
         key = found[1].split("@")[0]
-        return f'there is no option "{key}"{nearest(key, option_names())}'
+        if key == "study":
+            return "a study is run by sweep.py: python sweep.py study=NAME"
+        if (CONF / key).is_dir():
+            return f"{key} has no default to replace: give +{key}=NAME, one of {_list(key)}"
+        return unknown(key, Settings)
     if isinstance(error, HydraException) and error.__cause__ is not None:
         text = f"{text} {error.__cause__}"
     return " ".join(text.split())
 
 
-def group_options(group: str) -> list[str]:
-    """The choices of a configuration group."""
-    return [path.stem for path in (CONF / group).glob("*.yaml")]
+def _no_choice(group: str, name: str) -> str:
+    if group.startswith("hydra/"):
+        if extra := _EXTRAS.get(name):
+            return f"{group}={name} is not installed: pip install -e '.[{extra}]'"
+        return f'there is no {group}="{name}"'
+    return f'there is no {group}="{name}"{nearest(name, choices(group))}'
 
 
-def option_names() -> list[str]:
-    """Every group and every option of a default run."""
-    groups = [path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra"]
-    return sorted({*groups, *flatten(default_settings([]))})
+def _list(group: str) -> str:
+    return ", ".join(choices(group))
 
 
-def default_settings(overrides: list[str]) -> dict:
-    """The configuration that `overrides` alone would give; missing values are "???"."""
+# ---- From a command line to settings --------------------------------------------------------
+
+
+def load_settings(overrides: Sequence[str]) -> Settings:
+    """The settings that a run with these overrides has.
+
+    Raises UserError, or an error of Hydra's that `explain` puts into words.
+    """
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return OmegaConf.to_container(compose("train", overrides), resolve=False)
+        config = compose("train", list(overrides))
+    return settings_from(config, overrides)
 
 
-def flatten(settings: dict, prefix: str = "") -> dict[str, object]:
-    """{"lstm": {"layers": 1}} as {"lstm.layers": 1}; lists stay as they are."""
-    return dict(_leaves(settings, prefix))
+def settings_from(config: DictConfig, overrides: Sequence[str]) -> Settings:
+    """Check a composed configuration; `overrides` are those of the command line."""
+    for item in parse(overrides):
+        _check_override(item)
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    values: dict[str, Any] = OmegaConf.to_container(own, resolve=True)  # type: ignore[assignment]
+    return read_settings(values)
 
 
-def _leaves(settings: dict, prefix: str) -> Iterator[tuple[str, object]]:
-    for key, value in settings.items():
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+def parse(overrides: Sequence[str]) -> list[Override]:
+    return OverridesParser.create().parse_overrides(list(overrides))
 
 
-def plain_settings(cfg: DictConfig) -> dict:
-    """A run's configuration resolved to plain Python values.
+def _check_override(item: Override) -> None:
+    """Refuse what would set a group's kind without its options."""
+    group = item.key_or_group.split(".")[0]
+    if item.key_or_group in CHOSEN_BY_GROUP:
+        value = str(item.value())
+        hint = "" if value in choices(group) else nearest(value, choices(group))
+        raise UserError(f"{item.key_or_group} follows from its group: give {group}={value}{hint}")
 
-    Raises UserError for an option that has no value, or a value of the wrong type.
+
+def unused(overrides: Sequence[str], settings: Settings) -> list[str]:
+    """Those of the command line's overrides that have no effect on a run of `settings`."""
+    return [
+        text
+        for text, item in zip(overrides, parse(overrides), strict=True)
+        if (group := item.key_or_group.split(".")[0].split("@")[0]) in OPTIONAL
+        and getattr(settings, group) is None
+    ]
+
+
+def refuse_unused(overrides: Sequence[str], settings: Settings) -> None:
+    """Raise UserError for options that the chosen model does not use.
+
+    A checkpoint has its own model, which options are compared with when it has been read.
     """
+    if settings.ckpt_path is None and (left := unused(overrides, settings)):
+        raise UserError(
+            f"{' '.join(left)}: no effect with model={settings.model.name}, which does not use"
+            f" {left[0].lstrip('+~').split('=')[0].split('.')[0]}; leave it out"
+        )
+
+
+class BeforeRun(Callback):
+    """Checks a configuration after Hydra has composed it and before it makes any folder."""
+
+    def on_run_start(self, config: DictConfig, **_: object) -> None:
+        with _answered():
+            overrides = list(config.hydra.overrides.task)
+            refuse_unused(overrides, settings_from(config, overrides))
+            _own_folder(config, "run")
+
+    def on_multirun_start(self, config: DictConfig, **_: object) -> None:
+        with _answered():
+            overrides = list(config.hydra.overrides.task)
+            if config.hydra.sweeper._target_.endswith("BasicSweeper"):
+                loader = GlobalHydra.instance().config_loader()
+                for job in islice(_jobs(overrides), _MOST_CHECKED):
+                    composed = loader.load_configuration(
+                        "train", job, run_mode=RunMode.RUN, from_shell=False
+                    )
+                    settings_from(composed, job)
+            _own_folder(config, "sweep")
+
+
+@contextmanager
+def _answered() -> Iterator[None]:
+    # Hydra turns what its callbacks raise into warnings; an exit goes through.
     try:
-        settings = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    except MissingMandatoryValue as error:
-        raise UserError(f"{error.full_key} must be given: {error.full_key}=VALUE") from None
-    _check_types(settings)
-    return settings
+        yield
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        fail(error)
 
 
-def _check_types(settings: dict) -> None:
-    """Compare each value set on the command line with the one it replaces."""
-    choices = HydraConfig.get().runtime.choices
-    parser = OverridesParser.create()
-    given = [item.key_or_group for item in parser.parse_overrides(task_overrides())]
-    given = [key for key in given if key not in choices]
-    if not given:
+def _jobs(overrides: Sequence[str]) -> Iterator[list[str]]:
+    """The overrides of each job of Hydra's basic sweeper."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    for batch in BasicSweeper.split_arguments(parse(overrides), max_batch_size=None):
+        yield from (list(job) for job in batch)
+
+
+def _own_folder(config: DictConfig, kind: str) -> None:
+    """Give a run whose folder was not chosen one that no other run started at the time has."""
+    given = [item.key_or_group for item in parse(list(config.hydra.overrides.hydra))]
+    if f"hydra.{kind}.dir" in given or not is_first_process():
         return
-    values, defaults = flatten(settings), _defaults_of(choices)
-    for key in given:
-        value, default = values.get(key), defaults.get(key)
-        wanted = _wanted_type(default)
-        if value is None or wanted is None:
+    wanted = Path(config.hydra[kind].dir)
+    for number in range(1, 1000):
+        folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir()
+        except FileExistsError:
             continue
-        kind, accepts = wanted
-        if not isinstance(value, accepts) or (isinstance(value, bool) and bool not in accepts):
-            raise UserError(f"{key}={value}: give {kind}, such as {default}")
+        except OSError as error:
+            raise UserError(
+                f"no folder can be made for the run's files: {folder} ({error.strerror}); choose"
+                f" another with hydra.{kind}.dir=DIR"
+            ) from None
+        with read_write(config):
+            config.hydra[kind].dir = str(folder)
+        return
+    raise UserError(f"{wanted} and 998 folders beside it are taken: give hydra.{kind}.dir=DIR")
 
 
-def _wanted_type(default: object) -> tuple[str, tuple[type, ...]] | None:
-    if isinstance(default, bool):
-        return "true or false", (bool,)
-    if isinstance(default, int):
-        return "a whole number", (int,)
-    if isinstance(default, float):
-        return "a number", (int, float)
-    if isinstance(default, list):
-        return "a list", (list,)
-    return None
+# ---- Inside a job of Hydra's ----------------------------------------------------------------
 
 
-def _defaults_of(choices: dict) -> dict[str, object]:
-    """The values in the files of the chosen groups, before anything was set."""
-    files = {"": CONF / "train.yaml"}
-    files |= {f"{group}.": CONF / group / f"{name}.yaml" for group, name in choices.items()}
-    defaults: dict[str, object] = {}
-    for prefix, file in files.items():
-        if file.is_file() and not prefix.startswith(("hydra", "experiment")):
-            defaults |= flatten(_with_parents(file), prefix)
-    return defaults
-
-
-def _with_parents(file: Path) -> dict:
-    content = OmegaConf.to_container(OmegaConf.load(file))
-    parents = [item for item in content.pop("defaults", []) if isinstance(item, str)]
-    merged: dict = {}
-    for parent in parents:
-        if parent != "_self_":
-            merged |= _with_parents(file.parent / f"{parent}.yaml")
-    return merged | content
+def job_settings(config: DictConfig) -> tuple[Settings, list[str]]:
+    """A job's settings, and what it goes without: options of a multirun that do not concern it."""
+    settings = settings_from(config, task_overrides())
+    left = unused(task_overrides(), settings) if settings.ckpt_path is None else []
+    if not is_multirun():
+        refuse_unused(task_overrides(), settings)
+    return settings, [f"no effect with model={settings.model.name}: {item}" for item in left]
 
 
 def task_overrides() -> list[str]:
@@ -162,8 +279,36 @@ def task_overrides() -> list[str]:
     return list(HydraConfig.get().overrides.task)
 
 
+def set_in_files(overrides: Sequence[str]) -> list[str]:
+    """The options set by files that may set any, such as those of conf/experiment."""
+    names = []
+    for item in parse(overrides):
+        chosen = item.value()
+        if item.key_or_group not in ("experiment", "debug", "hparams_search") or chosen is None:
+            continue
+        loader = GlobalHydra.instance().config_loader()
+        for file in chosen if isinstance(chosen, list) else [chosen]:
+            found = loader.repository.load_config(f"{item.key_or_group}/{file}")  # type: ignore[attr-defined]
+            if found is None:
+                continue
+            content: Any = OmegaConf.to_container(found.config, resolve=False)
+            names += flatten(content)
+            groups = [entry.get_group() for entry in found.defaults_list or () if entry]
+            names += [
+                option
+                for option in option_names()
+                if option.split(".")[0] in groups and option in CHOSEN_BY_GROUP
+            ]
+    return names
+
+
 def is_multirun() -> bool:
     return HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def is_first_process() -> bool:
+    """Whether this is no process that Lightning has started for data-parallel training."""
+    return "LOCAL_RANK" not in os.environ
 
 
 def sweep_name() -> str | None:
@@ -199,6 +344,8 @@ def one_job(folder: Path) -> Iterator[None]:
 
 
 def _leave_process_group() -> None:
+    if "torch" not in sys.modules:
+        return
     from torch import distributed
 
     if distributed.is_available() and distributed.is_initialized():

@@ -19,3 +19,12 @@ def nearest(name: str, options: Iterable[str]) -> str:
     options = sorted(options)
     close = difflib.get_close_matches(name, options, n=1)
     return f'; did you mean "{close[0]}"?' if close else f"; choose from {', '.join(options)}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, for use within a message of ours.
+
+    >>> first_line(ValueError("wrong.\\nFurther lines"))
+    'wrong'
+    """
+    return (str(error).splitlines() or [""])[0].rstrip(" .") or type(error).__name__

@@ -1,4 +1,4 @@
-"""`python -m mmlabel.features list|prune`: see and clean the stores of backbone features."""
+"""`python -m mmlabel.features list|prune`: see and clean the stores of features and scores."""
 
 import argparse
 import os
@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from mmlabel.data.features import StoreInfo, forget_digests, remove_store, stores
+from mmlabel.data.digests import forget_digests
+from mmlabel.data.row_store import StoreInfo, remove_store, stores
 from mmlabel.errors import UserError
+from mmlabel.terminal import escape_what_is_missing, printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
+    escape_what_is_missing()
     options = _parser().parse_args(arguments)
     found = stores(options.cache_dir)
     try:
@@ -23,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.all:
                 forget_digests(options.cache_dir)
     except (UserError, OSError) as error:
-        print(error, file=sys.stderr)
+        print(printable(str(error)), file=sys.stderr)
         return 1
     return 0
 
@@ -50,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
 def _days(text: str) -> timedelta:
     try:
         age = timedelta(days=float(text))
-        datetime.now() - age  # a calendar begins somewhere
+        _ = datetime.now() - age  # a calendar begins somewhere
     except (ValueError, OverflowError):
         age = timedelta(days=-1)
     if age < timedelta(0):
@@ -62,8 +65,8 @@ def _print_table(found: list[StoreInfo], cache_dir: Path) -> None:
     if not found:
         print(f"no feature stores in {cache_dir}")
         return
-    head = ("store", "backbone", "size", "precision", "stored as", "rows", "MB", "last used")
-    lines = [head, *(_columns(info) for info in found)]
+    head = ("store", "network", "size", "precision", "stored as", "rows", "MB", "last used")
+    lines = [head, *(tuple(map(printable, _columns(info))) for info in found)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         print("  ".join(text.ljust(w) for text, w in zip(line, widths, strict=True)).rstrip())
@@ -72,14 +75,21 @@ def _print_table(found: list[StoreInfo], cache_dir: Path) -> None:
 def _columns(info: StoreInfo) -> tuple[str, ...]:
     return (
         info.name[:12],
-        str(info.key.get("backbone", "?")),
-        str(info.key["size"]),
-        str(info.key.get("precision", "?")),
+        _network(info),
+        str(info.key.get("size") or info.key.get("image_size") or "-"),
+        str(info.key.get("precision", "-")),
         info.dtype,
         f"{info.rows:,}",
         f"{info.megabytes:,.1f}",
         f"{info.last_used:%Y-%m-%d %H:%M}",
     )
+
+
+def _network(info: StoreInfo) -> str:
+    """The backbone, or the detector; one from a file is known by its weights."""
+    if "backbone" in info.key:
+        return str(info.key["backbone"])
+    return f"detector {info.key.get('detector') or str(info.key.get('weights', '?'))[:8]}"
 
 
 def _chosen(found: list[StoreInfo], options: argparse.Namespace) -> list[StoreInfo]:
@@ -99,7 +109,7 @@ def _chosen(found: list[StoreInfo], options: argparse.Namespace) -> list[StoreIn
 def _prune(chosen: list[StoreInfo]) -> None:
     removed = 0.0
     for info in chosen:
-        name = f"{info.name[:12]} ({info.key.get('backbone', '?')}, {info.rows:,} rows)"
+        name = f"{info.name[:12]} ({printable(_network(info))}, {info.rows:,} rows)"
         if remove_store(info):
             removed += info.megabytes
             print(f"removed {name}: {info.megabytes:,.1f} MB")

@@ -1,32 +1,63 @@
-"""Training criteria on logits (report §3.1.5, §3.1.6)."""
+"""The losses (`loss=NAME`), one class each: its options and its formula (report §3.1.5, §3.1.6).
 
-import numpy as np
-import torch
-from torch import nn
+A new one is a class here, which `Loss` lists, and a file in conf/loss. Options are checked without
+torch, which is therefore imported where a formula needs it.
+"""
 
-from mmlabel.errors import UserError, nearest
+from __future__ import annotations
 
-LOSSES = ("bce", "bce_pos_weight")
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from mmlabel.options import Group
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Weights = Tensor | None
 
 
-def positive_weights(targets: np.ndarray) -> np.ndarray:
-    """Negatives over positives of each label (report §3.1.6) in `targets` (N, num_labels).
+class LossOptions(Group):
+    """What every loss is."""
 
-    A label without positives gets 1: its term has no positive to weigh, and nothing is divided by
-    zero.
-    """
-    positives = targets.sum(axis=0, dtype=np.float64)
-    return np.where(positives > 0, (len(targets) - positives) / np.maximum(positives, 1), 1.0)
+    weighs_positives: ClassVar[bool] = False
+
+    def mean(self, logits: Tensor, targets: Tensor, weight: Weights, positive: Weights) -> Tensor:
+        """The mean over all B * num_labels entries of an entry's loss times its weight, a scalar.
+
+        Args:
+            logits: (B, num_labels).
+            targets: (B, num_labels), 0..1; any finite number where the weight is 0.
+            weight: (B, num_labels), 1, or 0 where the target is not known; None: all 1.
+            positive: (num_labels,) weight of a label's positives, for a loss that weighs them.
+        """
+        raise NotImplementedError
 
 
-def build_loss(name: str, pos_weight: np.ndarray | None = None) -> nn.BCEWithLogitsLoss:
-    """The criterion `name`; `pos_weight` (num_labels,) is used by bce_pos_weight alone.
+class Bce(LossOptions):
+    """Binary cross-entropy on logits, every label alike (report §3.1.5)."""
 
-    Raises UserError for an unknown name.
-    """
-    if name not in LOSSES:
-        raise UserError(f'unknown loss.name "{name}"{nearest(name, LOSSES)}')
-    if name == "bce":
-        return nn.BCEWithLogitsLoss()
-    weights = None if pos_weight is None else torch.tensor(pos_weight, dtype=torch.float32)
-    return nn.BCEWithLogitsLoss(pos_weight=weights)
+    name: Literal["bce"]
+
+    def mean(self, logits: Tensor, targets: Tensor, weight: Weights, positive: Weights) -> Tensor:
+        """Of -y log σ(x) - (1 - y) log(1 - σ(x))."""
+        from torch.nn.functional import binary_cross_entropy_with_logits
+
+        return binary_cross_entropy_with_logits(logits, targets, weight)
+
+
+class BcePosWeight(LossOptions):
+    """Positives weigh negatives / positives of the training split (report §3.1.6)."""
+
+    name: Literal["bce_pos_weight"]
+    weighs_positives = True
+
+    def mean(self, logits: Tensor, targets: Tensor, weight: Weights, positive: Weights) -> Tensor:
+        """Of -w y log σ(x) - (1 - y) log(1 - σ(x)), w the label's weight of positives."""
+        from torch.nn.functional import binary_cross_entropy_with_logits
+
+        return binary_cross_entropy_with_logits(logits, targets, weight, pos_weight=positive)
+
+
+Loss = Annotated[Bce | BcePosWeight, Field(discriminator="name")]

@@ -12,11 +12,10 @@ Macro F1 and mean average precision are over the labels with at least one positi
 a label that never occurs (12 in the report's data set) has no meaningful score.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics.functional.classification import binary_average_precision
-
-SCORES = ("f1_micro", "f1_samples", "f1_macro", "map", "loss")
 
 
 def f1(tp: Tensor, fp: Tensor, fn: Tensor) -> Tensor:
@@ -34,42 +33,75 @@ def label_counts(answers: Tensor, targets: Tensor, dim: int) -> tuple[Tensor, Te
     )
 
 
-def f1_scores(answers: Tensor, targets: Tensor) -> dict[str, float]:
-    """`f1_micro`, `f1_samples` and `f1_macro` of answers against targets, both (N, L) bool."""
+def f1_scores(answers: Tensor, targets: Tensor, known: Tensor | None = None) -> dict[str, float]:
+    """`f1_micro`, `f1_samples` and `f1_macro` of answers against targets, both (N, L) bool.
+
+    What is not `known` (N, L) counts nowhere, and a row of which nothing is known is no sample.
+    """
+    if known is not None:
+        answers, targets = answers & known, targets & known
     per_label = label_counts(answers, targets, dim=0)
-    occurs = targets.any(dim=0)
+    samples = f1(*label_counts(answers, targets, dim=1))
     return {
         "f1_micro": f1(*(count.sum() for count in per_label)).item(),
-        "f1_samples": f1(*label_counts(answers, targets, dim=1)).mean().item(),
-        "f1_macro": f1(*per_label)[occurs].mean().item() if occurs.any() else 0.0,
+        "f1_samples": _mean(samples if known is None else samples[known.any(dim=1)]),
+        "f1_macro": _mean(f1(*per_label)[targets.any(dim=0)]),
     }
 
 
-def mean_average_precision(probabilities: Tensor, targets: Tensor) -> float:
+def _mean(values: Tensor) -> float:
+    return values.mean().item() if len(values) else 0.0
+
+
+def mean_average_precision(
+    probabilities: Tensor, targets: Tensor, known: Tensor | None = None
+) -> float:
     """Mean over the occurring labels of average precision; probabilities (N, L) in [0, 1]."""
-    occurs = targets.any(dim=0).nonzero().flatten().tolist()
-    precisions = [
-        binary_average_precision(probabilities[:, n].double(), targets[:, n].long()) for n in occurs
-    ]
+    precisions = []
+    for label in _occurring(targets, known):
+        column, truth = probabilities[:, label].double(), targets[:, label].long()
+        if known is not None:
+            column, truth = column[known[:, label]], truth[known[:, label]]
+        precisions.append(binary_average_precision(column, truth))
     return torch.stack(precisions).mean().item() if precisions else 0.0
 
 
-def score(probabilities: Tensor, targets: Tensor, threshold: float | Tensor) -> dict[str, float]:
+def _occurring(targets: Tensor, known: Tensor | None) -> list[int]:
+    """The labels with a positive in targets (N, L) where they are known."""
+    positives = targets.bool() if known is None else targets.bool() & known
+    return positives.any(dim=0).nonzero().flatten().tolist()
+
+
+def score(
+    probabilities: Tensor,
+    targets: Tensor,
+    threshold: float | Tensor,
+    known: Tensor | None = None,
+) -> dict[str, float]:
     """All scores of probabilities (N, L) in [0, 1]; a label is answered at `threshold` or above.
 
-    `threshold` is one number, or one for each label (L,).
+    `threshold` is one number, or one for each label (L,). Entries of `targets` (N, L) that are not
+    `known` (N, L) bool are left out, whatever stands there; None: all are known.
     """
-    targets = targets.bool()
-    answers = probabilities >= threshold
-    return f1_scores(answers, targets) | {"map": mean_average_precision(probabilities, targets)}
+    answers, targets = probabilities >= threshold, targets.bool()
+    scores = f1_scores(answers, targets, known)
+    return scores | {"map": mean_average_precision(probabilities, targets, known)}
 
 
 def per_label(
-    probabilities: Tensor, targets: Tensor, threshold: float | Tensor
+    probabilities: Tensor,
+    targets: Tensor,
+    threshold: float | Tensor,
+    known: Tensor | None = None,
 ) -> list[dict[str, float]]:
-    """Support, precision, recall and F1 of each of the L labels, in order (0 where undefined)."""
-    targets = targets.bool()
-    tp, fp, fn = label_counts(probabilities >= threshold, targets, dim=0)
+    """Support, precision, recall and F1 of each of the L labels, in order (0 where undefined).
+
+    All are counted over the entries that are `known`, see `score`.
+    """
+    answers, targets = probabilities >= threshold, targets.bool()
+    if known is not None:
+        answers, targets = answers & known, targets & known
+    tp, fp, fn = label_counts(answers, targets, dim=0)
     precision = tp.double() / (tp + fp).clamp(min=1)
     recall = tp.double() / (tp + fn).clamp(min=1)
     columns = zip(targets.sum(0), precision, recall, f1(tp, fp, fn), strict=True)
@@ -83,31 +115,70 @@ def threshold_grid() -> list[float]:
     return sorted(grid, key=lambda threshold: abs(threshold - 0.5))
 
 
-def best_threshold(probabilities: Tensor, targets: Tensor) -> float:
+def best_threshold(probabilities: Tensor, targets: Tensor, known: Tensor | None = None) -> float:
     """The threshold of the highest micro-F1; ties go to the middle of the range.
 
-    To be called on the validation split, never on the one that is reported.
+    Entries that are not `known` are left out, see `score`. To be called on the validation split,
+    never on the one that is reported.
     """
-    targets = targets.bool()
-    return max(threshold_grid(), key=lambda t: f1_scores(probabilities >= t, targets)["f1_micro"])
+    tp, fp, positives = _counts_by_threshold(probabilities, targets, known)
+    return threshold_grid()[_highest(_f1(tp.sum(0), fp.sum(0), positives.sum()))]
 
 
-def best_thresholds(probabilities: Tensor, targets: Tensor) -> Tensor:
+def best_thresholds(probabilities: Tensor, targets: Tensor, known: Tensor | None = None) -> Tensor:
     """A threshold for each label (L,): from the best global one, one label after another is moved
     to where the micro-F1 of all labels is highest. A label that never occurs keeps the global one.
 
-    To be called on the validation split, never on the one that is reported.
+    Entries that are not `known` are left out, see `score`. To be called on the validation split,
+    never on the one that is reported.
     """
-    targets, grid = targets.bool(), threshold_grid()
-    thresholds = torch.full((targets.shape[1],), best_threshold(probabilities, targets))
-    for label in targets.any(dim=0).nonzero().flatten().tolist():
+    tp, fp, positives = _counts_by_threshold(probabilities, targets, known)
+    chosen = np.full(len(tp), _highest(_f1(tp.sum(0), fp.sum(0), positives.sum())))
+    every = np.arange(len(tp))
+    all_tp, all_fp = tp[every, chosen].sum(), fp[every, chosen].sum()
+    for label in positives.nonzero()[0]:
+        # Moving one label changes its own counts alone.
+        moved_tp = all_tp - tp[label, chosen[label]] + tp[label]  # (G,)
+        moved_fp = all_fp - fp[label, chosen[label]] + fp[label]
+        scores = _f1(moved_tp, moved_fp, positives.sum())
+        best = _highest(scores)
         # Ties go to the threshold that it has.
-        candidates = [thresholds[label].item(), *grid]
+        if scores[best] > scores[chosen[label]]:
+            chosen[label], all_tp, all_fp = best, moved_tp[best], moved_fp[best]
+    return torch.tensor(threshold_grid())[chosen]
 
-        def micro(threshold: float, label: int = label) -> float:
-            changed = thresholds.clone()
-            changed[label] = threshold
-            return f1_scores(probabilities >= changed, targets)["f1_micro"]
 
-        thresholds[label] = max(candidates, key=micro)
-    return thresholds
+def _counts_by_threshold(
+    probabilities: Tensor, targets: Tensor, known: Tensor | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """True and false positives (L, G) at each threshold of the grid, and the positives (L,).
+
+    Every entry is looked at once: it is answered at all thresholds up to its probability, so that
+    their number says where in the ascending grid it stops counting.
+    """
+    labels, grid = targets.shape[1], torch.tensor(threshold_grid(), dtype=probabilities.dtype)
+    ascending, order = grid.sort()
+    # Of a diverged network's nan no threshold is reached, as in a comparison.
+    reaches = probabilities.nan_to_num(0.0).contiguous()
+    answered = torch.bucketize(reaches, ascending, right=True, out_int32=True)  # (N, L), 0..G
+    cell = answered + torch.arange(labels, dtype=torch.int32) * (len(grid) + 1)  # (N, L)
+    positive = targets.bool()
+    negative = ~positive
+    if known is not None:
+        positive, negative = positive & known, negative & known
+    counts = []
+    for entries in (positive, negative):
+        cells = torch.bincount(cell[entries], minlength=labels * (len(grid) + 1))
+        stops = cells.view(labels, -1)[:, 1:]  # (L, G)
+        reached = stops.flip(1).cumsum(1).flip(1)  # (L, G), by ascending threshold
+        counts.append(reached[:, order.argsort()].numpy())
+    return counts[0], counts[1], positive.sum(0).numpy()
+
+
+def _f1(tp: np.ndarray, fp: np.ndarray, positives: np.ndarray) -> np.ndarray:
+    """`f1` of counts at several thresholds, as arrays: with all positives known, FN follows."""
+    return 2.0 * tp / np.maximum(tp + fp + positives, 1)
+
+
+def _highest(scores: np.ndarray) -> int:
+    return int(np.argmax(scores))  # the first of equals, which is the nearest to the middle

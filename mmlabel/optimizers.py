@@ -1,63 +1,91 @@
 """Optimizers and learning-rate schedules by name (report §3.1.4)."""
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
+from typing import Literal
 
 import torch
-from torch.optim import Optimizer, lr_scheduler
+from pytorch_lightning.utilities.types import LRSchedulerConfigType
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    LRScheduler,
+    OneCycleLR,
+    ReduceLROnPlateau,
+)
 
-from mmlabel.errors import UserError, nearest
-
-OPTIMIZERS = {
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
     "adadelta": torch.optim.Adadelta,
     "sgd": torch.optim.SGD,
 }
-SCHEDULERS = ("none", "one_cycle", "cosine", "plateau")
 
 
-def build_optimizer(parameters: Iterable[torch.Tensor], settings: dict) -> Optimizer:
-    """The optimizer `settings["name"]` over `parameters`, with the other settings as its options.
+def build_optimizer(
+    parameters: Iterable[Tensor], *, name: str, **options: float | tuple[float, float]
+) -> Optimizer:
+    """The optimizer `name` of OPTIMIZERS over `parameters`; `options` by torch's own names.
 
-    Raises UserError for an unknown name or option, or a value the optimizer refuses.
+    Raises KeyError for an unknown name, and torch's TypeError or ValueError for an option that
+    the optimizer does not have or a value that it refuses.
     """
-    name, options = settings["name"], {k: v for k, v in settings.items() if k != "name"}
-    if name not in OPTIMIZERS:
-        raise UserError(f'unknown optimizer.name "{name}"{nearest(name, OPTIMIZERS)}')
-    try:
-        return OPTIMIZERS[name](list(parameters), **options)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"optimizer={name} cannot be used as set: {error}") from None
+    return OPTIMIZERS[name](list(parameters), **options)
+
+
+def _one_cycle(optimizer: Optimizer, *, steps: int, warmup: float) -> LRScheduler:
+    # Momentum is left alone: not every optimizer here has one.
+    return OneCycleLR(
+        optimizer,
+        max_lr=[group["lr"] for group in optimizer.param_groups],
+        total_steps=max(steps, 2),
+        pct_start=warmup,
+        cycle_momentum=False,
+    )
+
+
+def _cosine(optimizer: Optimizer, *, steps: int) -> LRScheduler:
+    return CosineAnnealingLR(optimizer, T_max=max(steps, 1))
+
+
+SCHEDULES: dict[str, Callable[..., LRScheduler | ReduceLROnPlateau]] = {
+    "one_cycle": _one_cycle,
+    "cosine": _cosine,
+    "plateau": ReduceLROnPlateau,
+}
 
 
 def build_scheduler(
-    optimizer: Optimizer, settings: dict, *, steps: int, monitor: str
-) -> dict | None:
-    """Lightning's description of the schedule `settings["name"]`, or None for a constant rate.
+    optimizer: Optimizer,
+    *,
+    name: str,
+    steps: int,
+    monitor: str,
+    mode: Literal["min", "max"],
+    **options: float,
+) -> LRSchedulerConfigType | None:
+    """Lightning's description of the schedule `name`, or None for "none", a constant rate.
 
     Args:
         steps: optimizer steps in the whole run.
-        monitor: the score that the plateau schedule watches (higher is better).
+        monitor: the score that "plateau" watches.
+        mode: "max" if a higher score is better, "min" for a loss.
+        options: those of the schedule: "one_cycle" takes `warmup`, the share 0..1 of the run in
+            which the rate rises; "plateau" takes `factor`, which the rate is multiplied by after
+            more than `patience` epochs without a better score.
+
+    Raises KeyError for an unknown name, TypeError for an option that the schedule does not have.
     """
-    name = settings["name"]
     if name == "none":
         return None
-    if name == "one_cycle":
-        # Momentum is left alone: not every optimizer here has one.
-        schedule = lr_scheduler.OneCycleLR(
-            optimizer,
-            max_lr=[group["lr"] for group in optimizer.param_groups],
-            total_steps=max(steps, 2),
-            pct_start=settings["warmup"],
-            cycle_momentum=False,
-        )
-        return {"scheduler": schedule, "interval": "step"}
-    if name == "cosine":
-        schedule = lr_scheduler.CosineAnnealingLR(optimizer, T_max=max(steps, 1))
-        return {"scheduler": schedule, "interval": "step"}
     if name == "plateau":
-        schedule = lr_scheduler.ReduceLROnPlateau(
-            optimizer, mode="max", factor=settings["factor"], patience=settings["patience"]
-        )
-        return {"scheduler": schedule, "interval": "epoch", "monitor": monitor}
-    raise UserError(f'unknown scheduler.name "{name}"{nearest(name, SCHEDULERS)}')
+        schedule = SCHEDULES[name](optimizer, mode=mode, **options)
+        return {
+            "scheduler": schedule,
+            "interval": "epoch",
+            "monitor": monitor,
+            "frequency": sys.maxsize,  # the classifier steps it
+        }
+    schedule = SCHEDULES[name](optimizer, steps=steps, **options)
+    return {"scheduler": schedule, "interval": "step"}

@@ -1,22 +1,30 @@
-"""Each run's history in metrics.csv, and in wandb when asked."""
+"""Each run's history in metrics.csv, and in wandb or TensorBoard when asked."""
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from pytorch_lightning.loggers import CSVLogger, Logger
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
-from mmlabel.cli import flatten
+from mmlabel.errors import UserError
+from mmlabel.settings import Settings, flatten
+from mmlabel.training_options import Wandb
 
 log = logging.getLogger(__name__)
 
 
 @contextmanager
 def loggers_for(
-    settings: dict, *, folder: Path, overrides: list[str], group: str | None
+    run: Settings,
+    *,
+    folder: Path,
+    overrides: Sequence[str],
+    group: str | None,
+    wandb_id: str | None = None,
 ) -> Iterator[list[Logger]]:
     """The loggers of one run; its wandb run ends with the block, as failed if the block raises.
 
@@ -24,45 +32,60 @@ def loggers_for(
     on with the next one's numbers.
 
     Args:
-        settings: the resolved configuration of the run.
+        run: its settings.
         folder: of the run.
         overrides: what the run was given; its name, unless it has one.
         group: what the runs of a sweep have in common.
+        wandb_id: of the wandb run that a resumed run goes on with.
     """
     loggers: list[Logger] = []
-    if settings["logger"]["csv"]:
-        # Only figures of whole epochs are logged, so each is worth its place on disk at once.
-        loggers.append(CSVLogger(folder, name="", version="", flush_logs_every_n_steps=1))
     # Other processes of a data-parallel run leave the logging to the first.
-    if settings["logger"]["wandb"] is None or rank_zero_only.rank != 0:
+    if rank_zero_only.rank != 0 or run.trainer.fast_dev_run:
         yield loggers
         return
-    from pytorch_lightning.loggers import WandbLogger
-
-    study, variant = settings["study"]["name"], settings["study"]["variant"]
-    run = start_wandb(
-        settings["logger"]["wandb"],
-        flat=flatten(settings) | {"study": study, "variant": variant},
+    if run.logger.csv:
+        # Only figures of whole epochs are logged, so each is worth its place on disk at once.
+        loggers.append(CSVLogger(folder, name="", version="", flush_logs_every_n_steps=1))
+    if run.logger.tensorboard:
+        loggers.append(_tensorboard(folder))
+    if run.logger.wandb is None:
+        yield loggers
+        return
+    study, variant = run.study.name, run.study.variant
+    logger = wandb_logger(
+        run.logger.wandb,
+        config=flatten(run.plain()) | {"study": study, "variant": variant},
         folder=folder,
-        name=settings["name"] or ",".join(overrides) or "defaults",
+        name=run.name or ",".join(overrides) or "defaults",
         group=study or group,
-        tags=[str(tag) for tag in (study, variant) if tag] or (["multirun"] if group else []),
+        tags=[tag for tag in (study, variant) if tag] or (["multirun"] if group else []),
+        id=wandb_id,
     )
     try:
-        yield [*loggers, WandbLogger(experiment=run)]
+        yield [*loggers, logger]
     except BaseException:
-        run.finish(exit_code=1)
+        logger.experiment.finish(exit_code=1)
         raise
-    run.finish(exit_code=0)
+    logger.experiment.finish(exit_code=0)
 
 
-def summarise(loggers: list[Logger], results: dict) -> None:
+def _tensorboard(folder: Path) -> TensorBoardLogger:
+    try:
+        return TensorBoardLogger(folder, name="", version="")
+    except ModuleNotFoundError:
+        raise UserError("logger=tensorboard needs TensorBoard: pip install tensorboard") from None
+
+
+def run_id(loggers: Sequence[Logger]) -> str | None:
+    """The id of the run in wandb, if it is logged there."""
+    return next((str(one.experiment.id) for one in loggers if isinstance(one, WandbLogger)), None)
+
+
+def summarise(loggers: Sequence[Logger], results: Mapping[str, Any]) -> None:
     """Put what a run ended with into its wandb summary: scores of the best epoch, sizes, seconds.
 
     Without it a dashboard would compare the last epoch's scores.
     """
-    from pytorch_lightning.loggers import WandbLogger
-
     summary = results["scores"] | {
         "threshold": results["threshold"],
         "epochs": results["epochs"],
@@ -77,28 +100,58 @@ def summarise(loggers: list[Logger], results: dict) -> None:
             logger.experiment.summary.update(summary)
 
 
-def start_wandb(
-    settings: dict, *, flat: dict, folder: Path, name: str, group: str | None, tags: list[str]
-):
-    """A wandb run that never asks for a login: offline unless somebody is logged in."""
+def wandb_logger(
+    chosen: Wandb,
+    *,
+    config: Mapping[str, object],
+    folder: Path,
+    name: str,
+    group: str | None,
+    tags: Sequence[str],
+    id: str | None = None,
+) -> WandbLogger:
+    """A logger whose wandb run has begun, and which never asks for a login.
+
+    Args:
+        chosen: the options; without a mode the run is offline unless somebody is logged in.
+        config: flat and resolved, so that a dashboard can group by it.
+        folder: of the run.
+        name, group, tags: of the run, beside those chosen.
+        id: of the run that this one goes on with.
+    """
     import wandb
 
-    mode = settings["mode"] or os.environ.get("WANDB_MODE")
+    mode = chosen.mode or os.environ.get("WANDB_MODE")
     if not mode:
         mode = "online" if wandb.login(prompt=False, verify=False) else "offline"
-    options = {
-        "project": settings["project"],
-        "entity": settings["entity"],
-        "name": name,
-        "group": settings["group"] or group,
-        "tags": [*settings["tags"], *tags],
-        "config": flat,
-        "dir": folder,
-        "reinit": "finish_previous",
-    }
-    quiet = {"silent": True, "init_timeout": 30}
+    elif mode == "online" and not wandb.login(prompt=False, verify=False):
+        raise UserError("logger.wandb.mode=online, but nobody is logged in to wandb: wandb login")
+
+    def begin(mode: str) -> WandbLogger:
+        logger = WandbLogger(
+            project=chosen.project,
+            name=name,
+            save_dir=folder,
+            id=id,
+            entity=chosen.entity,
+            group=chosen.group or group,
+            tags=[*chosen.tags, *tags],
+            config=dict(config),
+            mode=mode,
+            reinit="finish_previous",
+            settings=wandb.Settings(silent=True, init_timeout=30),
+        )
+        _ = logger.experiment
+        return logger
+
     try:
-        return wandb.init(mode=mode, settings=wandb.Settings(**quiet), **options)
+        return begin(mode)
     except wandb.errors.CommError as error:
         log.warning("wandb cannot be reached (%s): this run is logged offline", error)
-        return wandb.init(mode="offline", settings=wandb.Settings(**quiet), **options)
+        return begin("offline")
+    except (wandb.errors.UsageError, ValueError, TypeError) as error:
+        line = " ".join(str(error).split())
+        raise UserError(
+            f"wandb refuses the run's name, project, group or tags ({line}); see logger.wandb.* and"
+            " name, or log without it: logger=csv"
+        ) from None

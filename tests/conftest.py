@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from mmlabel.cli import load_settings
+from mmlabel.settings import Settings
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 # A run of a second: few and small pictures, a small random backbone, nothing to be fetched.
@@ -15,6 +18,7 @@ QUICK = [
     "data.workers=0",
     "backbone=resnet18",
     "backbone.weights=none",
+    "features.engine=torch",  # what live batches are computed by, too
     "captions.lemmas=none",
     "embedding=learned",
     "embedding.dim=16",
@@ -48,28 +52,45 @@ def quick(cache: Path) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def settings_of(quick: list[str]) -> Callable[..., dict]:
-    """Gives the resolved settings of a quick run with further overrides."""
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
+def settings_of(quick: list[str]) -> Callable[..., Settings]:
+    """Gives the settings of a quick run with further overrides."""
 
-    def resolve(*overrides: str) -> dict:
-        with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
-            return OmegaConf.to_container(compose("train", [*quick, *overrides]), resolve=True)
+    def resolve(*overrides: str) -> Settings:
+        options = [option for option in quick if _fits(option, overrides)]
+        return load_settings([*options, *overrides])
 
     return resolve
 
 
+def _fits(option: str, overrides: tuple[str, ...]) -> bool:
+    """Whether what the overrides choose has this option of QUICK at all."""
+    if option.startswith("data.rows="):
+        return not {"data=csv", "data=usyd", "data=coco"}.intersection(overrides)
+    if option.startswith("embedding.dim="):
+        return not {"embedding=glove", "embedding=file"}.intersection(overrides)
+    return True
+
+
 @pytest.fixture(scope="session")
-def scenes(settings_of: Callable[..., dict]) -> Path:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of few captioned pictures in each form that is read; see made_data.py."""
+    from made_data import write_made_data
+
+    folder = tmp_path_factory.mktemp("made")
+    write_made_data(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def scenes(settings_of: Callable[..., Settings]) -> Path:
     """The folder of the built-in pictures that a quick run reads."""
     from mmlabel.data.sources.scenes import scenes_folder
 
     settings = settings_of()
-    data = settings["data"]
+    data = settings.data
     return scenes_folder(
-        Path(settings["cache_dir"]),
-        seed=data["scenes_seed"],
-        rows=tuple(data["rows"]),
-        size=data["image_size"],
+        Path(settings.cache_dir),
+        seed=data.scenes_seed,
+        rows=tuple(data.rows),
+        size=data.image_size,
     )

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mmlabel.evidence import METRICS, scores
+from mmlabel.run_folder import seal
+from mmlabel.study.evidence import METRICS, scores
 
 LABELS = (1, 2, 3)
 
@@ -57,3 +58,4 @@ def write_fake_run(
         writer = csv.writer(file)
         writer.writerow(["epoch", "step", "train/loss"])
         writer.writerows([epoch, 10 * epoch, 1 / (epoch + 1)] for epoch in range(6))
+    seal(folder)

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 from mmlabel.cache import lock
-from mmlabel.data.features import FeatureStore
+from mmlabel.data.feature_store import FeatureStore, detector_scores
 from mmlabel.features import main
 
 DAY = 86_400
@@ -64,7 +65,7 @@ def left(stores: list[FeatureStore]) -> list[bool]:
 def test_list_shows_each_store_last_used_first(stores, run):
     status, said = run("list")
     head, *lines = said.splitlines()
-    assert status == 0 and head.split()[:2] == ["store", "backbone"]
+    assert status == 0 and head.split()[:2] == ["store", "network"]
     for line, store, backbone, rows in zip(lines, stores, BACKBONES, (1, 2, 3), strict=True):
         name, *rest = line.split()
         assert store.folder.name.startswith(name)
@@ -178,3 +179,29 @@ def test_as_a_command_with_the_cache_folder_from_the_environment(stores):
         check=True,
     )
     assert all(backbone in done.stdout for backbone in BACKBONES)
+
+
+class Width:
+    """Stands in for a detector."""
+
+    num_labels = 1
+
+    def key(self) -> dict[str, object]:
+        return {"detector": "yolov5s", "image_size": 640}
+
+    def load(self) -> None:
+        pass
+
+    def scores(self, pictures: Sequence[Image.Image]) -> np.ndarray:
+        return np.array([[picture.width] for picture in pictures], np.float32)
+
+
+def test_a_detectors_scores_are_listed_and_removed_too(stores, run, tmp_path):
+    pictures = [tmp_path / f"{n}.png" for n in range(3)]
+    assert detector_scores(pictures, Width(), cache_dir=tmp_path / "cache").computed == 3
+    status, said = run("list")
+    [line] = [line for line in said.splitlines() if "yolov5s" in line]
+    assert status == 0 and line.split()[1:7] == ["detector", "yolov5s", "640", "-", "float32", "3"]
+    status, said = run("prune", "--all")
+    assert status == 0 and "(detector yolov5s, 3 rows)" in said
+    assert detector_scores(pictures, Width(), cache_dir=tmp_path / "cache").computed == 3

@@ -5,7 +5,14 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, f1_score, precision_recall_fscore_support
 
-from mmlabel.metrics import best_threshold, per_label, score
+from mmlabel.metrics import (
+    best_threshold,
+    best_thresholds,
+    f1_scores,
+    per_label,
+    score,
+    threshold_grid,
+)
 
 
 def random_split(seed: int, rows: int = 300, labels: int = 20):
@@ -58,3 +65,92 @@ def test_best_threshold_is_the_best_and_central():
     targets = torch.tensor([[1], [1], [0], [0]])
     assert best_threshold(probabilities, targets) == 0.3
     assert best_threshold(torch.tensor([[0.9], [0.1]]), torch.tensor([[1], [0]])) == 0.5
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_not_known_is_left_out(seed):
+    probabilities, targets = random_split(seed, rows=60)
+    rng = np.random.default_rng([seed, 1])
+    known = rng.random(targets.shape) < rng.random(20)
+    known[:9] = False
+    known[:, 3] = False
+    # What stands where nothing is known must not matter.
+    given = torch.from_numpy(np.where(known, targets, rng.random(targets.shape) < 0.5))
+    answers, occurs = probabilities >= 0.5, (targets & known).any(axis=0)
+    got = score(torch.from_numpy(probabilities), given, 0.5, torch.from_numpy(known))
+    assert got["f1_micro"] == pytest.approx(f1_score(targets[known], answers[known]), abs=1e-9)
+    by_row = [
+        f1_score(truth[kept], answer[kept], zero_division=0)
+        for truth, answer, kept in zip(targets, answers, known, strict=True)
+        if kept.any()
+    ]
+    assert len(by_row) <= 51
+    assert got["f1_samples"] == pytest.approx(np.mean(by_row), abs=1e-9)
+    columns = [(targets[k, n], answers[k, n], probabilities[k, n]) for n, k in enumerate(known.T)]
+    by_label = [
+        f1_score(*c[:2], zero_division=0) for c, o in zip(columns, occurs, strict=True) if o
+    ]
+    assert got["f1_macro"] == pytest.approx(np.mean(by_label), abs=1e-9)
+    precisions = [
+        average_precision_score(c[0], c[2]) for c, o in zip(columns, occurs, strict=True) if o
+    ]
+    assert got["map"] == pytest.approx(np.mean(precisions), abs=1e-6)
+    table = per_label(torch.from_numpy(probabilities), given, 0.5, torch.from_numpy(known))
+    for row, (truth, answer, _) in zip(table, columns, strict=True):
+        if len(truth):
+            expected = precision_recall_fscore_support(
+                truth, answer, average="binary", zero_division=0
+            )
+            assert [row[n] for n in ("precision", "recall", "f1")] == pytest.approx(expected[:3])
+        assert row["support"] == truth.sum()
+
+
+def test_all_known_is_as_without_a_mask():
+    probabilities, targets = map(torch.from_numpy, random_split(3))
+    everything = torch.ones_like(targets)
+    for function in (score, per_label):
+        without = function(probabilities, targets, 0.4)
+        assert function(probabilities, targets, 0.4, everything) == without
+    nothing = score(probabilities, targets, 0.4, torch.zeros_like(targets))
+    assert nothing == {"f1_micro": 0, "f1_samples": 0, "f1_macro": 0, "map": 0}
+
+
+def slow_best_thresholds(probabilities, targets, known):
+    """Every F1 computed anew, in the order in which ties are decided."""
+
+    def micro(thresholds):
+        return f1_scores(probabilities >= thresholds, targets, known)["f1_micro"]
+
+    grid = threshold_grid()
+    best = max(grid, key=micro)
+    thresholds = torch.full((targets.shape[1],), best)
+    for label in range(targets.shape[1]):
+        candidates = []
+        for value in [thresholds[label].item(), *grid]:
+            changed = thresholds.clone()
+            changed[label] = value
+            candidates.append(changed)
+        if (targets if known is None else targets & known)[:, label].any():
+            thresholds = max(candidates, key=micro)
+    return best, thresholds
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("rows", [7, 200])
+def test_best_thresholds_are_those_of_the_slow_way(seed, rows, masked):
+    probabilities, targets = map(torch.from_numpy, random_split(seed, rows=rows, labels=13))
+    if seed == 3:  # values that are not on the grid
+        probabilities = (probabilities + 0.004 * torch.rand(rows, 13)).clamp(0, 1)
+    known = torch.rand(rows, 13) < 0.7 if masked else None
+    best, thresholds = slow_best_thresholds(probabilities, targets, known)
+    assert best_threshold(probabilities, targets, known) == best
+    assert torch.equal(best_thresholds(probabilities, targets, known), thresholds)
+
+
+def test_thresholds_of_nothing():
+    """No positive, or a network that has diverged: the middle, and no error."""
+    zeros = torch.zeros(5, 3)
+    assert best_threshold(zeros + 0.4, zeros) == 0.5
+    assert best_thresholds(zeros + 0.4, zeros).tolist() == [0.5] * 3
+    assert best_threshold(zeros + torch.nan, zeros + 1) == 0.5

@@ -1,28 +1,69 @@
-"""Labels for new pictures from a checkpoint alone."""
+"""Labels for new pictures from a checkpoint alone: on the command line and in Python."""
 
 import csv
+import json
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-import train as script
+import mmlabel
+from mmlabel.data.sources.unlabelled import Columns, open_rows
+from mmlabel.errors import UserError
 from mmlabel.predict import main
+from mmlabel.predictor import Predictor
+from mmlabel.training import train
+
+CHECKPOINTS = Path(__file__).with_name("checkpoints")
+
+
+@pytest.fixture(scope="module")
+def best(settings_of: Callable, made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on a table whose labels have names."""
+    folder = tmp_path_factory.mktemp("run")
+    names = ["", "person", "", "traffic light", *[""] * 13, "cat"]
+    options = ["data=csv", f"data.file={made}/rows.csv", "trainer.max_epochs=1"]
+    listed = "[" + ",".join(f'"{name}"' for name in names) + "]"
+    train(settings_of(*options, f"data.label_names={listed}"), folder / "run")
+    return folder / "run" / "best.ckpt"
+
+
+@pytest.fixture(scope="module")
+def model(best: Path) -> Predictor:
+    return mmlabel.load(best)
+
+
+def run(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def answers(out: Path) -> list[dict[str, str]]:
+    with open(out, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def probabilities(out: Path) -> np.ndarray:
+    return np.array(
+        [[float(p) for n, p in row.items() if n[:5] == "prob_"] for row in answers(out)]
+    )
+
+
+# ---- The command line ----------------------------------------------------------------------
 
 
 def test_predictions_are_those_of_the_run(settings_of, scenes: Path, tmp_path: Path, capsys):
     """On the test rows of the run itself, read as if their labels were not known."""
-    script.train(settings_of(), tmp_path / "run")
+    train(settings_of(), tmp_path / "run")
     with open(tmp_path / "run" / "predictions.csv", newline="") as file:
         expected = {row["ImageID"]: row for row in csv.DictReader(file)}
     out = tmp_path / "out.csv"
-    assert (
-        main([str(tmp_path / "run" / "best.ckpt"), str(scenes / "train.csv"), "--out", str(out)])
-        == 0
-    )
-    with open(out, newline="") as file:
-        rows = list(csv.DictReader(file))
+    checkpoint = tmp_path / "run" / "best.ckpt"
+    assert run(checkpoint, scenes / "train.csv", "--out", out, "--probabilities") == 0
     compared = 0
-    for row in rows:
+    for row in answers(out):
         if row["ImageID"] in expected:
             known = expected[row["ImageID"]]
             probs = {name: float(value) for name, value in row.items() if name.startswith("prob_")}
@@ -36,3 +77,225 @@ def test_predictions_are_those_of_the_run(settings_of, scenes: Path, tmp_path: P
 def test_a_mistake_is_one_message(tmp_path: Path, capsys):
     assert main([str(tmp_path / "no.ckpt"), "no.csv"]) == 1
     assert "there is no file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("settings", [(1, 0), (7, 2), (32, 4)])
+def test_batches_and_workers_change_nothing(
+    settings: tuple[int, int], best: Path, made: Path, tmp_path: Path
+):
+    size, workers = settings
+    for name, given in {"one": (), "other": ("--batch-size", size, "--workers", workers)}.items():
+        out = tmp_path / f"{name}.csv"
+        common = ("--pictures", made, "--out", out, "--probabilities")
+        assert run(best, made / "rows.csv", *common, *given) == 0
+    first, second = answers(tmp_path / "one.csv"), answers(tmp_path / "other.csv")
+    assert [row["ImageID"] for row in first] == [f"data/{n}.jpg" for n in range(72)]
+    assert [row["ImageID"] for row in second] == [row["ImageID"] for row in first]
+    found = [probabilities(tmp_path / f"{name}.csv") for name in ("one", "other")]
+    np.testing.assert_allclose(*found, rtol=0, atol=1e-5)
+
+
+def test_the_same_rows_in_every_form(best: Path, made: Path, tmp_path: Path):
+    """A CSV, one with other columns and encoding, TSV and JSON lines; and a folder without any."""
+    rows = answers(made / "rows.csv")[:9]
+    forms = {
+        "rows.csv": ("picture", "caption", ",", "utf-8", ()),
+        "wide.csv": ("file", "text é", ";", "cp1252", ("file", "text é")),
+        "report.csv": ("ImageID", "Caption", ",", "utf-16", ()),
+        "tabs.tsv": ("picture", "caption", "\t", "utf-8-sig", ()),
+    }
+    for name, (picture, caption, delimiter, encoding, columns) in forms.items():
+        with open(tmp_path / name, "w", newline="", encoding=encoding) as file:
+            writer = csv.writer(file, delimiter=delimiter)
+            writer.writerow([picture, "more", caption])
+            writer.writerows([row["picture"], "x\ny", row["caption"]] for row in rows)
+        given = ("--picture-column", columns[0], "--caption-column", columns[1]) if columns else ()
+        out = tmp_path / f"{name}.out.csv"
+        common = ("--pictures", made, "--out", out, "--probabilities")
+        assert run(best, tmp_path / name, *common, *given) == 0
+    lines = [json.dumps({"caption": row["caption"], "picture": row["picture"]}) for row in rows]
+    (tmp_path / "rows.jsonl").write_text("\n\n".join(lines))
+    out = tmp_path / "lines.jsonl"
+    given = ("--pictures", made, "--out", out, "--probabilities")
+    assert run(best, tmp_path / "rows.jsonl", *given) == 0
+    expected = probabilities(tmp_path / "rows.csv.out.csv")
+    for name in forms:
+        assert np.array_equal(probabilities(tmp_path / f"{name}.out.csv"), expected), name
+    found = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["id"] for row in found] == [row["picture"] for row in rows]
+    assert [list(row["probabilities"].values()) for row in found] == expected.tolist()
+    table = answers(tmp_path / "rows.csv.out.csv")
+    for row, line in zip(table, found, strict=True):
+        assert row["Labels"] == "|".join(line["labels"])
+        assert {name for name in row if name[:5] == "prob_"} == {
+            "prob_person",
+            "prob_traffic light",
+            "prob_cat",
+        }
+
+
+def test_a_folder_and_one_picture_have_no_captions(
+    best: Path, made: Path, tmp_path: Path, capsys, model: Predictor
+):
+    out = tmp_path / "out.csv"
+    assert run(best, made / "data", "--out", out, "--probabilities") == 0
+    assert "there are no captions" in capsys.readouterr().err
+    names = sorted(path.name for path in (made / "data").iterdir())
+    assert [row["ImageID"] for row in answers(out)] == names
+    picture = made / "data" / names[3]
+    expected = model.predict(picture).probabilities
+    assert probabilities(out)[3] == pytest.approx(list(expected.values()), abs=1e-5)
+    caption = "a cat and a person"
+    assert run(best, picture, "--caption", caption, "--labels", "numbers") == 0
+    number = {"person": "1", "traffic light": "3", "cat": "17"}
+    labels = [number[name] for name in model.predict(picture, caption).labels]
+    assert capsys.readouterr().out.splitlines() == [
+        "ImageID,Labels",
+        f"{names[3]},{' '.join(labels)}",
+    ]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_bad_picture_costs_its_own_row(
+    workers: int, best: Path, made: Path, tmp_path: Path, capsys
+):
+    rows = answers(made / "rows.csv")[:6]
+    (tmp_path / "cut.jpg").write_bytes((made / rows[1]["picture"]).read_bytes()[:90])
+    lines = [json.dumps(row) for row in rows]
+    lines[1] = json.dumps({"picture": str(tmp_path / "cut.jpg"), "caption": "x"})
+    lines[4] = json.dumps({"picture": "=missing.jpg", "caption": "x"})
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    common = ("--pictures", made, "--batch-size", 2, "--workers", workers, "--probabilities")
+    out = tmp_path / "out.csv"
+    assert run(best, tmp_path / "rows.jsonl", *common, "--out", out) == 1
+    message = capsys.readouterr().err
+    assert "=missing.jpg is not a readable picture" in message and "--on-bad-image skip" in message
+    assert "Traceback" not in message and not list(tmp_path.glob("*out*"))
+    lines[4] = json.dumps({"picture": str(made / rows[4]["picture"]), "caption": "x"})
+    (tmp_path / "cut.jsonl").write_text("\n".join(lines))
+    assert run(best, tmp_path / "cut.jsonl", *common, "--out", out) == 1
+    assert "cut.jpg is not a readable picture" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*out*"))
+    skip = (*common, "--on-bad-image", "skip")
+    assert run(best, tmp_path / "rows.jsonl", *skip, "--out", out) == 0
+    assert "2 pictures cannot be read" in capsys.readouterr().err
+    found = answers(out)
+    assert [row["ImageID"] for row in found][4] == "'=missing.jpg"
+    for place, row in enumerate(found):
+        assert (row["prob_cat"] == "") == (place in (1, 4))
+    assert run(best, tmp_path / "cut.jsonl", *skip, "--out", tmp_path / "out.jsonl") == 0
+    second = json.loads((tmp_path / "out.jsonl").read_text().splitlines()[1])
+    assert second["labels"] is None and second["problem"]
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "message"),
+    [
+        ("picture,caption\na.jpg,x,y\n", "a.csv", "row 1 has 3 fields"),
+        ("picture,caption\n", "a.csv", "has no rows"),
+        ("", "a.csv", "has no column picture"),
+        ("pictures,caption\na.jpg,x\n", "a.csv", 'did you mean "pictures"'),
+        ("picture,caption\n,x\n", "a.csv", "row 1 has no picture"),
+        ('{"picture": ["a"]}', "a.jsonl", "row 1: a cell is neither text nor a number"),
+        ('{"picture": 1}\n[]', "a.jsonl", "line 2 is no JSON object"),
+        ("x", "a.jpg", "is not a readable picture"),
+    ],
+)
+def test_what_cannot_be_read_is_one_message(
+    content: str, name: str, message: str, best: Path, tmp_path: Path, capsys
+):
+    (tmp_path / name).write_text(content)
+    assert run(best, tmp_path / name, "--out", tmp_path / "out.csv") == 1
+    error = capsys.readouterr().err
+    said = [line for line in error.splitlines() if line.startswith("mmlabel: ")]
+    assert len(said) == 1 and message in said[0] and "Traceback" not in error
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_the_input_is_not_overwritten(best: Path, made: Path, tmp_path: Path, capsys):
+    file = tmp_path / "rows.csv"
+    file.write_text((made / "rows.csv").read_text())
+    assert run(best, file, "--pictures", made, "--out", file) == 1
+    assert "give another file" in capsys.readouterr().err
+    assert run(best, file, "--pictures", made, "--out", tmp_path / "rows.csv" / "x.csv") == 1
+    assert "cannot be written" in capsys.readouterr().err
+
+
+# ---- In Python -----------------------------------------------------------------------------
+
+
+def test_every_kind_of_picture_gives_the_same(model: Predictor, made: Path):
+    path = made / "data" / "4.jpg"
+    with Image.open(path) as picture:
+        kinds = [path, str(path), path.read_bytes(), picture, np.asarray(picture)]
+        found = [model.predict(kind, "a cat") for kind in kinds]
+    assert all(prediction == found[0] for prediction in found)
+    assert set(found[0].labels) <= set(found[0].probabilities) == {"person", "traffic light", "cat"}
+    together = model.predict([path, made / "data" / "5.jpg"], ["a cat", None])
+    apart = [found[0], model.predict(made / "data" / "5.jpg")]
+    for one, other in zip(together, apart, strict=True):
+        assert one.labels == other.labels
+        assert one.probabilities == pytest.approx(dict(other.probabilities), abs=1e-6)
+
+
+def test_the_caption_counts_and_a_missing_one_is_empty(model: Predictor, made: Path):
+    path = made / "data" / "4.jpg"
+    assert model.predict(path, "a cat on grass") != model.predict(path)
+    assert model.predict(path, "") == model.predict(path, None)
+
+
+def test_labels_are_those_that_reach_their_threshold(best: Path, made: Path):
+    model = mmlabel.load(best)
+    model.thresholds = np.array([0.0, 1.0, 0.0], dtype=np.float32)
+    assert model.predict(made / "data" / "4.jpg").labels == ["person", "cat"]
+
+
+def test_mistakes_in_python_are_named(model: Predictor, made: Path, tmp_path: Path):
+    path = made / "data" / "4.jpg"
+    for arguments, message in (
+        ((), "looks at pictures"),
+        ((path, ["a"]), "in a list"),
+        (([path], ["a", "b"]), "as many pictures"),
+        ((tmp_path / "no.jpg",), "no.jpg is not a readable picture"),
+        ((b"no",), "not an image file"),
+        ((np.zeros((3, 5, 5)),), "uint8 of shape"),
+        ((7,), "a int"),
+    ):
+        with pytest.raises(UserError, match=message):
+            model.predict(*arguments)
+
+
+def test_a_model_of_captions_alone_needs_one_and_no_picture(
+    settings_of, made: Path, tmp_path: Path
+):
+    options = ["model=caption_only", "data=usyd", f"data.root={made}", "trainer.max_epochs=1"]
+    train(settings_of(*options), tmp_path)
+    model = mmlabel.load(tmp_path / "best.ckpt")
+    with pytest.raises(UserError, match="captions alone"):
+        model.predict()
+    assert model.predict(None, "a cat") == model.predict(tmp_path / "no.jpg", "a cat")
+    assert model.predict(caption=["a cat", "a car"])[0].probabilities == pytest.approx(
+        dict(model.predict(caption="a cat").probabilities), abs=1e-6
+    )
+    (tmp_path / "captions.csv").write_text("Caption\na cat\na car\n")
+    out = tmp_path / "out.csv"
+    assert run(tmp_path / "best.ckpt", tmp_path / "captions.csv", "--out", out) == 0
+    assert [row["ImageID"] for row in answers(out)] == ["1", "2"]
+
+
+def test_rows_are_gone_through_without_holding_them(tmp_path: Path):
+    """A table is read line by line, as often as it is wanted."""
+    file = tmp_path / "rows.csv"
+    with open(file, "w", newline="") as out:
+        writer = csv.writer(out)
+        writer.writerow(["picture", "caption"])
+        writer.writerows(["a.jpg", "word " * 20 + str(n)] for n in range(20_000))
+    columns = Columns(("picture",), ("caption",), need_picture=True, need_caption=False)
+    tracemalloc.start()
+    rows = open_rows(file, columns=columns)
+    assert rows.count == 20_000
+    for _ in range(2):
+        assert sum(row.caption.startswith("word") for row in rows.rows) == 20_000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1e6 < file.stat().st_size / 2

@@ -1,7 +1,10 @@
 """sweep.py as users call it: what is run, repeated, recorded, printed."""
 
 import json
+import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,9 @@ from fake_runs import write_fake_run
 
 import sweep as script
 from mmlabel.errors import UserError
-from mmlabel.studies import Collection, Study, Variant
+from mmlabel.run_folder import hold
+from mmlabel.study.definition import Collection, Study, Variant
+from mmlabel.study.plan import Job
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *options: str) -> None:
@@ -18,13 +23,23 @@ def call(monkeypatch: pytest.MonkeyPatch, *options: str) -> None:
 
 
 class Launcher:
-    """Stands in for Hydra's: finishes every job at once, or fails those it is told to."""
+    """Stands in for the real one: finishes every job at once, or fails those it is told to."""
 
     def __init__(self) -> None:
         self.launched: list[list[str]] = []
         self.failing: set[str] = set()
 
-    def __call__(self, jobs: list, *, runs: Path, options: list[str]) -> None:
+    def __call__(
+        self,
+        jobs: list[Job],
+        *,
+        main: object,
+        runs: Path,
+        options: list[str],
+        workers: int | None,
+        metric: str,
+    ) -> None:
+        self.workers = workers
         self.launched.append([job.title for job in jobs])
         for job in jobs:
             if job.title in self.failing:
@@ -32,7 +47,9 @@ class Launcher:
                 (job.folder / "failed.json").write_text(json.dumps({"error": "no weights"}))
             else:
                 noise = 0.1 * (1 + len(job.variant.name + job.variant.overrides[-1]) % 5)
-                write_fake_run(job.folder, seed=job.seed, noise=noise, settings=job.settings)
+                write_fake_run(
+                    job.folder, seed=job.seed, noise=noise, settings=job.settings.plain()
+                )
 
 
 @pytest.fixture
@@ -140,6 +157,9 @@ def test_a_collection_runs_each_study_and_leads_to_their_pages(
         (["study=lstm_layers", "dryrun"], '"dryrun": options are given as'),
         (["study=lstm_layers", "data=usyd"], "data.root must be given"),
         (["study=lstm_layers", "wandb.workspace=yes"], "give true or false"),
+        (["study=lstm_layers", "jobs=0"], "jobs=0: give a whole number, 1 or more"),
+        (["study=lstm_layers", "jobs=many"], "jobs=many: give a whole number"),
+        (["study=lstm_layers", "jobs=2", "hydra/launcher=joblib"], "has options of its own"),
     ],
 )
 def test_mistakes_get_a_message(monkeypatch, launcher, given, message):
@@ -154,13 +174,94 @@ def test_without_a_study_they_are_listed(monkeypatch, capsys):
     assert "lstm_layers" in capsys.readouterr().out
 
 
-def test_real_runs_through_hydras_launcher(monkeypatch, options, tmp_path, capsys):
-    variants = [
-        Variant("both", "Both", ["model=fusion"], 0.8, {}),
-        Variant("caption", "Caption", ["model=caption_only"], None, {}),
-        Variant("fast", "Too fast", ["optimizer.lr=1e30"], None, {}),
-    ]
-    study = Study("real", "Real runs", "Do they run?", "both", variants, columns=["loss_first"])
+@pytest.mark.parametrize(("given", "workers"), [([], 1), (["jobs=3"], 3), (["jobs=auto"], None)])
+def test_how_many_runs_at_a_time(monkeypatch, launcher, options, given, workers):
+    call(monkeypatch, "study=optimizer", "seeds=1", *given, *options)
+    assert launcher.workers == workers
+
+
+def test_a_damaged_run_is_run_again_and_said(monkeypatch, launcher, options, tmp_path, capsys):
+    call(monkeypatch, "study=optimizer", "seeds=2", *options)
+    damaged, missing = sorted((tmp_path / "studies" / "runs").iterdir())[:2]
+    results = (damaged / "results.json").read_bytes()
+    (damaged / "results.json").write_bytes(results.replace(b'"finished"', b'"finishes"'))
+    (missing / "metrics.csv").unlink()
+    capsys.readouterr()
+    call(monkeypatch, "study=optimizer", "seeds=2", *options)
+    assert len(launcher.launched[1]) == 2
+    said = capsys.readouterr().err
+    for path in (damaged / "results.json", missing / "metrics.csv"):
+        assert f"{path} is not as the run wrote it: " in said
+
+
+def test_two_sweeps_do_not_write_to_one_folder(monkeypatch, launcher, options, tmp_path):
+    with hold(tmp_path / "studies"):
+        with pytest.raises(UserError, match="another process is writing to .*studies"):
+            call(monkeypatch, "study=optimizer", "seeds=1", *options)
+        call(monkeypatch, "study=optimizer", "seeds=1", "--dry-run", *options)
+    assert launcher.launched == []
+    call(monkeypatch, "study=optimizer", "seeds=1", *options)
+    assert len(launcher.launched) == 1
+
+
+def real_study(*variants: Variant) -> Study:
+    return Study("real", "Real runs", "Do they run?", "both", [BOTH, *variants])
+
+
+BOTH = Variant("both", "Both", ["model=fusion"], 0.8, {})
+CAPTION = Variant("caption", "Caption", ["model=caption_only"], None, {})
+
+
+def files_of(folder: Path) -> dict[tuple[str, str], str]:
+    """What the runs of a sweep have found: predictions and history by variant and file."""
+    return {
+        (json.loads((run / "results.json").read_text())["variant"], name): (run / name).read_text()
+        for run in (folder / "runs").iterdir()
+        for name in ("predictions.csv", "metrics.csv")
+    }
+
+
+def test_runs_side_by_side_find_what_runs_one_after_the_other_find(
+    monkeypatch, options, quick, tmp_path, capsys
+):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    study = real_study(CAPTION, Variant("deep", "Deep", ["lstm.layers=2"]))
+    monkeypatch.setattr(script, "load_study", lambda name: study)
+    call(monkeypatch, "study=real", "seeds=1", *options)
+    said = capsys.readouterr().err
+    assert "1 of 3: both, seed 0: test/f1_micro 0." in said and "3 of 3: deep" in said
+    call(monkeypatch, "study=real", "seeds=1", "jobs=3", *quick, f"out={tmp_path / 'beside'}")
+    one, beside = files_of(tmp_path / "studies"), files_of(tmp_path / "beside")
+    assert len(one) == 6 and one == beside
+    said = capsys.readouterr().err
+    assert "1 of 3: " in said and "3 of 3: " in said and "epoch" not in said
+    logs = [path.read_text() for path in (tmp_path / "beside" / "runs").glob("*/output.log")]
+    assert len(logs) == 3 and all("epoch 1" in log and "Scores" in log for log in logs)
+
+
+def test_a_sweep_that_is_told_to_end_does_so_with_its_runs(quick, tmp_path):
+    command = [sys.executable, script.__file__, "study=optimizer", "seeds=1", "jobs=2", *quick]
+    command += ["trainer.max_epochs=100000", "patience=null", f"out={tmp_path / 'studies'}"]
+    sweep = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    runs = tmp_path / "studies" / "runs"
+    deadline = time.monotonic() + 300
+    while len(list(runs.glob("*/last.ckpt"))) < 2:
+        assert sweep.poll() is None and time.monotonic() < deadline
+        time.sleep(0.2)
+    sweep.terminate()
+    _, said = sweep.communicate(timeout=120)
+    assert sweep.returncode == 143
+    assert said.splitlines()[-1] == "mmlabel: interrupted (SIGTERM)"
+    assert "Traceback" not in said
+    # Nobody works there any more, and nothing is there in part.
+    for run in runs.iterdir():
+        with hold(run):
+            assert not list(run.glob(".*.ckpt")) and not (run / "results.json").exists()
+
+
+def test_real_runs_of_which_some_fail(monkeypatch, options, tmp_path, capsys):
+    study = real_study(CAPTION, Variant("fast", "Too fast", ["optimizer.lr=1e30"], None, {}))
+    study = replace(study, columns=["loss_first"])
     monkeypatch.setattr(script, "load_study", lambda name: study)
     with pytest.raises(UserError, match="2 runs failed"):
         call(monkeypatch, "study=real", "seeds=2", *options, "logger=wandb", "wandb.workspace=true")

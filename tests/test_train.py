@@ -10,18 +10,19 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, f1_score
 
-import train as script
-from mmlabel.classifier import load_classifier
+from mmlabel import training
+from mmlabel.checkpoint import load_classifier
+from mmlabel.classifier import Evaluated
+from mmlabel.cli import CONF, load_settings
 from mmlabel.errors import UserError
-
-CONF = Path(script.__file__).parent / "conf"
+from mmlabel.training import train
 
 
 @pytest.fixture(scope="module")
 def finished(settings_of, tmp_path_factory) -> Path:
     """The folder of one finished run."""
     folder = tmp_path_factory.mktemp("finished")
-    script.train(settings_of("report=true"), folder, overrides=["trainer.max_epochs=2"])
+    train(settings_of("report=true"), folder, overrides=["trainer.max_epochs=2"])
     return folder
 
 
@@ -86,7 +87,7 @@ def test_a_checkpoint_predicts_with_nothing_beside_it(finished: Path, settings_o
     moved = shutil.copy(finished / "best.ckpt", tmp_path / "moved.ckpt")
     torch.load(moved, weights_only=True)
     settings = settings_of("train=false", f"ckpt_path={moved}")
-    again = script.train(settings, tmp_path / "again", overrides=["train=false"])
+    again = train(settings, tmp_path / "again", overrides=["train=false"])
     for name, value in results_of(finished)["scores"].items():
         assert again["scores"][name] == pytest.approx(value, abs=1e-6), name
     np.testing.assert_allclose(
@@ -97,13 +98,13 @@ def test_a_checkpoint_predicts_with_nothing_beside_it(finished: Path, settings_o
 def test_a_checkpoint_knows_its_network(finished: Path, settings_of, tmp_path: Path):
     options = ["train=false", f"ckpt_path={finished / 'best.ckpt'}", "lstm.layers=3"]
     with pytest.raises(UserError, match=r"lstm\.layers=3.*lstm\.layers=1"):
-        script.train(settings_of(*options), tmp_path, overrides=options)
+        train(settings_of(*options), tmp_path, overrides=options)
 
 
 def test_a_resumed_run_ends_as_an_uninterrupted_one(settings_of, tmp_path: Path):
     options = ["lstm.layers=2", "lstm.dropout=0.3", "scheduler=cosine", "trainer.max_epochs=4"]
     whole, first, second = (tmp_path / name for name in ("whole", "first", "second"))
-    script.train(settings_of(*options), whole)
+    train(settings_of(*options), whole)
 
     class Killed(Exception):
         pass
@@ -113,13 +114,13 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(settings_of, tmp_path: Path)
             raise Killed
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(script.StopOnNaN, "on_train_epoch_start", kill_after_two_epochs)
+        patch.setattr(training.StopOnNaN, "on_train_epoch_start", kill_after_two_epochs)
         with pytest.raises(Killed):
-            script.train(settings_of(*options), first)
+            train(settings_of(*options), first)
     assert len(losses_of(first)) == 2
     assert not (first / "results.json").exists()
 
-    script.train(settings_of(*options, f"ckpt_path={first / 'last.ckpt'}"), second)
+    train(settings_of(*options, f"ckpt_path={first / 'last.ckpt'}"), second, overrides=options)
     assert losses_of(second) == pytest.approx(losses_of(whole), abs=1e-6)
     assert losses_of(second)[:2] == losses_of(first)
     assert results_of(second)["scores"] == pytest.approx(results_of(whole)["scores"], abs=1e-6)
@@ -129,10 +130,11 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(settings_of, tmp_path: Path)
 def test_a_resumed_run_takes_the_best_checkpoint_along(settings_of, tmp_path: Path):
     """Also when none of its own epochs is better."""
     first, second = tmp_path / "first", tmp_path / "second"
-    script.train(settings_of("trainer.max_epochs=3", "scheduler=none"), first)
+    train(settings_of("trainer.max_epochs=3", "scheduler=none"), first)
     best = results_of(first)
     options = ["trainer.max_epochs=4", "scheduler=none", f"ckpt_path={first / 'last.ckpt'}"]
-    script.train(settings_of(*options, "optimizer.lr=0"), second)
+    options.append("resume_lr=1e-12")
+    train(settings_of(*options), second, overrides=options)
     assert results_of(second)["scores"]["val/f1_micro"] >= best["scores"]["val/f1_micro"]
     assert (second / "best.ckpt").is_file()
 
@@ -143,7 +145,7 @@ def test_stored_features_change_nothing(settings_of, tmp_path: Path):
         for mode in ("auto", "off"):
             folders[mode] = tmp_path / f"{model}-{mode}"
             options = (f"model={model}", f"features.mode='{mode}'", "data.rows=[90,30,30]")
-            script.train(settings_of(*options), folders[mode])
+            train(settings_of(*options), folders[mode])
         for column in ("train/loss", "val/loss"):
             stored, live = (losses_of(folders[mode], column) for mode in ("auto", "off"))
             assert len(stored) >= 2
@@ -154,21 +156,21 @@ def test_stored_features_change_nothing(settings_of, tmp_path: Path):
 
 def test_asking_for_stored_features_of_a_trained_backbone_is_an_error(settings_of, tmp_path: Path):
     with pytest.raises(UserError, match="backbone.frozen=false"):
-        script.train(settings_of("features=on", "backbone.frozen=false"), tmp_path)
+        train(settings_of("features=on", "backbone.frozen=false"), tmp_path)
 
 
 def test_a_trained_backbone_changes_and_a_frozen_one_does_not(settings_of, tmp_path: Path):
     untrained = load_classifier_state(settings_of, tmp_path / "none", "trainer.max_epochs=1", "0")
     frozen = load_classifier_state(settings_of, tmp_path / "frozen", "trainer.max_epochs=2", "0.01")
     assert all(torch.equal(untrained[key], frozen[key]) for key in untrained)
-    script.train(settings_of("backbone.frozen=false", "data.rows=[30,12,12]"), tmp_path / "live")
+    train(settings_of("backbone.frozen=false", "data.rows=[30,12,12]"), tmp_path / "live")
     live = torch.load(tmp_path / "live" / "best.ckpt", weights_only=True)["state_dict"]
     key = next(key for key in untrained if key.endswith("running_mean"))
     assert not torch.equal(live[key], untrained[key])
 
 
 def load_classifier_state(settings_of, folder: Path, epochs: str, lr: str) -> dict:
-    script.train(settings_of(epochs, f"optimizer.lr={lr}", "features=off"), folder)
+    train(settings_of(epochs, f"optimizer.lr={lr}", "features=off"), folder)
     state = torch.load(folder / "best.ckpt", weights_only=True)["state_dict"]
     return {key: value for key, value in state.items() if "backbone" in key}
 
@@ -176,27 +178,27 @@ def load_classifier_state(settings_of, folder: Path, epochs: str, lr: str) -> di
 def test_a_schedule_cannot_be_made_longer_by_resuming(finished: Path, settings_of, tmp_path: Path):
     options = [f"ckpt_path={finished / 'last.ckpt'}", "trainer.max_epochs=5"]
     with pytest.raises(UserError, match="scheduler=one_cycle .* trainer.max_epochs=2"):
-        script.train(settings_of(*options), tmp_path)
+        train(settings_of(*options), tmp_path, overrides=options)
 
 
 def test_threshold_is_chosen_on_validation(finished: Path, settings_of, tmp_path: Path):
-    classifier = load_classifier(finished / "best.ckpt")
+    classifier, _ = load_classifier(finished / "best.ckpt")
     targets = torch.zeros(10, 20)
     targets[:, 1] = 1
     probabilities = torch.full((10, 20), 0.2)
     probabilities[:, 1] = 0.3
     probabilities[:, 0] = 0.9  # no label has this number: it is no answer
-    classifier.evaluated = probabilities, targets
+    classifier.evaluated["val"] = Evaluated(torch.arange(10), probabilities, targets, None)
     classifier.calibrate()
     assert 0.2 < classifier.threshold <= 0.3
     assert classifier.scores["val/f1_micro"] == 1
 
-    results = script.train(settings_of("threshold=auto"), tmp_path)
-    assert load_classifier(tmp_path / "best.ckpt").threshold == results["threshold"]
+    results = train(settings_of("threshold=auto"), tmp_path)
+    assert load_classifier(tmp_path / "best.ckpt")[0].threshold == results["threshold"]
 
 
 def test_the_test_split_can_be_left_alone(settings_of, tmp_path: Path):
-    results = script.train(settings_of("test=false"), tmp_path)
+    results = train(settings_of("test=false"), tmp_path)
     assert not any(name.startswith("test/") for name in results["scores"])
     assert not (tmp_path / "predictions.csv").exists()
 
@@ -205,7 +207,7 @@ def test_the_test_split_can_be_left_alone(settings_of, tmp_path: Path):
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "adadelta", "sgd"])
 def test_losses_and_optimizers_train(loss: str, optimizer: str, settings_of, tmp_path: Path):
     options = (f"loss={loss}", f"optimizer={optimizer}", "model=caption_only", "test=false")
-    script.train(settings_of(*options, "trainer.max_epochs=3"), tmp_path)
+    train(settings_of(*options, "trainer.max_epochs=3"), tmp_path)
     losses = losses_of(tmp_path)
     assert losses[-1] < losses[0]
 
@@ -213,21 +215,21 @@ def test_losses_and_optimizers_train(loss: str, optimizer: str, settings_of, tmp
 def test_a_rate_that_makes_the_loss_nan_stops_the_run(settings_of, tmp_path: Path):
     options = ("model=caption_only", "optimizer=sgd", "optimizer.lr=1e30")
     with pytest.raises(UserError, match=r"learning rate is too high \(optimizer.lr=1e\+30\)"):
-        script.train(settings_of(*options), tmp_path)
+        train(settings_of(*options), tmp_path)
 
 
 def test_a_row_left_over_joins_the_batch_before(settings_of, tmp_path: Path):
-    script.train(settings_of("data.rows=[33,12,12]", "data.batch_size=16"), tmp_path)
+    train(settings_of("data.rows=[33,12,12]", "data.batch_size=16"), tmp_path)
 
 
 def test_batches_of_one_row_are_refused(settings_of, tmp_path: Path):
     with pytest.raises(UserError, match="data.batch_size=1: batch norm"):
-        script.train(settings_of("data.batch_size=1"), tmp_path)
+        train(settings_of("data.batch_size=1"), tmp_path)
 
 
 def test_an_option_the_trainer_refuses(settings_of, tmp_path: Path):
     with pytest.raises(UserError, match="max_epoch"):
-        script.train(settings_of("+trainer.max_epoch=3", "model=caption_only"), tmp_path)
+        train(settings_of("+trainer.max_epoch=3", "model=caption_only"), tmp_path)
 
 
 def test_a_picture_that_is_none(scenes: Path, quick: list[str], tmp_path: Path):
@@ -239,34 +241,26 @@ def test_a_picture_that_is_none(scenes: Path, quick: list[str], tmp_path: Path):
     options = ["data=usyd", f"data.root={data}", "data.image_size=32", "data.workers=0"]
     options += [option for option in quick if not option.startswith("data.")]
     for mode in ("auto", "off"):
-        settings = settings_of_options([*options, f"features.mode='{mode}'"])
+        settings = load_settings([*options, f"features.mode='{mode}'"])
         with pytest.raises(UserError, match=broken.name):
-            script.train(settings, tmp_path / f"error-{mode}")
-        settings["data"]["on_bad_image"] = "skip"
-        results = script.train(settings, tmp_path / f"skip-{mode}")
+            train(settings, tmp_path / f"error-{mode}")
+        settings = load_settings([*options, f"features.mode='{mode}'", "data.on_bad_image=skip"])
+        results = train(settings, tmp_path / f"skip-{mode}")
         assert broken.name in results["notes"][0]
-
-
-def settings_of_options(options: list[str]) -> dict:
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
-
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return OmegaConf.to_container(compose("train", options), resolve=True)
 
 
 def test_a_detector_answers_without_training(settings_of, tmp_path: Path):
     """A random one: its scores are noise, but take the whole way."""
     options = ["detector=ssdlite320_mobilenet_v3_large", "detector.weights=none"]
     options += ["data.rows=[16,12,12]", "threshold=per_label", "report=true"]
-    results = script.train(settings_of("model=detector", *options), tmp_path / "alone")
+    results = train(settings_of("model=detector", *options), tmp_path / "alone")
     assert results["epochs"] == 0 and results["best_epoch"] is None
     assert len(results["threshold"]) == 20
     assert results["parameters"] > 3_000_000
     assert results["pretrained"]["detector"].startswith("ssdlite320")
     scored = predictions_of(tmp_path / "alone")[1]
 
-    fused = script.train(settings_of("model=detector_fusion", *options), tmp_path / "fused")
+    fused = train(settings_of("model=detector_fusion", *options), tmp_path / "fused")
     assert fused["epochs"] == 2
     assert fused["seconds"]["detector"] == results["seconds"]["detector"], "computed once"
     options = [
@@ -274,7 +268,7 @@ def test_a_detector_answers_without_training(settings_of, tmp_path: Path):
         f"ckpt_path={tmp_path / 'fused' / 'best.ckpt'}",
         "data.rows=[16,12,12]",
     ]
-    again = script.train(settings_of(*options), tmp_path / "again", overrides=["train=false"])
+    again = train(settings_of(*options), tmp_path / "again", overrides=["train=false"])
     assert again["scores"] == pytest.approx(fused["scores"], abs=1e-6)
     assert scored.shape == (12, 18)
 
@@ -283,10 +277,10 @@ def test_every_experiment_composes_and_builds():
     experiments = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
     assert {"demo", "report_resnet50", "report_vgg16"} <= set(experiments)
     for name in experiments:
-        settings = settings_of_options([f"experiment={name}"])
+        settings = load_settings([f"experiment={name}"])
         assert f"experiment={name}" in (CONF / "experiment" / f"{name}.yaml").read_text()
-        assert settings["trainer"]["max_epochs"] >= 10
-    assert settings_of_options(["experiment=report_vgg16"])["optimizer"]["lr"] == 5
+        assert settings.trainer.max_epochs >= 10
+    assert load_settings(["experiment=report_vgg16"]).optimizer.lr == 5
 
 
 BUILT_IN = [
@@ -304,7 +298,7 @@ def test_both_inputs_together_beat_each_alone(settings_of, tmp_path: Path):
     """On the built-in data set, which is made so that neither suffices."""
     scores = {}
     for model in ("fusion", "image_only", "caption_only"):
-        results = script.train(settings_of(*BUILT_IN, f"model={model}"), tmp_path / model)
+        results = train(settings_of(*BUILT_IN, f"model={model}"), tmp_path / model)
         scores[model] = results["scores"]["test/f1_micro"]
     assert scores["fusion"] > max(scores["image_only"], scores["caption_only"]) + 0.03, scores
 
@@ -314,7 +308,7 @@ def test_the_decoder_does_not_collapse(settings_of, tmp_path: Path):
     # Ten epochs are few for sequences: both have the epochs of experiment=demo.
     options = [*BUILT_IN, "trainer.max_epochs=15"]
     for model in ("decoder", "image_only"):
-        script.train(settings_of(*options, f"model={model}"), tmp_path / model)
+        train(settings_of(*options, f"model={model}"), tmp_path / model)
     decoder, image_only = (
         results_of(tmp_path / name)["scores"]["test/f1_micro"] for name in ("decoder", "image_only")
     )
@@ -327,5 +321,5 @@ def test_the_decoder_does_not_collapse(settings_of, tmp_path: Path):
 def test_a_variant_may_be_named_by_a_number(settings_of, tmp_path: Path):
     """As in the study of LSTM layers, whose page and wandb tags take text."""
     options = ["model=caption_only", "study.name=layers", "study.variant=2", "report=true"]
-    assert script.train(settings_of(*options), tmp_path)["variant"] == "2"
+    assert train(settings_of(*options), tmp_path)["variant"] == "2"
     assert (tmp_path / "report.html").is_file()

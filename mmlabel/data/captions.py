@@ -4,46 +4,43 @@ The slow part, which loads NLTK and WordNet, works on all captions at once and i
 vocabulary is then taken from the training rows alone.
 """
 
-import http.client
-import io
 import os
-import socket
-import threading
 import unicodedata
-import urllib.request
 import zipfile
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
+from xml.etree import ElementTree
 
 import numpy as np
 
-from mmlabel.cache import atomic_write, fingerprint, lock
-from mmlabel.errors import UserError, nearest
+from mmlabel import network
+from mmlabel.cache import Arrays, fingerprint, kept
+from mmlabel.errors import UserError
 
 PAD, UNKNOWN = 0, 1
 SPECIAL_WORDS = ["<pad>", "<unk>"]
 
 # Part of the key of what is kept on disk: raise it when the steps below change.
-_VERSION = 1
-_NETWORK_SECONDS = 15.0
+_VERSION = 2
+MOST_WORDS = 10_000  # of a caption
+_MOST_LETTERS = 100  # of a word: what is longer is none, and would be kept in checkpoints
+_MOST_INDEX, _MOST_WORDNET = 10_000_000, 200_000_000  # bytes
 
 
-@dataclass
+@dataclass(frozen=True)
 class TokenisedCaptions:
-    """N captions as sequences of words; caption n is `ids[offsets[n]:offsets[n + 1]]`.
-
-    `forms` maps every spelling met in the captions to its lemma; None when they are not lemmatised.
-    `note` says what the captions had to go without.
-    """
+    """N captions as sequences of words; caption n is `ids[offsets[n]:offsets[n + 1]]`."""
 
     words: list[str]  # the V distinct words, in order of first appearance
     ids: np.ndarray  # (tokens,) int32 positions in `words`
     offsets: np.ndarray  # (N + 1,) int64
-    forms: dict[str, str] | None = None
-    note: str | None = None
+    forms: dict[str, str] | None = None  # every spelling met to its lemma; None: no lemmas
+    uncut: np.ndarray | None = None  # (N,) words before `cut`; None: as now
+    notes: tuple[str, ...] = ()  # what the captions have to go without
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -53,6 +50,57 @@ class TokenisedCaptions:
         starts, ends = self.offsets[rows].tolist(), self.offsets[np.asarray(rows) + 1].tolist()
         bounds = zip(starts, ends, strict=True)
         return [[self.words[i] for i in self.ids[start:end]] for start, end in bounds]
+
+    def cut(self, max_length: int) -> "TokenisedCaptions":
+        """The first `max_length` words of each caption."""
+        lengths = np.diff(self.offsets)
+        if lengths.max(initial=0) <= max_length:
+            return self
+        ends = self.offsets[:-1] + np.minimum(lengths, max_length)
+        kept = np.arange(len(self.ids)) < np.repeat(ends, lengths)  # (tokens,)
+        offsets = _offsets(np.minimum(lengths, max_length))
+        uncut = lengths if self.uncut is None else self.uncut
+        return replace(self, ids=self.ids[kept], offsets=offsets, uncut=uncut)
+
+
+@dataclass(frozen=True)
+class EncodedCaptions:
+    """N captions as word numbers; caption n is `ids[offsets[n]:offsets[n + 1]]`."""
+
+    ids: np.ndarray  # (tokens,) int32, 1 for a word outside the vocabulary
+    offsets: np.ndarray  # (N + 1,) int64
+    notes: tuple[str, ...] = ()  # what the captions have to go without
+
+    @classmethod
+    def empty(cls, count: int) -> "EncodedCaptions":
+        """As many captions without a word, for a model that does not look at them."""
+        return cls(np.zeros(0, dtype=np.int32), np.zeros(count + 1, dtype=np.int64))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """(N,) int64 number of words; 0 for an empty caption."""
+        return np.diff(self.offsets)
+
+    def take(self, rows: np.ndarray) -> "EncodedCaptions":
+        """These captions, in this order."""
+        lengths = self.lengths[rows]
+        offsets = _offsets(lengths)
+        shift = np.repeat(self.offsets[:-1][rows] - offsets[:-1], lengths)
+        return EncodedCaptions(self.ids[np.arange(offsets[-1]) + shift], offsets, self.notes)
+
+    def pad(self, rows: np.ndarray) -> np.ndarray:
+        """(B, T) int64: these captions, 0 behind a caption's end; T is at least 1.
+
+        Only the longest among them decides T, whatever the others of the data set are.
+        """
+        chosen = self.take(rows)
+        lengths = chosen.lengths
+        tokens = np.full((len(chosen), max(1, lengths.max(initial=0))), PAD, dtype=np.int64)
+        tokens[np.arange(tokens.shape[1]) < lengths[:, None]] = chosen.ids
+        return tokens
 
 
 class Vocabulary:
@@ -101,7 +149,11 @@ class Vocabulary:
 
 
 def tokenise(
-    captions: Sequence[str], *, lemmas: str, cache_dir: Path, on_missing: str
+    captions: Sequence[str],
+    *,
+    lemmas: Literal["wordnet", "none"],
+    cache_dir: Path,
+    on_missing: Literal["error", "continue"],
 ) -> TokenisedCaptions:
     """Split captions into words (report §4.1), or read them from `cache_dir` if they were before.
 
@@ -109,52 +161,39 @@ def tokenise(
     separates words ("black-and-white" is three); NLTK's tokeniser splits them. With
     `lemmas="wordnet"` each word becomes NLTK's `WordNetLemmatizer` noun lemma, which turns a few
     function words into odd ones ("has" into "ha"): the same ones in every caption, so nothing is
-    lost but a vector. `lemmas="none"` keeps words as they are spelt.
+    lost but a vector. `lemmas="none"` keeps words as they are spelt. Of any caption only the first
+    MOST_WORDS words are given, so that one that is a book does not decide what a run costs.
 
     WordNet is looked for where NLTK looks (NLTK_DATA first), then downloaded once. If it cannot be
     had, `on_missing="error"` raises UserError and `on_missing="continue"` leaves the words as they
-    are spelt and says so in `note`.
+    are spelt and says so in `notes`.
     """
-    if lemmas not in ("wordnet", "none"):
-        hint = nearest(lemmas, ["wordnet", "none"])
-        raise UserError(f"unknown captions.lemmas={lemmas}{hint}")
     captions = list(captions)
-    key = fingerprint("captions", _VERSION, version("nltk"), lemmas, captions)
-    path = Path(cache_dir) / "captions" / f"{key}.npz"
-    if path.exists():
-        return _read(path)
-    with lock(path):
-        if path.exists():
-            return _read(path)
+
+    def compute() -> TokenisedCaptions:
         spelt = _split(captions)
         if lemmas == "none":
-            tokenised = spelt
-        else:
-            tokenised = _merge(spelt, *_lemmatise(spelt.words, {}, on_missing=on_missing))
-        # Captions that went without WordNet must not pass for lemmatised ones at the next start.
-        if tokenised.note is None:
-            _write(path, tokenised)
-        return tokenised
+            return spelt
+        return _merge(spelt, *_lemmatise(spelt.words, {}, on_missing=on_missing))
+
+    key = fingerprint("captions", _VERSION, version("nltk"), lemmas, captions)
+    path = Path(cache_dir) / "captions" / f"{key}.entry"
+    return kept(path, compute, pack=_pack, unpack=_unpack).cut(MOST_WORDS)
 
 
 def encode(
     tokenised: TokenisedCaptions, vocabulary: Vocabulary, *, max_length: int | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Number the words and pad the captions.
+) -> EncodedCaptions:
+    """Number the first `max_length` words of each caption: 1 stands for one outside `vocabulary`.
 
-    Returns tokens (N, T) int64, 0 behind a caption's end and 1 for a word outside the vocabulary,
-    and lengths (N,) int64, 0 for an empty caption. T is `max_length` (longer captions are cut) or
-    else the longest caption's length, and at least 1.
+    The notes say how many captions were cut, and whether most of them are empty.
     """
-    lengths = np.diff(tokenised.offsets)
-    width = max(1, int(lengths.max(initial=0)) if max_length is None else max_length)
+    if max_length is not None:
+        tokenised = tokenised.cut(max_length)
     numbers = [vocabulary.index.get(word, UNKNOWN) for word in tokenised.words]
-    rows = np.repeat(np.arange(len(lengths)), lengths)  # (tokens,)
-    columns = np.arange(len(tokenised.ids)) - np.repeat(tokenised.offsets[:-1], lengths)
-    kept = columns < width
-    tokens = np.full((len(lengths), width), PAD, dtype=np.int64)
-    tokens[rows[kept], columns[kept]] = np.asarray(numbers, dtype=np.int64)[tokenised.ids[kept]]
-    return tokens, np.minimum(lengths, width).astype(np.int64)
+    ids = np.asarray(numbers, dtype=np.int32)[tokenised.ids]
+    notes = (*tokenised.notes, *_notes_on_lengths(np.diff(tokenised.offsets), tokenised.uncut))
+    return EncodedCaptions(ids, tokenised.offsets, notes)
 
 
 def encode_texts(
@@ -162,43 +201,35 @@ def encode_texts(
     vocabulary: Vocabulary,
     *,
     max_length: int | None = None,
-    on_missing: str = "continue",
-) -> tuple[np.ndarray, np.ndarray, str | None]:
-    """Encode fresh captions as the captions behind `vocabulary` were; see `encode`.
+    on_missing: Literal["error", "continue"] = "continue",
+) -> EncodedCaptions:
+    """Encode fresh captions as the captions behind `vocabulary` were.
 
-    Returns tokens, lengths and a note. WordNet is asked only for spellings that `vocabulary` does
-    not know; without it those stay as they are, which the note says.
+    WordNet is asked only for spellings that `vocabulary` does not know; without it those stay as
+    they are, which a note says.
     """
-    tokenised = _split(texts)
+    tokenised = _split(texts).cut(min(MOST_WORDS, max_length or MOST_WORDS))
     if vocabulary.forms is not None:
         lemmatised = _lemmatise(tokenised.words, vocabulary.forms, on_missing=on_missing)
         tokenised = _merge(tokenised, *lemmatised)
-    return *encode(tokenised, vocabulary, max_length=max_length), tokenised.note
+    return encode(tokenised, vocabulary)
 
 
-def fetch(url: str, *, seconds: float = _NETWORK_SECONDS) -> bytes:
-    """The content of a small file; raises OSError after `seconds` in all.
+def _notes_on_lengths(lengths: np.ndarray, uncut: np.ndarray | None) -> Iterator[str]:
+    if uncut is not None:
+        yield (
+            f"{(uncut > lengths).sum():,} of {len(lengths):,} captions were cut to their first "
+            f"{lengths.max():,} words (the longest has {uncut.max():,})"
+        )
+    empty = int((lengths == 0).sum())
+    if empty and empty >= len(lengths) / 2:
+        share = "all" if empty == len(lengths) else f"{empty:,} of"
+        yield f"{share} {len(lengths):,} captions have no word in them: are they of this data?"
 
-    A socket's own timeout counts neither the look-up of the host's name nor the attempts at each
-    of its addresses together, so the wait is on a thread.
-    """
-    answer: list[bytes | Exception] = []
 
-    def ask() -> None:
-        try:
-            with urllib.request.urlopen(url, timeout=seconds) as response:
-                answer.append(response.read())
-        except (OSError, http.client.HTTPException) as error:
-            answer.append(error)
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if not answer:
-        raise TimeoutError(f"{url}: no answer within {seconds:g} s")
-    if isinstance(answer[0], Exception):
-        raise OSError(f"{url}: {answer[0]}") from answer[0]
-    return answer[0]
+def _offsets(lengths: np.ndarray) -> np.ndarray:
+    """(N + 1,) int64: where captions of these lengths begin, and the end of the last."""
+    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
 
 
 def _split(captions: Sequence[str]) -> TokenisedCaptions:
@@ -207,15 +238,17 @@ def _split(captions: Sequence[str]) -> TokenisedCaptions:
     table = {ord(char): _replacement(char) for char in set().union(*captions)}
     tokenizer = NLTKWordTokenizer()
     index: dict[str, int] = {}
-    ids, lengths = [], [0]
+    ids: list[int] = []
+    lengths: list[int] = []
     for caption in captions:
+        # Without punctuation the tokeniser's patterns take no longer than in proportion.
         tokens = tokenizer.tokenize(caption.translate(table).lower())
-        ids += [index.setdefault(token, len(index)) for token in tokens]
+        ids += [index.setdefault(token[:_MOST_LETTERS], len(index)) for token in tokens]
         lengths.append(len(tokens))
     return TokenisedCaptions(
         words=list(index),
         ids=np.asarray(ids, dtype=np.int32),
-        offsets=np.cumsum(lengths, dtype=np.int64),
+        offsets=_offsets(np.asarray(lengths, dtype=np.int64)),
     )
 
 
@@ -236,12 +269,13 @@ def _merge(spelt: TokenisedCaptions, forms: dict[str, str], note: str | None) ->
         ids=np.asarray(lemma_ids, dtype=np.int32)[spelt.ids],
         offsets=spelt.offsets,
         forms=None if note else forms,
-        note=note,
+        uncut=spelt.uncut,
+        notes=(*spelt.notes, note) if note else spelt.notes,
     )
 
 
 def _lemmatise(
-    words: Sequence[str], known: dict[str, str], *, on_missing: str
+    words: Sequence[str], known: dict[str, str], *, on_missing: Literal["error", "continue"]
 ) -> tuple[dict[str, str], str | None]:
     """Each word's lemma, from `known` or else from WordNet, and a note if that is missing."""
     unknown = [word for word in words if word not in known]
@@ -286,53 +320,66 @@ def _wordnet_problem(nltk_data: str) -> str:
         _download_wordnet()
         WordNetLemmatizer().lemmatize("words")
         return ""
-    except (LookupError, OSError, ValueError, zipfile.BadZipFile) as error:
+    except (
+        network.NetworkError,
+        ElementTree.ParseError,
+        LookupError,
+        OSError,
+        ValueError,  # NLTK's, where there is no home folder
+        zipfile.BadZipFile,
+    ) as error:
         return f"{absent} nor could it be downloaded ({' '.join(str(error).split())})"
 
 
 def _download_wordnet() -> None:
-    import nltk
+    """Put WordNet where NLTK keeps what it downloads."""
     from nltk.downloader import Downloader
 
-    fetch(Downloader.DEFAULT_URL)
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_NETWORK_SECONDS)
-    try:
-        silent = io.StringIO()
-        nltk.download("wordnet", quiet=True, raise_on_error=True, print_error_to=silent)
-    finally:
-        socket.setdefaulttimeout(timeout)
+    index = ElementTree.fromstring(network.fetch(Downloader.DEFAULT_URL, max_bytes=_MOST_INDEX))
+    package = index.find(".//package[@id='wordnet']")
+    url = "" if package is None else package.get("url", "")
+    if package is None or not url:
+        raise network.NetworkError(f"{Downloader.DEFAULT_URL} lists no WordNet")
+    algorithm = "sha256" if package.get("sha256_checksum") else "md5"
+    network.fetch_file(
+        url,
+        Path(Downloader().default_download_dir() or ".") / "corpora" / "wordnet.zip",
+        max_bytes=_MOST_WORDNET,
+        checksum=(algorithm, package.get("sha256_checksum") or package.get("checksum", "")),
+        work="WordNet",
+    )
 
 
-def _write(path: Path, tokenised: TokenisedCaptions) -> None:
+def _pack(tokenised: TokenisedCaptions) -> Arrays | None:
+    # Captions that went without WordNet must not pass for lemmatised ones at the next start.
+    if tokenised.notes:
+        return None
     index = {word: number for number, word in enumerate(tokenised.words)}
     forms = tokenised.forms
     arrays = {
-        "words": _pack(tokenised.words),
+        "words": _joined(tokenised.words),
         "ids": tokenised.ids,
         "offsets": tokenised.offsets,
     }
     if forms is not None:
-        arrays["forms"] = _pack(forms)
+        arrays["forms"] = _joined(forms)
         arrays["lemmas"] = np.asarray([index[lemma] for lemma in forms.values()], dtype=np.int32)
-    with atomic_write(path) as temporary:
-        np.savez(temporary, **arrays)
+    return arrays
 
 
-def _read(path: Path) -> TokenisedCaptions:
-    with np.load(path, allow_pickle=False) as arrays:
-        words = _unpack(arrays["words"])
-        forms = None
-        if "forms" in arrays:
-            lemmas = [words[i] for i in arrays["lemmas"]]
-            forms = dict(zip(_unpack(arrays["forms"]), lemmas, strict=True))
-        return TokenisedCaptions(words, arrays["ids"], arrays["offsets"], forms)
+def _unpack(arrays: Arrays) -> TokenisedCaptions:
+    words = _separate(arrays["words"])
+    forms = None
+    if "forms" in arrays:
+        lemmas = [words[i] for i in arrays["lemmas"]]
+        forms = dict(zip(_separate(arrays["forms"]), lemmas, strict=True))
+    return TokenisedCaptions(words, arrays["ids"], arrays["offsets"], forms)
 
 
-def _pack(words: Sequence[str] | dict[str, str]) -> np.ndarray:
+def _joined(words: Sequence[str] | dict[str, str]) -> np.ndarray:
     # One array of bytes is read many times faster than an array of strings.
     return np.frombuffer("\n".join(words).encode(), dtype=np.uint8)
 
 
-def _unpack(packed: np.ndarray) -> list[str]:
-    return packed.tobytes().decode().split("\n") if packed.size else []
+def _separate(joined: np.ndarray) -> list[str]:
+    return joined.tobytes().decode().split("\n") if joined.size else []

@@ -4,53 +4,33 @@ Only the vectors of the vocabulary's words are kept, on disk too, so a second st
 matrix and imports no gensim.
 """
 
-import gzip
-import json
+import logging
 import os
 import re
-import socket
-import sys
-import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from types import ModuleType
-from typing import BinaryIO
+from typing import Any, Literal
 
 import numpy as np
 
-from mmlabel.cache import atomic_write, fingerprint, lock
-from mmlabel.data.captions import PAD, SPECIAL_WORDS, Vocabulary, fetch
-from mmlabel.errors import UserError, nearest
+from mmlabel.cache import fingerprint, kept
+from mmlabel.data.captions import PAD, SPECIAL_WORDS, Vocabulary
+from mmlabel.data.gensim_data import NotToBeHad, gensim_file
+from mmlabel.data.vector_files import read_vectors
+from mmlabel.errors import UserError
 
-KINDS = ("glove", "word2vec", "file", "learned")
-
-# The word vectors that gensim's downloader offers. It keeps no list of its own without a network,
-# and a closed machine should tell a misspelt name from one that is merely not there.
-GENSIM_NAMES = (
-    "conceptnet-numberbatch-17-06-300",
-    "fasttext-wiki-news-subwords-300",
-    "glove-twitter-25",
-    "glove-twitter-50",
-    "glove-twitter-100",
-    "glove-twitter-200",
-    "glove-wiki-gigaword-50",
-    "glove-wiki-gigaword-100",
-    "glove-wiki-gigaword-200",
-    "glove-wiki-gigaword-300",
-    "word2vec-google-news-300",
-    "word2vec-ruscorpora-300",
-)
+Kind = Literal["glove", "word2vec", "file", "learned"]
 
 # Captions make a small text: skip-gram, and more passes over it than gensim's five.
-_WORD2VEC = {"window": 5, "min_count": 1, "sg": 1, "epochs": 20}
+_WORD2VEC: dict[str, Any] = {"window": 5, "min_count": 1, "sg": 1, "epochs": 20}
 _DEFAULT_DIM = 100
 _LEARNED_STD = 0.1
+# Shares of the captions' words with a vector.
+_LITTLE, _NEXT_TO_NONE = 0.5, 0.02
 # Part of the key of what is kept on disk: raise it when the same inputs give other vectors.
 _VERSION = 1
-_NETWORK_SECONDS = 15.0
 
 
 @dataclass
@@ -69,7 +49,7 @@ class Embeddings:
     note: str | None = None
 
     def coverage(self, tokens: np.ndarray) -> tuple[float, float]:
-        """The share of the vocabulary's words, and of `tokens` (N, T), that have a vector.
+        """The share of the vocabulary's words, and of `tokens` (any shape), that have a vector.
 
         Padding does not count; an unknown word counts as a token without a vector.
         """
@@ -81,14 +61,14 @@ class Embeddings:
 def load_embeddings(
     vocabulary: Vocabulary,
     *,
-    kind: str,
+    kind: Kind,
     name: str = "glove-wiki-gigaword-100",
     file: str | Path | None = None,
     dim: int | None = None,
     training_captions: list[list[str]] | None = None,
     seed: int,
     cache_dir: Path,
-    on_missing: str,
+    on_missing: Literal["error", "continue"],
 ) -> Embeddings:
     """The vectors of a vocabulary's words.
 
@@ -101,8 +81,6 @@ def load_embeddings(
       word2vec's binary form.
     - `learned`: `dim` (100) small random numbers, to be trained with the model.
     """
-    if kind not in KINDS:
-        raise UserError(f"unknown embedding={kind}{nearest(kind, KINDS)}")
     words, cache_dir = vocabulary.words, Path(cache_dir)
     if kind == "glove":
         return _glove(words, name, seed=seed, cache_dir=cache_dir, on_missing=on_missing)
@@ -115,8 +93,30 @@ def load_embeddings(
     return _learned(words, dim=dim or _DEFAULT_DIM, seed=seed)
 
 
-class _NotToBeHad(Exception):
-    """A set of vectors is neither on this machine nor can it be downloaded."""
+def check_coverage(
+    embeddings: Embeddings, tokens: np.ndarray, *, on_missing: Literal["error", "continue"]
+) -> str | None:
+    """A note where ready-made vectors know less than half of the training captions' words.
+
+    Raises UserError where they know next to none, unless `on_missing` is "continue": a frozen
+    embedding of random vectors would pass for that of a language model.
+    """
+    _, share = embeddings.coverage(tokens)
+    if not embeddings.pretrained or not (tokens != PAD).any() or share >= _LITTLE:
+        return None
+    problem = (
+        f"of the words in the training captions {share:.1%} have a vector in {embeddings.source}"
+    )
+    if share >= _NEXT_TO_NONE:
+        return f"{problem}; the others are told apart by random vectors"
+    advice = (
+        f"only {problem}: are they of the captions' language, and are words set apart by spaces? "
+        "embedding=word2vec and embedding=learned make their own vectors from the captions, "
+        "embedding=file takes any others"
+    )
+    if on_missing == "error":
+        raise UserError(f"{advice}; data.on_missing=continue goes on with random ones")
+    return advice
 
 
 _WAYS_OUT = (
@@ -131,11 +131,16 @@ def _share(found: np.ndarray) -> float:
 
 
 def _glove(
-    words: Sequence[str], name: str, *, seed: int, cache_dir: Path, on_missing: str
+    words: Sequence[str],
+    name: str,
+    *,
+    seed: int,
+    cache_dir: Path,
+    on_missing: Literal["error", "continue"],
 ) -> Embeddings:
     try:
-        path = _gensim_file(name, cache_dir)
-    except _NotToBeHad as problem:
+        path = gensim_file(name)
+    except NotToBeHad as problem:
         if on_missing == "error":
             raise UserError(f"{problem}{_WAYS_OUT}") from problem
         width = re.search(r"-(\d+)$", name)
@@ -152,7 +157,7 @@ def _from_file(
     words: Sequence[str], path: Path, *, key: list, source: str, seed: int, cache_dir: Path
 ) -> Embeddings:
     def compute() -> tuple[np.ndarray, np.ndarray]:
-        return _fill(words, _read_vectors(path, words), seed)
+        return _fill(words, read_vectors(path, words[len(SPECIAL_WORDS) :]), seed)
 
     return _kept(compute, key=["file", words, seed, *key], source=source, cache_dir=cache_dir)
 
@@ -188,15 +193,14 @@ def _kept(
     cache_dir: Path,
 ) -> Embeddings:
     """The matrix and what was found, from disk or else computed and kept there."""
-    path = cache_dir / "embeddings" / f"{fingerprint('embeddings', _VERSION, *key)}.npz"
-    if not path.exists():
-        with lock(path):
-            if not path.exists():
-                matrix, found = compute()
-                with atomic_write(path) as temporary:
-                    np.savez(temporary, matrix=matrix, found=found)
-    with np.load(path, allow_pickle=False) as arrays:
-        return Embeddings(arrays["matrix"], arrays["found"], source, pretrained=True)
+    path = cache_dir / "embeddings" / f"{fingerprint('embeddings', _VERSION, *key)}.entry"
+    matrix, found = kept(
+        path,
+        compute,
+        pack=lambda made: {"matrix": made[0], "found": made[1]},
+        unpack=lambda arrays: (arrays["matrix"], arrays["found"]),
+    )
+    return Embeddings(matrix, found, source, pretrained=True)
 
 
 def _fill(
@@ -209,8 +213,9 @@ def _fill(
     spread = np.stack(list(vector_of.values())).std() if vector_of else _LEARNED_STD
     matrix = np.random.default_rng(seed).normal(0, spread, (len(words), dim)).astype(np.float32)
     matrix[: len(SPECIAL_WORDS)] = 0
-    for number in np.flatnonzero(found):
-        matrix[number] = vector_of[words[number]]
+    for number, word in enumerate(words):
+        if found[number]:
+            matrix[number] = vector_of[word]
     return matrix, found
 
 
@@ -219,170 +224,16 @@ def _train_word2vec(
 ) -> tuple[dict[str, np.ndarray], int]:
     from gensim.models import Word2Vec
 
+    logging.getLogger("gensim").setLevel(logging.WARNING)  # it tells of every step
     # Several workers take sentences in the order of their chance.
     model = Word2Vec(captions, vector_size=dim, seed=seed, workers=1, **_WORD2VEC)
-    return {word: model.wv[word] for word in model.wv.index_to_key}, dim
+    return {str(word): np.asarray(model.wv[word]) for word in model.wv.index_to_key}, dim
 
 
 def _vector_file(file: str | Path | None) -> Path:
     if not file:
         raise UserError("embedding=file needs embedding.file=VECTORS")
-    path = Path(file).expanduser()
+    path = Path(os.path.expanduser(file))
     if not path.is_file():
         raise UserError(f"embedding.file={file}: no such file")
     return path
-
-
-def _gensim_file(name: str, cache_dir: Path) -> Path:
-    """The file of one of gensim's sets, downloaded if need be.
-
-    gensim's own `load` asks the network, without a time limit, even for a set that is present, and
-    keeps all of its vectors in memory; so only its download is used.
-    """
-    folder = Path(os.environ.get("GENSIM_DATA_DIR") or "~/gensim-data").expanduser()
-    if path := _present(folder, name):
-        return path
-    present = sorted(entry.name for entry in folder.glob("*") if _present(folder, entry.name))
-    known = {*GENSIM_NAMES, *present, *_listed(folder)}
-    tried = f"word vectors {name} are not in {folder} (which has {', '.join(present) or 'none'})"
-    try:
-        online = json.loads(fetch(_gensim_downloader(folder).DATA_LIST_URL))["models"]
-    except (OSError, ValueError, KeyError) as error:
-        if name not in known:
-            hint = nearest(name, known)
-            raise UserError(f"unknown word vectors embedding.name={name}{hint}") from error
-        raise _NotToBeHad(f"{tried} and could not be downloaded ({error})") from error
-    if name not in online:
-        hint = nearest(name, known | set(online))
-        raise UserError(f"unknown word vectors embedding.name={name}{hint}")
-    try:
-        with lock(cache_dir / "embeddings" / f"download-{name}"):
-            if not _present(folder, name):
-                _download(name, folder)
-    # gensim raises bare exceptions for a wrong checksum and for a folder it cannot write.
-    except Exception as error:
-        raise _NotToBeHad(f"{tried} and could not be downloaded ({error})") from error
-    if path := _present(folder, name):
-        return path
-    raise _NotToBeHad(f"{folder / name} holds no vectors; remove it, to download it again")
-
-
-def _present(folder: Path, name: str) -> Path | None:
-    """The file with a set's vectors in gensim's folder, if it is there."""
-    path = folder / name / _listed(folder).get(name, {}).get("file_name", f"{name}.gz")
-    return path if path.is_file() else None
-
-
-def _listed(folder: Path) -> dict[str, dict]:
-    """The word vectors in gensim's list as it was last downloaded; none if it never was."""
-    try:
-        return json.loads((folder / "information.json").read_text(encoding="utf-8"))["models"]
-    except (OSError, ValueError, KeyError):
-        return {}
-
-
-def _gensim_downloader(folder: Path) -> ModuleType:
-    import gensim.downloader
-
-    # gensim reads GENSIM_DATA_DIR once, when it is imported.
-    gensim.downloader.BASE_DIR = str(folder)
-    return gensim.downloader
-
-
-def _download(name: str, folder: Path) -> None:
-    downloader = _gensim_downloader(folder)
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_NETWORK_SECONDS)
-    try:
-        with redirect_stdout(sys.stderr):
-            downloader.load(name, return_path=True)
-    finally:
-        socket.setdefaulttimeout(timeout)
-
-
-def _read_vectors(path: Path, words: Sequence[str]) -> tuple[dict[str, np.ndarray], int]:
-    """The vectors of `words` in a file of any known format, and their width.
-
-    Raises UserError, naming the file, if it is damaged or holds something else.
-    """
-    words = words[len(SPECIAL_WORDS) :]
-    try:
-        with _opened(path) as file:
-            if _is_binary(file):
-                return _read_binary(path, words)
-            return _read_text(file, {word.encode(): word for word in words})
-    except (ValueError, ArithmeticError, EOFError, MemoryError, OSError, zlib.error) as error:
-        raise UserError(
-            f"{path}: not word vectors in word2vec or GloVe format, or damaged ({error})"
-        ) from error
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    with open(path, "rb") as raw:
-        zipped = raw.peek(2)[:2] == b"\x1f\x8b"
-        with gzip.open(raw) if zipped else raw as file:
-            yield file
-
-
-def _is_binary(file: BinaryIO) -> bool:
-    """Whether the vectors follow the header as bytes; raw floats are soon no text."""
-    head = file.read(1 << 16)
-    file.seek(0)
-    header, _, body = head.partition(b"\n")
-    control = re.search(rb"[\x00-\x08\x0e-\x1f]", body)
-    return control is not None and _header(header) is not None
-
-
-def _header(line: bytes) -> tuple[int, int] | None:
-    """How many vectors and how wide, if this is word2vec's first line."""
-    match = re.fullmatch(rb"(\d+)\s+(\d+)\s*", line)
-    return (int(match[1]), int(match[2])) if match else None
-
-
-def _read_binary(path: Path, words: Sequence[str]) -> tuple[dict[str, np.ndarray], int]:
-    from gensim.models import KeyedVectors
-
-    vectors = KeyedVectors.load_word2vec_format(str(path), binary=True, unicode_errors="replace")
-    if not np.isfinite(vectors.vectors).all():
-        raise ValueError("some numbers are not finite")
-    return {w: vectors[w] for w in words if w in vectors.key_to_index}, vectors.vector_size
-
-
-def _read_text(file: BinaryIO, wanted: dict[bytes, str]) -> tuple[dict[str, np.ndarray], int]:
-    """Read "word number number …" lines, keeping the wanted words alone.
-
-    gensim's reader keeps everything, which for the larger sets means gigabytes and minutes.
-    """
-    first = file.readline()
-    header = _header(first)
-    count, dim = header or (None, len(first.split()) - 1)
-    if dim < 1:
-        raise ValueError("line 1 is not a word and its numbers")
-    if not header:
-        file.seek(0)
-    vectors: dict[str, np.ndarray] = {}
-    read = 0
-    for number, line in enumerate(file, start=2 if header else 1):
-        if not line.strip():
-            continue
-        word = line.split(None, 1)[0]
-        read += 1
-        # The first vector is checked even if it is not wanted: it shows what the file is.
-        if word not in wanted and read > 1:
-            continue
-        fields = line.split()
-        # Some GloVe sets have "words" with spaces in them; no caption's word has.
-        if len(fields) > dim + 1:
-            continue
-        try:
-            vector = np.array(fields[1:], dtype=np.float32)
-        except ValueError:
-            vector = np.empty(0)
-        if len(vector) != dim or not np.isfinite(vector).all():
-            raise ValueError(f"line {number} is not a word and {dim} numbers")
-        if word in wanted:
-            vectors.setdefault(wanted[word], vector)
-    if read == 0 or count not in (None, read):
-        raise ValueError(f"{read} vectors, not the {count} that line 1 announces")
-    return vectors, dim

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmlabel.cache import atomic_write, fingerprint, lock
+from mmlabel.cache import fingerprint, kept
 from mmlabel.data.sources.delimited import NotDelimited, column_number, parse_delimited
 from mmlabel.data.sources.text import read_text
 from mmlabel.errors import UserError, nearest
@@ -196,14 +196,12 @@ def _rows_of_splits(
 
 
 def _kept(cache_dir: Path, key: list, compute: Callable[[], np.ndarray]) -> np.ndarray:
-    path = cache_dir / "splits" / f"{fingerprint(*key)}.npy"
-    with lock(path):
-        if path.exists():
-            return np.load(path)
-        result = compute()
-        with atomic_write(path) as temporary:
-            np.save(temporary, result)
-    return result
+    return kept(
+        cache_dir / "splits" / f"{fingerprint(*key)}.entry",
+        compute,
+        pack=lambda split_of_picture: {"split": split_of_picture},
+        unpack=lambda arrays: arrays["split"],
+    )
 
 
 def _with_unlabelled(targets: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Pictures from files to fixed-size arrays, the report's way (§3.1.2), with Pillow alone.
+"""Pictures to fixed-size arrays, the report's way (§3.1.2).
 
 The report's transforms are torchvision's `Resize(S)`, `RandomHorizontalFlip()`, `CenterCrop(S)` in
 this order. Flipping is the only random step, so a picture has exactly two views: plain and flipped.
@@ -6,7 +6,6 @@ The crop comes after the flip, hence where the margin is odd the flipped view is
 mirror image of the plain one.
 """
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,55 +15,54 @@ import PIL
 from PIL import Image
 from PIL import features as pillow_features
 
-from mmlabel.errors import UserError
+from mmlabel.data.pictures import BadPicture, decode, read_picture
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-
-class BadPicture(UserError):
-    """A picture file that is missing, cut short or not a picture; has `.path` and `.reason`."""
-
-    def __init__(self, path: Path | str, reason: str) -> None:
-        super().__init__(
-            f"{path} is not a readable picture ({reason}): replace the file, or leave such rows "
-            "out with data.on_bad_image=skip"
-        )
-        self.path = Path(path)
-        self.reason = reason
-
-    def __reduce__(self) -> tuple[type, tuple[Path, str]]:
-        # The default would rebuild it from the message alone, and fail in a loader's worker.
-        return BadPicture, (self.path, self.reason)
+# Of a picture whose shorter side is brought to size; at 224 px it may be 668 times as long as wide.
+RESIZED_PIXELS = 2**25
 
 
-def load_picture(path: Path | str, *, size: int, flipped: bool) -> np.ndarray:
+def load_picture(
+    path: Path | str, *, size: int, flipped: bool, upright: bool = False
+) -> np.ndarray:
     """One view of a picture: (3, size, size) uint8, RGB, values 0..255.
 
     Equal, bit for bit, to torchvision's `Resize(size)`, then a horizontal flip if `flipped`, then
     `CenterCrop(size)` on the picture as `ImageFolder` loads it: grey, palette, CMYK and transparent
-    pictures become RGB, and EXIF orientation is not applied. Raises `BadPicture`.
+    pictures become RGB, and EXIF orientation is not applied. With `upright` it is, first of all;
+    and values of more than 8 bits are scaled rather than clamped (see `pictures.decode`). Raises
+    `BadPicture`.
     """
-    return picture_views(read_picture(path), path=path, size=size, flips=[flipped])[0]
-
-
-def read_picture(path: Path | str) -> bytes:
-    """The bytes of a picture file; raises `BadPicture` if there is no such file."""
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise BadPicture(path, error.strerror or str(error)) from error
+    content = read_picture(path)
+    return picture_views(content, path=path, size=size, flips=[flipped], upright=upright)[0]
 
 
 def picture_views(
-    content: bytes, *, path: Path | str, size: int, flips: Sequence[bool]
+    content: bytes,
+    *,
+    path: Path | str,
+    size: int,
+    flips: Sequence[bool],
+    upright: bool = False,
 ) -> np.ndarray:
     """Views of one picture file, decoded and resized once: (len(flips), 3, size, size) uint8.
 
     `flips` says for each wanted view whether it is flipped; `path` is for the message of
     `BadPicture`. The memory is channels-last, as Pillow's is: convolutions run faster on it.
     """
-    pixels = np.asarray(_resize(decode(content, path), size))  # (H, W, 3)
+    return views_of(decode(content, path, upright=upright), path=path, size=size, flips=flips)
+
+
+def views_of(
+    picture: Image.Image, *, path: Path | str, size: int, flips: Sequence[bool]
+) -> np.ndarray:
+    """`picture_views` of a decoded RGB picture."""
+    try:
+        pixels = np.asarray(_resize(picture, size))  # (H, W, 3)
+    except (ValueError, MemoryError) as error:
+        raise BadPicture(path, str(error) or "too large for the memory there is") from error
     height, width = pixels.shape[:2]
     # Python rounds halves to even, and so does torchvision's CenterCrop.
     top, left = round((height - size) / 2), round((width - size) / 2)
@@ -84,31 +82,18 @@ def stack_views(groups: Sequence[np.ndarray]) -> "Tensor":
     return torch.from_numpy(np.ascontiguousarray(batch)).permute(0, 3, 1, 2)  # (B, 3, S, S)
 
 
-def transform_key(size: int) -> dict[str, object]:
+def transform_key(size: int, *, upright: bool = False) -> dict[str, object]:
     """What a view depends on besides the file: part of every key under which views are cached.
 
     The decoder and the resampling are Pillow's, so its version belongs to it.
     """
-    return {
+    key: dict[str, object] = {
         "transform": "resize, flip, centre crop",
         "size": size,
         "pillow": PIL.__version__,
         "jpeg": pillow_features.version("libjpeg_turbo") or pillow_features.version("jpg"),
     }
-
-
-def decode(content: bytes, path: Path | str) -> Image.Image:
-    """The RGB picture in the bytes of a file; raises `BadPicture`, which names `path`."""
-    try:
-        with Image.open(io.BytesIO(content)) as picture:
-            return picture.convert("RGB")
-    except MemoryError:
-        raise
-    except Image.UnidentifiedImageError as error:
-        raise BadPicture(path, "not an image file" if content else "an empty file") from error
-    except Exception as error:
-        # Damaged files make Pillow's many decoders raise errors of nearly any kind.
-        raise BadPicture(path, str(error) or type(error).__name__) from error
+    return {**key, "exif": "upright"} if upright else key
 
 
 def _resize(picture: Image.Image, size: int) -> Image.Image:
@@ -116,5 +101,10 @@ def _resize(picture: Image.Image, size: int) -> Image.Image:
     width, height = picture.size
     short, long = min(width, height), max(width, height)
     longer = int(size * long / short)
+    if size * longer > RESIZED_PIXELS:
+        raise ValueError(
+            f"{width}x{height} pixels, with the shorter side brought to {size} the longer one would"
+            f" be {longer:,}; crop it"
+        )
     shape = (size, longer) if width <= height else (longer, size)
     return picture if shape == picture.size else picture.resize(shape, Image.Resampling.BILINEAR)

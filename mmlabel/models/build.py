@@ -1,47 +1,60 @@
-"""Networks from a run's settings: which encoders, how wide, which head."""
+"""Networks from a run's options: which encoders, how wide, which head."""
 
+import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmlabel.data.batch import Batch
-from mmlabel.errors import UserError, nearest
-from mmlabel.models.backbones import (
-    Backbone,
-    backbone_info,
-    build_backbone,
-    resolve_weights,
-    weights_digest,
-)
+from mmlabel.criterion import Criterion
+from mmlabel.data.batches import Batch
+from mmlabel.models import options
+from mmlabel.models.backbones import Backbone, backbone_info, build_backbone
 from mmlabel.models.caption_encoder import CaptionEncoder
 from mmlabel.models.decoder import LabelDecoder
+from mmlabel.models.encoder import Encoder
+from mmlabel.models.engines import Engine, EngineName, Precision, build_extract, choose_engine
 from mmlabel.models.fusion import Head, ImageEncoder, LateFusion, fused_features
+from mmlabel.models.weights import resolve_weights, weights_digest
 
-MODELS = ("fusion", "image_only", "caption_only", "decoder", "detector", "detector_fusion")
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+log = logging.getLogger(__name__)
 
 
 class BackboneSource:
-    """The backbone of a run's settings, found at once but built only when it is needed.
+    """A backbone that is found at once but built only when it is needed.
 
     A run whose features are all stored needs its name, width and digest, and not the network.
+
+    Args:
+        chosen: which backbone, with which weights.
+        seed: of the run; random weights of a backbone that is trained are drawn from it.
+        on_missing: what to do without pretrained weights, "error" or "continue" with random ones.
+        built_in: False: the weights will come from a checkpoint, so none are looked for.
+
     Raises UserError where the weights cannot be had.
     """
 
-    def __init__(self, settings: dict) -> None:
-        chosen = settings["backbone"]
-        self.frozen = chosen["frozen"]
-        self._names = {"name": chosen["name"], "model_name": chosen["model_name"]}
+    def __init__(
+        self,
+        chosen: options.NamedBackbone | options.TimmBackbone,
+        *,
+        seed: int,
+        on_missing: Literal["error", "continue"],
+        built_in: bool = False,
+    ) -> None:
+        self.frozen = chosen.frozen
+        self._names = {"name": chosen.name, "model_name": chosen.model_name}
         # A frozen network of random weights stands in for a pretrained one: the same in every run.
-        self._seed = 0 if self.frozen else settings["seed"]
+        self._seed = 0 if self.frozen else seed
         self.info = backbone_info(**self._names)
         self.weights = resolve_weights(
             **self._names,
-            weights=chosen["weights"],
-            on_missing=settings["data"]["on_missing"],
+            weights="none" if built_in else chosen.weights,
+            on_missing=on_missing,
         )
 
     @property
@@ -56,48 +69,38 @@ class BackboneSource:
             **self._names, weights=self.weights, frozen=self.frozen, seed=self._seed
         )
 
-    def key(self, precision: str) -> dict[str, object]:
-        """All that a stored feature depends on besides the picture, as plain values."""
+    def key(self, engine: Engine) -> dict[str, object]:
+        """All that a feature depends on besides the picture, as plain values."""
         digest = weights_digest(**self._names, weights=self.weights, seed=self._seed)
         name = self._names["model_name"] or self._names["name"]
-        return {
-            "backbone": name,
-            "weights": digest,
-            "precision": precision,
-            "torch": torch.__version__,
-        }
-
-    def extract(self, precision: str, device: torch.device) -> Callable[[Tensor], Tensor]:
-        """A function from pictures (B, 3, S, S) uint8 on `device` to features (B, F)."""
-        if precision not in PRECISIONS:
-            hint = nearest(precision, PRECISIONS)
-            raise UserError(f'unknown features.precision "{precision}"{hint}')
-        network = self.backbone.to(device, memory_format=torch.channels_last)
-        lower = PRECISIONS[precision] != torch.float32
-
-        def features(pictures: Tensor) -> Tensor:
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=lower):
-                return network(pictures)
-
-        return features
+        return {"backbone": name, "weights": digest, **engine.key()}
 
 
-def network_inputs(settings: dict) -> list[str]:
-    """What the model of `settings` looks at: "image", "caption" or both.
+@dataclass(frozen=True)
+class FrozenFeatures:
+    """A backbone's features as an engine computes them on a device."""
 
-    Raises UserError for an unknown model.
-    """
-    name = settings["model"]["name"]
-    if name not in MODELS:
-        raise UserError(f'unknown model.name "{name}"{nearest(name, MODELS)}')
-    if name == "decoder" and settings["decoder"]["caption"]:
-        return ["image", "caption"]
-    return list(settings["model"]["inputs"])
+    source: BackboneSource
+    engine: EngineName
+    precision: Precision
 
+    @property
+    def width(self) -> int:
+        """Number of features."""
+        return self.source.width
 
-def uses_detector(settings: dict) -> bool:
-    """Whether a detector's scores (B, num_labels) are the image half of the batches."""
-    return settings["model"]["name"] in ("detector", "detector_fusion")
+    def key(self, device: torch.device) -> dict[str, object]:
+        """All that a stored feature depends on besides the picture, as plain values."""
+        return self.source.key(choose_engine(self.engine, precision=self.precision, device=device))
+
+    def extract(self, device: torch.device, *, size: int) -> Callable[[Tensor], Tensor]:
+        """A function from pictures (B, 3, size, size) uint8 on `device` to features (B, F).
+
+        Raises UserError where the engine cannot be had, or cannot compute this backbone.
+        """
+        engine = choose_engine(self.engine, precision=self.precision, device=device)
+        log.info("features are computed by %s", engine)
+        return build_extract(self.source.backbone, engine, device=device, size=size)
 
 
 class DetectorScores(nn.Module):
@@ -105,71 +108,83 @@ class DetectorScores(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Scores (B, num_labels) in 0..1 to logits of the same shape."""
+        assert batch.image is not None
         return torch.logit(batch.image.float(), eps=1e-6)
 
-    def evaluate(self, batch: Batch, criterion: nn.Module) -> tuple[Tensor, Tensor]:
+    def evaluate(self, batch: Batch, criterion: Criterion) -> tuple[Tensor, Tensor]:
         """Logits (B, num_labels) and their loss."""
         logits = self(batch)
-        return logits, criterion(logits, batch.targets)
+        return logits, criterion(logits, batch.targets, batch.known)
 
 
 def build_network(
-    settings: dict,
+    model: options.Model,
     *,
-    num_words: int,
     num_labels: int,
-    embeddings: Tensor | None,
-    embedding_dim: int | None,
-    freeze_embeddings: bool,
+    image_features: int | None,
     backbone: Backbone | None,
+    lstm: options.Lstm | None,
+    decoder: options.Decoder | None,
+    num_words: int,
+    embedding_dim: int | None,
+    embeddings: Tensor | None = None,
+    freeze_embeddings: bool = False,
+    embedding_dropout: float = 0.0,
     label_frequency: np.ndarray | None = None,
     given_order: Tensor | None = None,
 ) -> nn.Module:
-    """The network of `settings` (the run's resolved configuration).
+    """The network of a run.
 
     Args:
+        model: which, with its options.
+        num_labels: logits.
+        image_features: F, the width of the backbone or of the detector's scores; None: the model
+            looks at no pictures.
+        backbone: None when the image half of every batch holds features or scores.
+        lstm: of the caption half; None: the model looks at no captions.
+        decoder: options of model=decoder.
         num_words: size of the vocabulary, padding and unknown included.
+        embedding_dim: numbers a word.
         embeddings: (num_words, embedding_dim) word vectors to begin with, or None for random ones.
         freeze_embeddings: whether they stay as they are.
-        backbone: None when the image half of every batch holds the backbone's features.
+        embedding_dropout: share of whole words left out in training.
         label_frequency: (num_labels,) of the training split; for model=decoder.
         given_order: (N, num_labels) of the training split, see `LabelDecoder`; for model=decoder.
-
-    Raises UserError for an unknown model or backbone, or a width, share or the like out of range.
     """
-    model, inputs = settings["model"], network_inputs(settings)
-    if model["name"] == "detector":
+    if isinstance(model, options.DetectorModel):
         return DetectorScores()
-    encoders: dict[str, nn.Module] = {}
-    projection = {}
-    if model["name"] != "decoder":
-        projection = {"projection": model["image_projection"]}
-        projection |= {name: model["head"][name] for name in ("dropout", "batch_norm")}
-    if model["name"] == "detector_fusion":
-        encoders["image"] = ImageEncoder(features=num_labels, backbone=None, **projection)
-    elif "image" in inputs:
-        chosen = settings["backbone"]
-        info = backbone_info(name=chosen["name"], model_name=chosen["model_name"])
-        encoders["image"] = ImageEncoder(
-            features=info.out_features, backbone=backbone, **projection
-        )
-    if "caption" in inputs:
+    encoders: dict[str, Encoder] = {}
+    if image_features is not None:
+        if isinstance(model, options.Fusion | options.ImageOnly | options.DetectorFusion):
+            encoders["image"] = ImageEncoder(
+                features=image_features,
+                backbone=backbone,
+                projection=model.image_projection,
+                dropout=model.head.dropout,
+                batch_norm=model.head.batch_norm,
+            )
+        else:
+            encoders["image"] = ImageEncoder(features=image_features, backbone=backbone)
+    if lstm is not None:
+        assert embedding_dim is not None
         encoders["caption"] = CaptionEncoder(
             num_words=num_words,
             embedding_dim=embedding_dim,
             embeddings=embeddings,
             freeze_embeddings=freeze_embeddings,
-            embedding_dropout=settings["embedding"]["dropout"],
-            **settings["lstm"],
+            embedding_dropout=embedding_dropout,
+            **lstm.model_dump(),
         )
-    if model["name"] == "decoder":
-        options = {key: value for key, value in settings["decoder"].items() if key != "caption"}
+    if isinstance(model, options.DecoderModel):
+        assert decoder is not None
         return LabelDecoder(
             encoders=encoders,
             num_labels=num_labels,
             label_frequency=label_frequency,
             given_order=given_order,
-            **options,
+            **decoder.model_dump(exclude={"caption"}),
         )
-    head = Head(in_features=fused_features(encoders), num_labels=num_labels, **model["head"])
-    return LateFusion(encoders=encoders, head=head, auxiliary=model["auxiliary"])
+    head = Head(
+        in_features=fused_features(encoders), num_labels=num_labels, **model.head.model_dump()
+    )
+    return LateFusion(encoders=encoders, head=head)

@@ -1,14 +1,17 @@
 """Captions to vectors: word embeddings and a bidirectional LSTM (report section 3.1.2)."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from mmlabel.errors import UserError, nearest
+from mmlabel.models.encoder import Encoder
+from mmlabel.models.padded_lstm import run_padded
 
 
-class CaptionEncoder(nn.Module):
+class CaptionEncoder(Encoder):
     """Encodes each caption alone: the batch around it and its padding change nothing.
 
     Args:
@@ -40,10 +43,9 @@ class CaptionEncoder(nn.Module):
         dropout: float = 0.0,
         embedding_dropout: float = 0.0,
         bidirectional: bool = True,
-        pooling: str = "last",
+        pooling: Literal["last", "max"] = "last",
     ) -> None:
         super().__init__()
-        _check_options(hidden, layers, dropout, embedding_dropout, pooling)
         self.embedding = nn.Embedding(num_words, embedding_dim, padding_idx=0)
         if embeddings is not None:
             if embeddings.shape != (num_words, embedding_dim):
@@ -79,34 +81,30 @@ class CaptionEncoder(nn.Module):
         if tokens.shape[1] == 0:
             tokens = pad(tokens, (0, 1))
         words = self.word_dropout(self.embedding(tokens))  # (B, T, D)
-        # A sequence of no steps cannot be packed: an empty caption runs for one and is masked.
+        # A sequence of no steps cannot be run: an empty caption runs for one and is masked.
         steps = lengths.cpu().clamp(min=1)
-        packed = pack_padded_sequence(words, steps, batch_first=True, enforce_sorted=False)
-        outputs, (h_n, _) = self.lstm(packed)  # h_n: (layers * directions, B, H)
-        encoding = _maximum(outputs) if self.pooling == "max" else self._final(h_n)  # (B, 2H)
+        # A GPU's fused kernel takes packed sequences; a CPU's takes padded ones, in float32 alone.
+        fused = words.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+        on_cpu = words.device.type == "cpu"
+        run = self._run_padded if on_cpu and fused else self._run_packed
+        encoding = run(words, steps)  # (B, 2H)
         empty = (lengths == 0).to(encoding.device).unsqueeze(1)  # (B, 1)
         return encoding.masked_fill(empty, 0.0)
 
-    def _final(self, h_n: Tensor) -> Tensor:
-        # Layers come first, so the last layer's two directions are the last two slices.
-        if self.lstm.bidirectional:
-            return torch.cat([h_n[-2], h_n[-1]], dim=1)  # (B, 2H)
-        return h_n[-1]  # (B, H)
+    def _run_padded(self, words: Tensor, steps: Tensor) -> Tensor:
+        outputs = run_padded(self.lstm, words, steps)  # of each direction (B, T, H)
+        if self.pooling == "last":
+            rows = torch.arange(len(steps))
+            return torch.cat([output[rows, steps - 1] for output in outputs], dim=1)
+        padding = torch.arange(words.shape[1]) >= steps[:, None]  # (B, T)
+        hidden = [output.masked_fill(padding.unsqueeze(2), -torch.inf) for output in outputs]
+        return torch.cat([output.amax(dim=1) for output in hidden], dim=1)
 
-
-def _maximum(outputs: PackedSequence) -> Tensor:
-    padded, _ = pad_packed_sequence(outputs, batch_first=True, padding_value=-torch.inf)
-    return padded.amax(dim=1)  # (B, 2H)
-
-
-def _check_options(
-    hidden: int, layers: int, dropout: float, embedding_dropout: float, pooling: str
-) -> None:
-    for name, value in {"hidden": hidden, "layers": layers}.items():
-        if value < 1:
-            raise UserError(f"lstm.{name}={value}: at least 1")
-    for name, value in {"dropout": dropout, "embedding_dropout": embedding_dropout}.items():
-        if not 0 <= value < 1:
-            raise UserError(f"lstm.{name}={value}: at least 0 and less than 1")
-    if pooling not in ("last", "max"):
-        raise UserError(f"lstm.pooling={pooling}: unknown{nearest(pooling, ['last', 'max'])}")
+    def _run_packed(self, words: Tensor, steps: Tensor) -> Tensor:
+        packed = pack_padded_sequence(words, steps, batch_first=True, enforce_sorted=False)
+        outputs, (h_n, _) = self.lstm(packed)  # h_n: (layers * directions, B, H)
+        if self.pooling == "last":
+            # Layers come first, so the last layer's two directions are the last two slices.
+            return torch.cat([*h_n[-2 if self.lstm.bidirectional else -1 :]], dim=1)
+        padded, _ = pad_packed_sequence(outputs, batch_first=True, padding_value=-torch.inf)
+        return padded.amax(dim=1)

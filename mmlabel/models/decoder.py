@@ -1,16 +1,20 @@
 """Labels as a sequence: a CNN encodes the picture, an LSTM names its labels one after another."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple, get_args
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmlabel.data.batch import Batch
-from mmlabel.errors import UserError, nearest
+from mmlabel.criterion import Criterion
+from mmlabel.data.batches import Batch
+from mmlabel.errors import UserError
+from mmlabel.models.encoder import Encoder
+from mmlabel.models.fusion import fused_features
 
-ORDERS = ("frequent_first", "rare_first", "as_given", "random")
+Order = Literal["frequent_first", "rare_first", "as_given", "random"]
 
 
 class Hypotheses(NamedTuple):
@@ -53,9 +57,7 @@ class LabelDecoder(nn.Module):
             favours more labels.
         max_labels: the most labels an answer may have; None for no limit.
 
-    Raises:
-        UserError: an unknown order or a number out of range; from `loss` in training, an order
-            whose data is missing.
+    Raises UserError from `loss` in training for an order whose data is missing.
     """
 
     rank: Tensor
@@ -64,11 +66,11 @@ class LabelDecoder(nn.Module):
     def __init__(
         self,
         *,
-        encoders: dict[str, nn.Module],
+        encoders: Mapping[str, Encoder],
         num_labels: int,
-        label_frequency: Sequence[float] | None = None,
+        label_frequency: Sequence[float] | np.ndarray | None = None,
         given_order: Tensor | None = None,
-        order: str = "rare_first",
+        order: Order = "rare_first",
         embedding_dim: int = 64,
         hidden: int = 256,
         layers: int = 1,
@@ -78,19 +80,8 @@ class LabelDecoder(nn.Module):
         max_labels: int | None = None,
     ) -> None:
         super().__init__()
-        if order not in ORDERS:
-            raise UserError(f'unknown decoder.order "{order}"{nearest(order, ORDERS)}')
         if "image" not in encoders or not set(encoders) <= {"image", "caption"}:
             raise ValueError(f'encoders for "image" and perhaps "caption", not {tuple(encoders)}')
-        numbers = {"embedding_dim": embedding_dim, "hidden": hidden, "layers": layers}
-        numbers |= {"beam_width": beam_width, "max_labels": max_labels}
-        for name, value in numbers.items():
-            if value is not None and value < 1:
-                raise UserError(f"decoder.{name}={value}: at least 1")
-        if not 0 <= dropout < 1:
-            raise UserError(f"decoder.dropout={dropout}: at least 0 and less than 1")
-        if length_penalty < 0:
-            raise UserError(f"decoder.length_penalty={length_penalty}: at least 0")
         self.encoders = nn.ModuleDict(encoders)
         self.num_labels = num_labels
         self.start, self.end, self.padding = num_labels, num_labels + 1, num_labels + 2
@@ -102,7 +93,7 @@ class LabelDecoder(nn.Module):
         self.register_buffer("rank", label_rank(order, num_labels, label_frequency))
         self.register_buffer("given_order", given_order, persistent=False)
 
-        features = sum(encoder.out_features for encoder in encoders.values())
+        features = fused_features(encoders)
         self.project = nn.Sequential(
             nn.BatchNorm1d(features),
             nn.Linear(features, hidden),
@@ -130,15 +121,16 @@ class LabelDecoder(nn.Module):
         """
         return self._answer(self.encode(batch))
 
-    def loss(self, batch: Batch, criterion: nn.Module | None = None) -> Tensor:
+    def loss(self, batch: Batch, criterion: Criterion | None = None) -> Tensor:
         """Cross-entropy of the right sequence, mean over all tokens that are not padding.
 
         Teacher forcing: each step is given the true previous label, never the predicted one.
+        Labels that are not `batch.known` are no choice: the probabilities are those of the others.
         `criterion`, a loss on independent labels, has no meaning here and is ignored.
         """
         return self._cross_entropy(self.encode(batch), batch)
 
-    def evaluate(self, batch: Batch, criterion: nn.Module | None = None) -> tuple[Tensor, Tensor]:
+    def evaluate(self, batch: Batch, criterion: Criterion | None = None) -> tuple[Tensor, Tensor]:
         """`forward` and `loss` at once, for one pass through the encoders."""
         context = self.encode(batch)
         return self._answer(context), self._cross_entropy(context, batch)
@@ -168,8 +160,8 @@ class LabelDecoder(nn.Module):
         sequence already, whose logits become -inf.
         """
         pictures = context[:, None].expand(-1, inputs.shape[1], -1)
-        hidden, state = self.lstm(torch.cat([self.embedding(inputs), pictures], dim=2), state)
-        return self.output(hidden).masked_fill(F.pad(named, (0, 1)), -torch.inf), state
+        hidden, after = self.lstm(torch.cat([self.embedding(inputs), pictures], dim=2), state)
+        return self.output(hidden).masked_fill(F.pad(named, (0, 1)), -torch.inf), after
 
     @torch.no_grad()
     def search(self, context: Tensor, width: int | None = None) -> Hypotheses:
@@ -204,7 +196,7 @@ class LabelDecoder(nn.Module):
 
         for count in range(self.max_labels + 1):
             closed = named if count < self.max_labels else torch.ones_like(named)
-            logits, state = self.step(
+            logits, (h, c) = self.step(
                 context, tokens.view(-1, 1), closed.view(-1, 1, labels), state
             )
             step = logits.float().log_softmax(-1).view(rows, width, labels + 1)
@@ -223,7 +215,7 @@ class LabelDecoder(nn.Module):
                 break
             tokens = chosen  # for finished hypotheses too, which no token can change any more
             slots = (first_slot + parent).flatten()
-            state = tuple(part[:, slots] for part in state)
+            state = h[:, slots], c[:, slots]
 
         return self._merge(named, log_prob, length, marginals)
 
@@ -250,8 +242,13 @@ class LabelDecoder(nn.Module):
         return torch.logit(probability)  # (B, num_labels)
 
     def _cross_entropy(self, context: Tensor, batch: Batch) -> Tensor:
-        inputs, targets = label_sequences(batch.targets, self._rank_of(batch))
+        present = batch.targets
+        if batch.known is not None:
+            present = present.masked_fill(~batch.known, 0.0)
+        inputs, targets = label_sequences(present, self._rank_of(batch))
         named = F.one_hot(inputs, self.num_labels + 3)[..., : self.num_labels].cumsum(1) > 0
+        if batch.known is not None:
+            named = named | ~batch.known[:, None]  # (B, T, num_labels)
         logits, _ = self.step(context, inputs, named)  # (B, T, num_labels + 1)
         # Start is never predicted, so the classes skip its number: the end's class is num_labels.
         classes = targets - (targets > self.num_labels).long()
@@ -269,15 +266,17 @@ class LabelDecoder(nn.Module):
             if self.given_order is None:
                 raise UserError(
                     "decoder.order=as_given needs a data file that lists each row's labels in an "
-                    f"order, and this data has none: choose another of {', '.join(ORDERS)}"
+                    f"order, and this data has none: choose another of {', '.join(get_args(Order))}"
                 )
             return self.given_order[batch.rows]
         if not self.counted:
-            raise UserError(f"decoder.order={self.order} needs the labels' frequency in training")
+            raise ValueError(f'order "{self.order}" needs `label_frequency` to train')
         return self.rank
 
 
-def label_rank(order: str, num_labels: int, frequency: Sequence[float] | None) -> Tensor:
+def label_rank(
+    order: Order, num_labels: int, frequency: Sequence[float] | np.ndarray | None
+) -> Tensor:
     """The rank (num_labels,) of each label: by frequency, ties by number; else by number."""
     if order not in ("frequent_first", "rare_first") or frequency is None:
         return torch.arange(num_labels)

@@ -1,18 +1,20 @@
 """Late fusion: an encoder per half of the input, concatenated, and a head (report section 3.1)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from mmlabel.data.batch import Batch
+from mmlabel.criterion import Criterion
+from mmlabel.data.batches import Batch
 from mmlabel.errors import UserError
 from mmlabel.models.backbones import Backbone
+from mmlabel.models.encoder import Encoder
 
 HALVES = ("image", "caption")  # in the order in which they are concatenated
 
 
-class ImageEncoder(nn.Module):
+class ImageEncoder(Encoder):
     """The image half: pictures go through the backbone, features that are ready go past it.
 
     Args:
@@ -39,8 +41,6 @@ class ImageEncoder(nn.Module):
         super().__init__()
         if backbone is not None and backbone.out_features != features:
             raise ValueError(f"backbone of width {backbone.out_features}, not {features}")
-        if projection is not None and projection < 1:
-            raise UserError(f"model.image_projection={projection}: at least 1, or null for none")
         self.features = features
         self.out_features = projection or features
         self.backbone = backbone
@@ -104,10 +104,6 @@ class Head(nn.Module):
         batch_norm: bool = True,
     ) -> None:
         super().__init__()
-        if hidden < 1:
-            raise UserError(f"the head's hidden={hidden}: at least 1")
-        if not 0 <= dropout < 1:
-            raise UserError(f"the head's dropout={dropout}: at least 0 and less than 1")
         self.in_features = in_features
         self.num_labels = num_labels
         self.batch_norm = batch_norm
@@ -135,7 +131,7 @@ def _check_statistics(batch: Tensor) -> None:
         )
 
 
-def fused_features(encoders: Mapping[str, nn.Module]) -> int:
+def fused_features(encoders: Mapping[str, Encoder]) -> int:
     """Width of the concatenated encodings: what the head's `in_features` must be."""
     return sum(encoder.out_features for encoder in encoders.values())
 
@@ -146,14 +142,10 @@ class LateFusion(nn.Module):
     Args:
         encoders: "image" (called with `Batch.image`), "caption" (called with `Batch.tokens` and
             `Batch.lengths`) or both; each has `out_features`.
-        head: maps the concatenated encodings to logits; has `in_features` and `num_labels`.
-        auxiliary: with two encoders, the weight in the training loss of a linear classifier on
-            each encoding alone, which keeps the stronger half from starving the weaker one.
+        head: maps the concatenated encodings to logits.
     """
 
-    def __init__(
-        self, *, encoders: Mapping[str, nn.Module], head: Head, auxiliary: float = 0.0
-    ) -> None:
+    def __init__(self, *, encoders: Mapping[str, Encoder], head: Head) -> None:
         super().__init__()
         if not encoders or not set(encoders) <= set(HALVES):
             raise ValueError(f"encoders for one or both of {HALVES}, not {tuple(encoders)}")
@@ -162,44 +154,20 @@ class LateFusion(nn.Module):
                 f"a head for {head.in_features} features on encoders with "
                 f"{fused_features(encoders)}"
             )
-        if auxiliary < 0:
-            raise UserError(f"auxiliary={auxiliary}: at least 0")
         self.encoders = nn.ModuleDict({half: encoders[half] for half in HALVES if half in encoders})
         self.head = head
-        self.auxiliary = auxiliary
-        alone = auxiliary > 0 and len(encoders) > 1
-        self.classifiers = nn.ModuleDict(
-            {
-                half: nn.Linear(encoder.out_features, head.num_labels)
-                for half, encoder in self.encoders.items()
-                if alone
-            }
-        )
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits (B, num_labels)."""
-        return self._fuse(self._encode(batch))
-
-    def loss(self, batch: Batch, criterion: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """`criterion(logits, targets)`, with the auxiliary classifiers' share when training."""
-        encodings = self._encode(batch)
-        loss = criterion(self._fuse(encodings), batch.targets)
-        if self.training:
-            for half, classifier in self.classifiers.items():
-                alone = criterion(classifier(encodings[half]), batch.targets)
-                loss = loss + self.auxiliary * alone
-        return loss
-
-    def evaluate(
-        self, batch: Batch, criterion: Callable[[Tensor, Tensor], Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """Logits (B, num_labels) and their loss, without auxiliary classifiers."""
-        logits = self(batch)
-        return logits, criterion(logits, batch.targets)
-
-    def _encode(self, batch: Batch) -> dict[str, Tensor]:
         inputs = {"image": (batch.image,), "caption": (batch.tokens, batch.lengths)}
-        return {half: encoder(*inputs[half]) for half, encoder in self.encoders.items()}
+        encodings = [encoder(*inputs[half]) for half, encoder in self.encoders.items()]
+        return self.head(torch.cat(encodings, dim=1))  # (B, num_labels)
 
-    def _fuse(self, encodings: dict[str, Tensor]) -> Tensor:
-        return self.head(torch.cat(list(encodings.values()), dim=1))  # (B, num_labels)
+    def loss(self, batch: Batch, criterion: Criterion) -> Tensor:
+        """The criterion's loss of the batch, a scalar."""
+        return self.evaluate(batch, criterion)[1]
+
+    def evaluate(self, batch: Batch, criterion: Criterion) -> tuple[Tensor, Tensor]:
+        """Logits (B, num_labels) and their loss."""
+        logits = self(batch)
+        return logits, criterion(logits, batch.targets, batch.known)

@@ -1,17 +1,25 @@
 """Captions to word numbers: worked by hand, against a slow loop, and on disk."""
 
+import hashlib
 import os
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from web import Server, serving
 
+from mmlabel import network
 from mmlabel.data import captions
-from mmlabel.data.captions import TokenisedCaptions, Vocabulary, encode, encode_texts, tokenise
+from mmlabel.data.captions import (
+    EncodedCaptions,
+    TokenisedCaptions,
+    Vocabulary,
+    encode,
+    encode_texts,
+    tokenise,
+)
 from mmlabel.errors import UserError
 
 CAPTIONS = [
@@ -47,6 +55,10 @@ def made_of(*texts: str, forms: dict[str, str] | None = None) -> TokenisedCaptio
     )
 
 
+def padded(encoded: EncodedCaptions) -> np.ndarray:
+    return encoded.pad(np.arange(len(encoded)))
+
+
 def in_new_process(code: str, **env: str) -> str:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **env}
     done = subprocess.run(
@@ -63,7 +75,7 @@ def test_captions_are_split_into_words(tmp_path: Path) -> None:
     assert tokenised.word_lists(np.array([4, 2])) == [WORDS[4], WORDS[2]]
     assert len(set(tokenised.words)) == len(tokenised.words)
     assert tokenised.ids.dtype == np.int32
-    assert tokenised.forms is None and tokenised.note is None
+    assert tokenised.forms is None and tokenised.notes == ()
 
 
 def test_no_character_of_a_caption_can_break_what_is_kept(tmp_path: Path) -> None:
@@ -82,8 +94,9 @@ def test_captions_without_words(texts: list[str], tmp_path: Path) -> None:
     for _ in range(2):
         tokenised = spelt(texts, tmp_path)
         assert tokenised.words == [] and len(tokenised) == len(texts)
-        tokens, lengths = encode(tokenised, Vocabulary.build(tokenised, np.arange(len(texts))))
-        assert tokens.shape == (len(texts), 1) and not tokens.any() and not lengths.any()
+        encoded = encode(tokenised, Vocabulary.build(tokenised, np.arange(len(texts))))
+        tokens = padded(encoded)
+        assert tokens.shape == (len(texts), 1) and not tokens.any() and not encoded.lengths.any()
 
 
 def test_lemmas_are_wordnets(shared: Path, tmp_path: Path) -> None:
@@ -93,13 +106,13 @@ def test_lemmas_are_wordnets(shared: Path, tmp_path: Path) -> None:
         "texts = ['Two BUSES, two\\nbus', 'children; a man\\'s geese', 'the xyzzys']\n"
         f"t = tokenise(texts, lemmas='wordnet', cache_dir=Path({str(tmp_path)!r}),"
         " on_missing='error')\n"
-        "print(t.word_lists(np.arange(3)), t.words, t.forms['buses'], t.forms['bus'], t.note,"
+        "print(t.word_lists(np.arange(3)), t.words, t.forms['buses'], t.forms['bus'], t.notes,"
         " 'nltk' in sys.modules)"
     )
     words = "[['two', 'bus', 'two', 'bus'], ['child', 'a', 'man', 'goose'], ['the', 'xyzzys']]"
     distinct = "['two', 'bus', 'child', 'a', 'man', 'goose', 'the', 'xyzzys']"
     nltk_data = str(shared / "nltk_data")
-    expected = f"{words} {distinct} bus bus None"
+    expected = f"{words} {distinct} bus bus ()"
     assert in_new_process(code, NLTK_DATA=nltk_data) == f"{expected} True"
     # The second start reads the same from disk, even without WordNet, and imports no NLTK.
     assert in_new_process(code, NLTK_DATA="", HOME=str(tmp_path), **OFFLINE) == f"{expected} False"
@@ -125,8 +138,8 @@ def test_going_without_wordnet_is_said_and_not_kept(
         )
         assert tokenised.words == ["two", "dogs"]
         assert tokenised.forms is None
-        assert "2 words were not lemmatised: WordNet is absent" in tokenised.note
-    assert not list(tmp_path.rglob("*.npz"))
+        assert "2 words were not lemmatised: WordNet is absent" in tokenised.notes[0]
+    assert not list(tmp_path.rglob("*.entry"))
 
 
 def test_missing_wordnet_is_one_message_with_ways_out(tmp_path: Path) -> None:
@@ -153,27 +166,6 @@ def test_missing_wordnet_is_one_message_with_ways_out(tmp_path: Path) -> None:
     assert "WordNet" in torn and "lemmas=none" in torn
 
 
-def test_a_misspelt_option_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match='lemmas=wordnets; did you mean "wordnet"'):
-        tokenise(["a"], lemmas="wordnets", cache_dir=tmp_path, on_missing="error")
-
-
-def test_a_silent_network_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The look-up of a name can take minutes, whatever the socket's timeout.
-    release = threading.Event()
-
-    def urlopen(url: str, timeout: float) -> None:
-        release.wait(20)
-        raise OSError("too late")
-
-    monkeypatch.setattr("urllib.request.urlopen", urlopen)
-    start = time.perf_counter()
-    with pytest.raises(OSError, match="http://there: no answer within 0.2 s"):
-        captions.fetch("http://there", seconds=0.2)
-    assert time.perf_counter() - start < 3
-    release.set()
-
-
 def test_vocabulary_comes_from_the_given_rows_alone() -> None:
     tokenised = made_of("b a b", "secret", "c a", "secret a b")
     vocabulary = Vocabulary.build(tokenised, np.array([0, 2]))
@@ -181,9 +173,9 @@ def test_vocabulary_comes_from_the_given_rows_alone() -> None:
     assert vocabulary.words == ["<pad>", "<unk>", "a", "b", "c"]
     assert len(vocabulary) == 5
     assert Vocabulary.build(tokenised, np.array([0, 2]), min_count=2).words[2:] == ["a", "b"]
-    tokens, lengths = encode(tokenised, vocabulary)
-    assert tokens.tolist() == [[3, 2, 3], [1, 0, 0], [4, 2, 0], [1, 2, 3]]
-    assert lengths.tolist() == [3, 1, 2, 3]
+    encoded = encode(tokenised, vocabulary)
+    assert padded(encoded).tolist() == [[3, 2, 3], [1, 0, 0], [4, 2, 0], [1, 2, 3]]
+    assert encoded.lengths.tolist() == [3, 1, 2, 3]
 
 
 def test_vocabulary_is_restored_from_plain_values() -> None:
@@ -202,17 +194,23 @@ def test_encode_is_the_slow_loop(max_length: int | None) -> None:
     texts[0] = texts[59] = ""
     tokenised = made_of(*texts)
     vocabulary = Vocabulary(["<pad>", "<unk>", *"hbda"])
-    width = max_length or max(len(text.split()) for text in texts)
+    longest = max(len(text.split()) for text in texts)
+    width = min(max_length or longest, longest)
     expected, expected_lengths = np.zeros((60, width), dtype=np.int64), np.zeros(60, dtype=np.int64)
     for row, text in enumerate(texts):
         for column, word in enumerate(text.split()[:width]):
             known = word in vocabulary.words
             expected[row, column] = vocabulary.words.index(word) if known else 1
             expected_lengths[row] += 1
-    tokens, lengths = encode(tokenised, vocabulary, max_length=max_length)
+    encoded = encode(tokenised, vocabulary, max_length=max_length)
+    tokens = padded(encoded)
     np.testing.assert_array_equal(tokens, expected)
-    np.testing.assert_array_equal(lengths, expected_lengths)
-    assert tokens.dtype == lengths.dtype == np.int64
+    np.testing.assert_array_equal(encoded.lengths, expected_lengths)
+    assert tokens.dtype == encoded.lengths.dtype == np.int64
+    for rows in (np.array([5, 3, 59]), np.array([0]), np.array([], dtype=np.int64)):
+        own = max(1, expected_lengths[rows].max(initial=0))
+        np.testing.assert_array_equal(encoded.pad(rows), expected[rows, :own])
+        np.testing.assert_array_equal(padded(encoded.take(rows)), expected[rows, :own])
 
 
 def test_fresh_captions_are_encoded_like_the_training_ones(
@@ -225,17 +223,19 @@ def test_fresh_captions_are_encoded_like_the_training_ones(
     assert vocabulary.forms == {"dog": "dog", "dogs": "dog", "two": "two"}
     dog, two = vocabulary.index["dog"], vocabulary.index["two"]
     # Spellings of the training captions need no WordNet and give no note.
-    tokens, lengths, note = encode_texts(["TWO dogs.", ""], vocabulary)
-    assert tokens.tolist() == [[two, dog], [0, 0]] and lengths.tolist() == [2, 0] and note is None
+    encoded = encode_texts(["TWO dogs.", "", "two"], vocabulary)
+    assert padded(encoded).tolist() == [[two, dog], [0, 0], [two, 0]]
+    assert encoded.lengths.tolist() == [2, 0, 1] and encoded.notes == ()
     # Others do.
-    tokens, _, note = encode_texts(["two cats"], vocabulary, max_length=3)
-    assert tokens.tolist() == [[two, 1, 0]] and "1 words were not lemmatised" in note
+    encoded = encode_texts(["two cats"], vocabulary, max_length=3)
+    assert padded(encoded).tolist() == [[two, 1]]
+    assert "1 words were not lemmatised" in encoded.notes[0]
     with pytest.raises(UserError, match="WordNet"):
         encode_texts(["two cats"], vocabulary, on_missing="error")
     # A vocabulary of words that were never lemmatised never asks.
     plain = Vocabulary(["<pad>", "<unk>", "dogs"])
-    tokens, _, note = encode_texts(["dogs dog"], plain)
-    assert tokens.tolist() == [[2, 1]] and note is None
+    encoded = encode_texts(["dogs dog"], plain)
+    assert padded(encoded).tolist() == [[2, 1]] and encoded.notes == ()
 
 
 def test_the_real_captions(shared: Path, tmp_path: Path) -> None:
@@ -243,10 +243,101 @@ def test_the_real_captions(shared: Path, tmp_path: Path) -> None:
     lines = [line.split(",", 2)[-1] for line in text.splitlines()[1:3000]]
     tokenised = spelt(lines, tmp_path)
     vocabulary = Vocabulary.build(tokenised, np.arange(1000))
-    tokens, lengths = encode(tokenised, vocabulary)
+    encoded = encode(tokenised, vocabulary)
+    tokens = padded(encoded)
     assert vocabulary.words[2] == "a"
     assert tokens.max() == len(vocabulary) - 1 and (tokens[:1000] != 1).all()
-    assert ((tokens != 0).sum(axis=1) == lengths).all()
-    fresh, fresh_lengths, _ = encode_texts(lines[1000:], vocabulary, max_length=tokens.shape[1])
-    np.testing.assert_array_equal(fresh, tokens[1000:])
-    np.testing.assert_array_equal(fresh_lengths, lengths[1000:])
+    assert ((tokens != 0).sum(axis=1) == encoded.lengths).all()
+    fresh = encode_texts(lines[1000:], vocabulary)
+    np.testing.assert_array_equal(fresh.ids, encoded.ids[encoded.offsets[1000] :])
+    np.testing.assert_array_equal(fresh.lengths, encoded.lengths[1000:])
+
+
+def test_captions_that_are_cut_are_counted() -> None:
+    tokenised = made_of("a b c d", "a", "b c d", "")
+    vocabulary = Vocabulary.build(tokenised, np.arange(4))
+    assert encode(tokenised, vocabulary, max_length=4).notes == ()
+    encoded = encode(tokenised, vocabulary, max_length=2)
+    assert encoded.lengths.tolist() == [2, 1, 2, 0]
+    assert encoded.notes == ("2 of 4 captions were cut to their first 2 words (the longest has 4)",)
+    # What is cut twice is counted from the whole.
+    assert encode(tokenised.cut(3), vocabulary, max_length=2).notes == encoded.notes
+    assert (
+        "1 of 4 captions were cut to their first 3" in encode(tokenised.cut(3), vocabulary).notes[0]
+    )
+    assert encode_texts(["a b c", "d"], vocabulary, max_length=2).lengths.tolist() == [2, 1]
+
+
+def test_captions_that_are_mostly_empty_are_said() -> None:
+    vocabulary = Vocabulary(["<pad>", "<unk>", "a"])
+    assert "all 3 captions have no word" in encode_texts(["", "?!", " "], vocabulary).notes[0]
+    assert "2 of 4 captions have no word" in encode_texts(["", "a", "-", "a"], vocabulary).notes[0]
+    assert encode_texts(["", "a", "a"], vocabulary).notes == ()
+    assert encode_texts([], vocabulary).notes == ()
+
+
+def test_a_caption_that_is_a_book_costs_what_it_holds(tmp_path: Path) -> None:
+    texts = ["a dog"] * 2000 + [" ".join(f"word{i}" for i in range(30_000)), "x" * 1_000_000]
+    tokenised = spelt(texts, tmp_path)
+    vocabulary = Vocabulary.build(tokenised, np.arange(len(texts)))
+    assert len(vocabulary) == 2 + 2 + captions.MOST_WORDS + 1
+    assert max(map(len, vocabulary.words)) == 100
+    encoded = encode(tokenised, vocabulary)
+    # Padded to the longest they would be 160 MB.
+    assert encoded.ids.nbytes + encoded.offsets.nbytes < 200_000
+    assert encoded.pad(np.arange(32)).shape == (32, 2)
+    assert "(the longest has 30,000)" in encoded.notes[0]
+    assert encode_texts(texts, vocabulary, max_length=128).pad(np.array([2000])).shape == (1, 128)
+
+
+@pytest.mark.parametrize(
+    ("unit", "words"),
+    [
+        ("a", 1),
+        (" ", 0),
+        ("'", 0),
+        ("- ", 0),
+        ("\u2028", 0),
+        ("...)", 0),
+        ("a.", 100_000),
+        ("can", 1),
+        ("cannot ", 200_000),
+        ("$1,", 100_000),
+    ],
+)
+def test_a_long_caption_takes_no_pattern_forever(unit: str, words: int) -> None:
+    """One that looks back over the whole caption would take hours."""
+    tokenised = captions._split([unit * 100_000])
+    assert len(tokenised.ids) == words
+
+
+def test_entries_of_the_cache_hold_the_whole(tmp_path: Path) -> None:
+    first = spelt(CAPTIONS, tmp_path)
+    again = spelt(CAPTIONS, tmp_path)
+    assert again.words == first.words and again.forms == first.forms
+    np.testing.assert_array_equal(again.ids, first.ids)
+    np.testing.assert_array_equal(again.offsets, first.offsets)
+
+
+def test_wordnet_is_downloaded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nltk.downloader import Downloader
+
+    def index(checksum: str) -> bytes:
+        package = f'<package id="wordnet" url="{server.url}/w.zip" checksum="{checksum}" />'
+        other = '<package id="other" url="http://there.invalid/o.zip" checksum="1" />'
+        return f"<nltk_data><packages>{other}{package}</packages></nltk_data>".encode()
+
+    monkeypatch.setattr(network, "BACKOFF", 0.01)
+    monkeypatch.setattr(Downloader, "default_download_dir", lambda self: str(tmp_path))
+    content = b"PK and so on"
+    with serving(Server({"/w.zip": content}, cuts={"/w.zip": [3]})) as server:
+        monkeypatch.setattr(Downloader, "DEFAULT_URL", f"{server.url}/index.xml")
+        server.files["/index.xml"] = index(hashlib.md5(content).hexdigest())
+        captions._download_wordnet()
+        assert (tmp_path / "corpora" / "wordnet.zip").read_bytes() == content
+        server.files["/index.xml"] = index("0" * 32)
+        with pytest.raises(network.NetworkError, match="md5 hash"):
+            captions._download_wordnet()
+        server.files["/index.xml"] = b"<nltk_data/>"
+        with pytest.raises(network.NetworkError, match="lists no WordNet"):
+            captions._download_wordnet()

@@ -10,18 +10,26 @@ import numpy as np
 import pytest
 import torch
 
-from mmlabel.data.datamodule import CaptionedPictures, EpochBatches, read_data
+from mmlabel.data.batches import EpochBatches
+from mmlabel.data.datamodule import CaptionedPictures
 from mmlabel.errors import UserError
-from mmlabel.models.build import network_inputs
+from mmlabel.parts import prepare
+from mmlabel.settings import Settings
 
 
-def prepared(settings: dict, inputs: list[str] | None = None) -> CaptionedPictures:
+def prepared(settings: Settings) -> CaptionedPictures:
+    """Live pictures, whatever the settings say of stored features."""
     data = CaptionedPictures(
-        settings=settings,
-        inputs=inputs or network_inputs(settings),
-        cache_dir=Path(settings["cache_dir"]),
+        prepare(settings, None),
+        looks_at_pictures="image" in settings.inputs,
+        image_size=settings.data.image_size,
+        upright=settings.data.upright,
+        batch_size=settings.data.batch_size,
+        workers=0,
+        on_bad_image="error",
+        seed=settings.seed,
+        cache_dir=Path(settings.cache_dir),
     )
-    data.prepare()
     data.setup("fit")
     return data
 
@@ -35,7 +43,7 @@ def test_a_batch_holds_what_the_files_say(data: CaptionedPictures):
     batches = list(data.val_dataloader())
     rows = torch.cat([batch.rows for batch in batches])
     assert rows.tolist() == list(range(24))
-    batch, annotations = batches[0], data.annotations.take(data.rows["val"])
+    batch, annotations = batches[0], data.prepared.annotations.take(data.prepared.rows["val"])
     assert batch.image.shape == (24, 3, 32, 32) and batch.image.dtype == torch.uint8
     assert batch.ids == annotations.ids
     np.testing.assert_array_equal(batch.targets.numpy(), annotations.targets)
@@ -43,14 +51,14 @@ def test_a_batch_holds_what_the_files_say(data: CaptionedPictures):
         batch.tokens, batch.lengths.tolist(), annotations.captions, strict=True
     ):
         assert (tokens[:length] > 0).all() and (tokens[length:] == 0).all()
-        words = [data.vocabulary.words[token] for token in tokens[:length].tolist()]
+        words = [data.prepared.vocabulary.words[token] for token in tokens[:length].tolist()]
         for said, word in zip(re.findall(r"\w+", caption.lower()), words, strict=True):
             assert word in ("<unk>", said)
 
 
 def test_the_vocabulary_is_the_training_splits_alone(data: CaptionedPictures):
-    training = " ".join(data.annotations.take(data.rows["train"]).captions).lower()
-    assert all(word in training for word in data.vocabulary.words[2:])
+    training = " ".join(data.prepared.annotations.take(data.prepared.rows["train"]).captions).lower()
+    assert all(word in training for word in data.prepared.vocabulary.words[2:])
 
 
 def test_flips_and_order_change_by_epoch_and_repeat_by_seed():
@@ -107,21 +115,17 @@ def test_a_flipped_picture_is_the_mirrored_one(settings_of):
 def test_a_caption_only_run_reads_no_picture(settings_of, scenes: Path, tmp_path: Path):
     root = Path(shutil.copytree(scenes, tmp_path / "copy"))
     shutil.rmtree(root / "data")
-    settings = settings_of("model=caption_only")
-    settings["data"] |= {"name": "usyd", "root": str(root), "file": "train.csv", "splits": None}
-    settings["data"] |= {"pictures": "data", "fractions": [0.6, 0.2, 0.2], "split_seed": 0}
+    options = ["data=usyd", f"data.root={root}", "data.fractions=[0.6,0.2,0.2]"]
+    settings = settings_of("model=caption_only", *options)
     batch = next(iter(prepared(settings).train_dataloader()))
     assert batch.image is None
-    settings["model"]["inputs"] = ["image", "caption"]
     with pytest.raises(UserError, match="picture"):
-        prepared(settings)
+        prepared(settings_of("model=fusion", *options))
 
 
 def test_coco_through_the_settings(settings_of, shared: Path):
-    settings = settings_of()
-    data = {"name": "coco", "root": str(shared / "data" / "coco-mini"), "download": False}
-    data |= {"instances": None, "captions": None, "caption_seed": 0, "max_pictures": 10}
-    annotations = read_data(data, cache_dir=Path(settings["cache_dir"]))
+    options = [f"data.root={shared / 'data' / 'coco-mini'}", "data.max_pictures=10"]
+    annotations = prepare(settings_of("data=coco", *options), None).annotations
     assert len(annotations) == 10
     assert annotations.label_names[1] == "person"
 
@@ -134,10 +138,9 @@ def test_a_csv_with_labels_of_its_own(settings_of, scenes: Path, tmp_path: Path)
         for n, path in enumerate(pictures)
     ]
     (tmp_path / "own.csv").write_text("file,tags,text\n" + "".join(lines))
-    data = {"name": "csv", "file": str(tmp_path / "own.csv"), "root": str(root / "data")}
-    data |= {"picture_column": "file", "label_column": "tags", "caption_column": "text"}
-    data |= {"separator": "|", "label_names": None, "num_labels": None}
-    annotations = read_data(data, cache_dir=tmp_path)
+    options = [f"data.file={tmp_path / 'own.csv'}", f"data.root={root / 'data'}"]
+    options += ["data.picture_column=file", "data.label_column=tags", "data.caption_column=text"]
+    annotations = prepare(settings_of("data=csv", *options, "data.separator='|'"), None).annotations
     assert annotations.label_names == ["cat", "dog", "tree"]
     assert annotations.targets[:2].tolist() == [[0, 0, 1], [1, 1, 0]]
 
@@ -147,16 +150,9 @@ def test_a_second_start_loads_neither_wordnet_nor_vectors(shared: Path, tmp_path
     script = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from pathlib import Path
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
-from mmlabel.data.datamodule import CaptionedPictures
-with initialize_config_dir(sys.argv[1] + "/conf", version_base="1.3"):
-    settings = OmegaConf.to_container(compose("train", sys.argv[2:]), resolve=True)
-data = CaptionedPictures(
-    settings=settings, inputs=["caption"], cache_dir=Path(settings["cache_dir"])
-)
-data.prepare()
+from mmlabel.cli import load_settings
+from mmlabel.parts import prepare
+data = prepare(load_settings(["model=caption_only", *sys.argv[2:]]), None)
 print(data.embeddings.matrix.sum(), data.coverage, data.notes)
 print([name for name in ("nltk", "gensim", "sklearn") if name in sys.modules])
 """

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from web import Server, serving
 
-from mmlabel.data import embeddings
+from mmlabel import network
 from mmlabel.data.captions import Vocabulary, encode, tokenise
-from mmlabel.data.embeddings import Embeddings, load_embeddings
+from mmlabel.data.embeddings import Embeddings, check_coverage, load_embeddings
 from mmlabel.errors import UserError
 
 VECTORS = {
@@ -54,10 +55,10 @@ def from_gensim(name: str, cache_dir: Path, *, on_missing: str = "error") -> Emb
 def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No network, and an empty folder of gensim's, which is returned."""
 
-    def fetch(url: str) -> bytes:
-        raise OSError(f"{url}: no network")
+    def fetch(url: str, *, max_bytes: int) -> bytes:
+        raise network.NetworkError(f"{url}: no network")
 
-    monkeypatch.setattr(embeddings, "fetch", fetch)
+    monkeypatch.setattr(network, "fetch", fetch)
     monkeypatch.setenv("GENSIM_DATA_DIR", str(tmp_path / "gensim-data"))
     return tmp_path / "gensim-data"
 
@@ -127,7 +128,7 @@ def test_a_bad_file_is_named(name: str, content: bytes, message: str, tmp_path: 
     with pytest.raises(UserError, match=message) as caught:
         from_file(tmp_path / name, tmp_path)
     assert name in str(caught.value)
-    assert not list(tmp_path.rglob("*.npz"))
+    assert not list(tmp_path.rglob("*.entry"))
 
 
 def test_a_missing_file_or_option_is_named(tmp_path: Path) -> None:
@@ -136,8 +137,6 @@ def test_a_missing_file_or_option_is_named(tmp_path: Path) -> None:
     options = {"seed": 0, "cache_dir": tmp_path, "on_missing": "error"}
     with pytest.raises(UserError, match="needs embedding.file"):
         load_embeddings(VOCABULARY, kind="file", **options)
-    with pytest.raises(UserError, match='did you mean "glove"'):
-        load_embeddings(VOCABULARY, kind="glov", **options)
     with pytest.raises(UserError, match="training captions"):
         load_embeddings(VOCABULARY, kind="word2vec", training_captions=[[]], **options)
 
@@ -146,11 +145,11 @@ def test_what_is_kept_is_never_stale(tmp_path: Path) -> None:
     path = tmp_path / "glove.txt"
     path.write_bytes(text_of(VECTORS, header=False))
     first = from_file(path, tmp_path)
-    kept = list(tmp_path.rglob("*.npz"))
+    kept = list(tmp_path.rglob("*.entry"))
     assert len(kept) == 1
     again = from_file(path, tmp_path)
     np.testing.assert_array_equal(again.matrix, first.matrix)
-    assert list(tmp_path.rglob("*.npz")) == kept
+    assert list(tmp_path.rglob("*.entry")) == kept
     assert (from_file(path, tmp_path, seed=1).matrix[3] != first.matrix[3]).any()
     other = Vocabulary(["<pad>", "<unk>", "dog", "cat"])
     assert from_file(path, tmp_path, vocabulary=other).matrix[2].tolist() == VECTORS["dog"]
@@ -165,6 +164,38 @@ def test_coverage_by_hand() -> None:
     tokens = np.array([[2, 2, 3, 0], [4, 1, 1, 0], [0, 0, 0, 0]])
     assert loaded.coverage(tokens) == (3 / 4, 3 / 6)
     assert loaded.coverage(tokens[2:]) == (3 / 4, 0.0)
+
+
+def test_little_coverage_is_said_and_none_is_refused() -> None:
+    found = np.array([False, False, *[True] * 3, *[False] * 97])
+
+    def note(tokens: list[int], *, pretrained: bool = True, on_missing="error") -> str | None:
+        loaded = Embeddings(np.zeros((102, 3)), found, "vectors.txt", pretrained=pretrained)
+        return check_coverage(loaded, np.array(tokens), on_missing=on_missing)
+
+    assert note([2, 3, 4, 5, 6]) is None
+    half = note([2, 3, 5, 6, 7])
+    assert half and "40.0% have a vector in vectors.txt" in half
+    nothing = [2, *range(5, 102)] * 3
+    with pytest.raises(
+        UserError, match="only .* 1.0% have a vector in vectors.txt.*languag"
+    ) as caught:
+        note(nothing)
+    for way_out in ("embedding=learned", "embedding=word2vec", "embedding=file", "on_missing"):
+        assert way_out in str(caught.value)
+    assert "1.0%" in (note(nothing, on_missing="continue") or "")
+    assert note(nothing, pretrained=False) is None
+    assert note([0, 0]) is None  # that captions are empty is said elsewhere
+
+
+def test_chinese_captions_and_english_vectors(tmp_path: Path) -> None:
+    (tmp_path / "glove.txt").write_bytes(text_of(VECTORS, header=False))
+    texts = ["一只狗在草地上奔跑。", "两个男人和一辆卡车", "桌子上有一个比萨饼"] * 3
+    tokenised = tokenise(texts, lemmas="none", cache_dir=tmp_path, on_missing="error")
+    vocabulary = Vocabulary.build(tokenised, np.arange(9))
+    loaded = from_file(tmp_path / "glove.txt", tmp_path, vocabulary=vocabulary)
+    with pytest.raises(UserError, match="only .* 0.0% have a vector in glove.txt.*by spaces"):
+        check_coverage(loaded, encode(tokenised, vocabulary).ids, on_missing="error")
 
 
 def test_learned_vectors_are_small_random_and_repeatable(tmp_path: Path) -> None:
@@ -234,41 +265,48 @@ def test_a_misspelt_set_is_named(on_missing: str, offline: Path, tmp_path: Path)
         from_gensim("glove-wiki-gigword-100", tmp_path, on_missing=on_missing)
 
 
-def test_a_set_is_downloaded_once_by_gensim(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+@pytest.mark.parametrize("parts", [1, 3])
+def test_a_set_is_downloaded_once(
+    parts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     import hashlib
 
     import gensim.downloader
 
     content = gzip.compress(text_of(VECTORS, header=True))
-    server = tmp_path / "server"
-    (server / "tiny-3").mkdir(parents=True)
-    (server / "tiny-3" / "tiny-3.gz").write_bytes(content)
-    (server / "tiny-3" / "__init__.py").touch()
-    checksum = hashlib.md5(content).hexdigest()
-    entry = {"parts": 1, "file_name": "tiny-3.gz", "checksum": checksum}
-    listing = server / "list.json"
-    listing.write_text(json.dumps({"corpora": {}, "models": {"tiny-3": entry}}))
-    monkeypatch.setattr(gensim.downloader, "DATA_LIST_URL", listing.as_uri())
-    monkeypatch.setattr(gensim.downloader, "urlopen", lambda url: listing.open("rb"))
-    monkeypatch.setattr(gensim.downloader, "DOWNLOAD_BASE_URL", server.as_uri())
+    cuts = [round(part * len(content) / parts) for part in range(parts + 1)]
+    pieces = [content[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+    names = [".gz"] if parts == 1 else [f".gz_0{part}" for part in range(parts)]
+    keys = ["checksum"] if parts == 1 else [f"checksum-{part}" for part in range(parts)]
+    entry = {"parts": parts, "file_name": "tiny-3.gz"}
+    entry |= {k: hashlib.md5(p).hexdigest() for k, p in zip(keys, pieces, strict=True)}
+    wrong = entry | {key: "0" for key in keys}
+    listing = {"corpora": {}, "models": {"tiny-3": entry, "other-3": wrong}}
+    files = {"/list.json": json.dumps(listing).encode()}
+    for name in ("tiny-3", "other-3"):
+        files[f"/{name}/__init__.py"] = b"def load_data(): return 7"
+        files |= {f"/{name}/{name}{end}": p for end, p in zip(names, pieces, strict=True)}
+    monkeypatch.setattr(network, "BACKOFF", 0.01)
     # Set after gensim was imported, which reads it only then.
     monkeypatch.setenv("GENSIM_DATA_DIR", str(tmp_path / "data"))
-    with pytest.raises(UserError, match='did you mean "tiny-3"'):
-        from_gensim("tiny-2", tmp_path)
-    assert from_gensim("tiny-3", tmp_path).matrix[2].tolist() == VECTORS["cat"]
-    assert (tmp_path / "data" / "tiny-3" / "tiny-3.gz").is_file()
+    with serving(Server(files, cuts={f"/tiny-3/tiny-3{names[-1]}": [7]})) as server:
+        monkeypatch.setattr(gensim.downloader, "DATA_LIST_URL", f"{server.url}/list.json")
+        monkeypatch.setattr(gensim.downloader, "DOWNLOAD_BASE_URL", server.url)
+        with pytest.raises(UserError, match='did you mean "tiny-3"'):
+            from_gensim("tiny-2", tmp_path)
+        assert from_gensim("tiny-3", tmp_path).matrix[2].tolist() == VECTORS["cat"]
+        # A torn download is not taken for the set.
+        with pytest.raises(UserError, match="md5 hash"):
+            from_gensim("other-3", tmp_path)
     assert capsys.readouterr().out == ""
-    listing.unlink()
+    present = sorted(p.name for p in (tmp_path / "data" / "tiny-3").iterdir())
+    assert present == ["__init__.py", "tiny-3.gz"]
+    assert (tmp_path / "data" / "tiny-3" / "tiny-3.gz").read_bytes() == content
     assert from_gensim("tiny-3", tmp_path).found.tolist() == FOUND
-    # A torn download is not taken for the set.
-    entry["checksum"] = "0"
-    listing.write_text(json.dumps({"corpora": {}, "models": {"other-3": entry}}))
-    (server / "tiny-3").rename(server / "other-3")
-    (server / "other-3" / "tiny-3.gz").rename(server / "other-3" / "other-3.gz")
-    with pytest.raises(UserError, match="(?i)checksum"):
-        from_gensim("other-3", tmp_path)
+    # gensim finds it, too.
+    monkeypatch.setattr(gensim.downloader, "BASE_DIR", str(tmp_path / "data"))
+    monkeypatch.setattr(gensim.downloader, "_get_filename", lambda name: f"{name}.gz")
+    assert gensim.downloader.load("tiny-3") == 7
 
 
 def test_replaced_vectors_of_a_set_are_noticed(offline: Path, tmp_path: Path) -> None:
@@ -293,7 +331,7 @@ def test_the_real_glove_vectors(
     vocabulary = Vocabulary.build(tokenised, np.arange(len(lines)))
     options = {"kind": "glove", "name": name, "seed": 0, "on_missing": "error"}
     loaded = load_embeddings(vocabulary, cache_dir=tmp_path, **options)
-    words, tokens = loaded.coverage(encode(tokenised, vocabulary)[0])
+    words, tokens = loaded.coverage(encode(tokenised, vocabulary).ids)
     assert words > 0.9 and tokens > 0.99
     whole = KeyedVectors.load_word2vec_format(shared / "gensim-data" / name / f"{name}.gz")
     for number in range(2, len(vocabulary)):
@@ -332,6 +370,6 @@ def test_the_second_start_imports_no_gensim(tmp_path: Path) -> None:
     assert imported == "True"
     assert start("1") == [*first, "False"]
     # And word vectors that are trained anew, under another hash seed, are the same ones.
-    for kept in tmp_path.rglob("*.npz"):
+    for kept in tmp_path.rglob("*.entry"):
         kept.unlink()
     assert start("2") == [*first, "True"]

@@ -69,7 +69,7 @@ def test_seed_and_data_decide_the_split(tmp_path):
     changed = targets.copy()
     changed[0] = 1 - changed[0]
     train(0, changed)
-    assert len(list((tmp_path / "a" / "splits").glob("*.npy"))) == 3
+    assert len(list((tmp_path / "a" / "splits").glob("*.entry"))) == 3
 
 
 def test_the_second_start_does_not_load_scikit_learn(tmp_path):
@@ -141,7 +141,7 @@ def test_seed_data_and_fold_decide_the_fold(tmp_path):
     assert test_rows() != test_rows(seed=1)
     assert test_rows()[0] != test_rows(fold=1)[0]
     # The folds are drawn once and kept, the validation splits one by one.
-    assert len(list((tmp_path / "b" / "splits").glob("*.npy"))) == 2
+    assert len(list((tmp_path / "b" / "splits").glob("*.entry"))) == 2
 
 
 def test_the_folds_are_those_of_the_splitter(tmp_path):

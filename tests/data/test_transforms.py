@@ -8,14 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mmlabel.data.transforms import (
-    BadPicture,
-    load_picture,
-    picture_views,
-    read_picture,
-    stack_views,
-    transform_key,
-)
+from mmlabel.data.pictures import BadPicture, read_picture
+from mmlabel.data.transforms import load_picture, picture_views, stack_views, transform_key
 
 
 def noise(width: int, height: int, channels: int = 3) -> Image.Image:
@@ -79,7 +73,6 @@ MODES = {
     "transparent.png": "RGBA",
     "grey_transparent.png": "LA",
     "black_and_white.png": "1",
-    "deep_grey.png": "I;16",
     "lossy.webp": "RGB",
     "plain.bmp": "RGB",
 }
@@ -87,7 +80,7 @@ MODES = {
 
 @pytest.mark.parametrize("name", MODES)
 def test_every_kind_of_picture_becomes_rgb_as_torchvision_does(tmp_path: Path, name: str):
-    picture = noise(70, 45, 1) if MODES[name] == "I;16" else noise(70, 45)
+    picture = noise(70, 45)
     if MODES[name] in ("RGBA", "LA"):
         picture.putalpha(noise(70, 45, 1))
     picture.convert(MODES[name]).save(tmp_path / name)
@@ -105,6 +98,27 @@ def test_a_transparent_palette_and_a_turned_photo_are_read_as_torchvision_reads_
     noise(70, 45).save(tmp_path / "turned.jpg", exif=turned)
     assert_as_torchvision(tmp_path / "clear.gif", 32)
     assert_as_torchvision(tmp_path / "turned.jpg", 32)
+
+
+def test_upright_views_are_those_of_the_turned_picture(tmp_path: Path):
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    picture = noise(70, 45)
+    picture.save(tmp_path / "turned.png", exif=turned)
+    picture.transpose(Image.Transpose.ROTATE_270).save(tmp_path / "upright.png")
+    for flipped in (False, True):
+        np.testing.assert_array_equal(
+            load_picture(tmp_path / "turned.png", size=32, flipped=flipped, upright=True),
+            by_torchvision(tmp_path / "upright.png", 32, flipped),
+        )
+
+
+def test_a_strip_that_would_grow_out_of_all_bounds_is_bad(tmp_path: Path):
+    path = tmp_path / "strip.png"
+    Image.new("L", (1, 10_000)).save(path)
+    with pytest.raises(BadPicture, match="strip.png.*1x10000 pixels.* 2,240,000; crop it"):
+        load_picture(path, size=224, flipped=False)
+    assert load_picture(path, size=8, flipped=False).shape == (3, 8, 8)
 
 
 def test_with_an_odd_margin_the_flipped_view_is_no_mirror_image(tmp_path: Path):
@@ -181,5 +195,6 @@ def test_a_bad_picture_survives_the_way_out_of_a_worker():
 def test_the_key_tells_sizes_and_decoders_apart(monkeypatch: pytest.MonkeyPatch):
     key = transform_key(224)
     assert key == transform_key(224) != transform_key(192)
+    assert transform_key(224, upright=True) not in (key, transform_key(192, upright=True))
     monkeypatch.setattr("PIL.__version__", "0.0")
     assert transform_key(224) != key

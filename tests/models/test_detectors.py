@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
+from mmlabel import network
 from mmlabel.data.annotations import REPORT_LABELS
 from mmlabel.errors import UserError
-from mmlabel.models import detectors
 from mmlabel.models.detectors import (
     COCO_CATEGORIES,
     Boxes,
@@ -22,6 +22,7 @@ from mmlabel.models.detectors import (
     labels_of_classes,
     load_detector,
 )
+from mmlabel.models.detectors.ultralytics import import_ultralytics
 
 SSDLITE = "ssdlite320_mobilenet_v3_large"
 COCO80 = dict(enumerate(name for name in COCO_CATEGORIES if name))
@@ -43,7 +44,7 @@ def settings(**changes: object) -> dict:
 
 
 def loaded(**changes: object) -> Detector:
-    return load_detector(settings(**changes), label_names=REPORT_LABELS)
+    return load_detector(**settings(**changes), label_names=REPORT_LABELS)
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -118,18 +119,15 @@ class TestClasses:
     @pytest.mark.parametrize("names", [["cat", "mask"], ["", ""]])
     def test_labels_that_coco_lacks_are_refused(self, names: list[str]) -> None:
         with pytest.raises(UserError, match="labels named (mask|nothing); use another model"):
-            load_detector(settings(), label_names=names)
+            load_detector(**settings(), label_names=names)
 
 
 class TestSettings:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"kind": "torch"}, 'unknown detector.kind "torch"; did you mean "torchvision"'),
             ({"name": "fasterrcnn_resnet50"}, 'did you mean "fasterrcnn_resnet50_fpn'),
             ({"weights": "pretraind"}, 'there is no such file; did you mean "pretrained"'),
-            ({"image_size": 8}, "detector.image_size=8: give a size of at least 32 px"),
-            ({"min_confidence": 1}, "detector.min_confidence=1: give a number from 0"),
         ],
     )
     def test_mistakes(self, changes: dict, message: str) -> None:
@@ -147,10 +145,10 @@ class TestSettings:
     def test_weights_that_cannot_be_fetched(
         self, name: str, kind: str, file: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
-        def fail(url: str) -> Path:
-            raise OSError(f"no way to {url.split('/')[2]}")
+        def fail(url: str, *_: object, **__: object) -> None:
+            raise network.NetworkError(f"no way to {url.split('/')[2]}")
 
-        monkeypatch.setattr(detectors, "_url_file", fail)
+        monkeypatch.setattr(network, "fetch_file", fail)
         monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
         with pytest.raises(UserError) as caught:
             loaded(name=name, kind=kind, weights="pretrained")
@@ -272,7 +270,7 @@ def write_yolo(path: Path, names: dict[int, str] = COCO80) -> Path:
     """A detector with random weights, but not so small that it finds the same everywhere."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        yolo = detectors._import_ultralytics()("yolov8n.yaml", task="detect")
+        yolo = import_ultralytics()("yolov8n.yaml", task="detect")
     generator = torch.Generator().manual_seed(0)
     for branch in yolo.model.model[-1].cv3:
         last = branch[-1]
@@ -294,7 +292,7 @@ class TestUltralytics:
     def test_scores_are_those_of_the_library(self, file: Path) -> None:
         detector = loaded(name="file", kind="ultralytics", weights=str(file), image_size=160)
         image = picture(120, 90)
-        result = detectors._import_ultralytics()(file).predict(
+        result = import_ultralytics()(file).predict(
             image, imgsz=160, conf=0.01, max_det=1000, verbose=False, device="cpu"
         )[0]
         number_of = {name: label for label, name in enumerate(REPORT_LABELS) if name}
@@ -377,7 +375,7 @@ torch.set_num_threads(2)
 before = dict(os.environ), torch.save, Image.open
 from mmlabel.models.detectors import load_detector
 settings = {settings(name="file", kind="ultralytics", weights=str(file), image_size=64)!r}
-detector = load_detector(settings, label_names={REPORT_LABELS!r})
+detector = load_detector(**settings, label_names={REPORT_LABELS!r})
 assert detector.scores([Image.new("RGB", (30, 20))]).shape == (1, 20)
 assert before == (dict(os.environ), torch.save, Image.open)
 assert torch.get_num_threads() == 2

@@ -1,17 +1,20 @@
-"""Late fusion: derived widths, both kinds of image input, gradients, the auxiliary loss."""
+"""Late fusion: derived widths, both kinds of image input, gradients, masked targets."""
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from mmlabel.data.batch import Batch
+from mmlabel.criterion import MeanOverKnown
+from mmlabel.data.batches import Batch
 from mmlabel.errors import UserError
+from mmlabel.losses import Bce
 from mmlabel.models.backbones import backbone_info, build_backbone
 from mmlabel.models.caption_encoder import CaptionEncoder
+from mmlabel.models.encoder import Encoder
 from mmlabel.models.fusion import Head, ImageEncoder, LateFusion, fused_features
 
 LABELS = 20
-CRITERION = nn.BCEWithLogitsLoss()
+CRITERION = MeanOverKnown(Bce(name="bce"))
 
 
 def captions(**options) -> CaptionEncoder:
@@ -22,11 +25,11 @@ def cached(name: str = "resnet18") -> ImageEncoder:
     return ImageEncoder(features=backbone_info(name=name).out_features, backbone=None)
 
 
-def network(encoders: dict[str, nn.Module], *, auxiliary: float = 0.0, **head) -> LateFusion:
+def network(encoders: dict[str, Encoder], **head) -> LateFusion:
     torch.manual_seed(0)
     width = fused_features(encoders)
     head = Head(in_features=width, num_labels=LABELS, **({"hidden": 16} | head))
-    return LateFusion(encoders=encoders, head=head, auxiliary=auxiliary)
+    return LateFusion(encoders=encoders, head=head)
 
 
 def batch(image: Tensor | None, rows: int = 4) -> Batch:
@@ -99,14 +102,13 @@ def test_each_half_alone() -> None:
 
 
 @pytest.mark.parametrize("frozen", [True, False])
-@pytest.mark.parametrize("auxiliary", [0.0, 0.3])
-def test_gradients_reach_all_that_is_trained(frozen: bool, auxiliary: float) -> None:
+def test_gradients_reach_all_that_is_trained(frozen: bool) -> None:
     backbone = build_backbone(name="resnet18", weights="none", frozen=frozen)
     encoders = {
         "image": ImageEncoder(features=512, backbone=backbone),
         "caption": captions(embeddings=torch.randn(30, 7)),
     }
-    model = network(encoders, auxiliary=auxiliary).train()
+    model = network(encoders).train()
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
     images = torch.randint(0, 256, (6, 3, 64, 64), dtype=torch.uint8)
     loss = model.loss(batch(images, 6), CRITERION)
@@ -123,25 +125,19 @@ def test_gradients_reach_all_that_is_trained(frozen: bool, auxiliary: float) -> 
     assert backbone.training != frozen
 
 
-def test_the_auxiliary_loss_is_added_in_training_only() -> None:
+def test_what_is_not_known_teaches_nothing() -> None:
+    model = network({"image": cached(), "caption": captions()}).eval()
     rows = batch(torch.rand(4, 512))
-    model = network({"image": cached(), "caption": captions()}, auxiliary=0.5)
-    encoded = {
-        "image": rows.image,
-        "caption": model.encoders["caption"](rows.tokens, rows.lengths),
-    }
-    extra = sum(CRITERION(model.classifiers[k](encoded[k]), rows.targets) for k in encoded)
-    expected = CRITERION(model(rows), rows.targets) + 0.5 * extra
-    torch.testing.assert_close(model.loss(rows, CRITERION), expected)
-    model.eval()
-    assert torch.equal(model.loss(rows, CRITERION), CRITERION(model(rows), rows.targets))
-
-
-def test_no_auxiliary_classifiers_where_they_have_no_part() -> None:
-    both = {"image": cached(), "caption": captions()}
-    assert not network(both).classifiers
-    assert not network({"image": cached()}, auxiliary=0.5).classifiers
-    assert set(network(both, auxiliary=0.5).classifiers) == {"image", "caption"}
+    known = torch.rand(4, LABELS) < 0.6
+    logits, loss = model.evaluate(rows._replace(known=known), CRITERION)
+    expected = nn.functional.binary_cross_entropy_with_logits(logits[known], rows.targets[known])
+    torch.testing.assert_close(loss, expected)
+    other = rows._replace(known=known, targets=torch.where(known, rows.targets, -1.0))
+    assert torch.equal(model.loss(other, CRITERION), loss)
+    assert torch.equal(
+        model.loss(rows._replace(known=torch.ones_like(known)), CRITERION),
+        model.loss(rows, CRITERION),
+    )
 
 
 def test_a_training_batch_of_one_row() -> None:
@@ -175,11 +171,6 @@ def test_parts_that_do_not_fit() -> None:
         LateFusion(encoders={"picture": cached()}, head=head)
     with pytest.raises(ValueError, match="width 512, not 2048"):
         ImageEncoder(features=2048, backbone=build_backbone(name="resnet18", weights="none"))
-    for option in ({"hidden": 0}, {"dropout": 1.0}):
-        with pytest.raises(UserError):
-            Head(in_features=512, num_labels=LABELS, **option)
-    with pytest.raises(UserError, match="auxiliary=-1"):
-        LateFusion(encoders={"image": cached()}, head=head, auxiliary=-1)
 
 
 def test_it_learns_what_only_both_halves_tell() -> None:
@@ -217,5 +208,3 @@ def test_features_are_projected_before_they_are_fused():
         encoder(torch.randn(5, 3))
     with pytest.raises(UserError, match="one row"):
         encoder.train()(features[:1])
-    with pytest.raises(UserError, match="image_projection=0"):
-        ImageEncoder(features=8, backbone=None, projection=0)

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +23,17 @@ class Table(NamedTuple):
 
 
 def parse_delimited(text: str, *, delimiter: str = ",", bare_marks: bool = True) -> Table:
-    """The cells of a CSV, as RFC 4180 has it; empty lines are no rows.
+    """The cells of a CSV; see `delimited_rows`, which gives them one row at a time."""
+    rows = delimited_rows(io.StringIO(text, newline=""), delimiter=delimiter, bare_marks=bare_marks)
+    return Table(next(rows, []), list(rows))
+
+
+def delimited_rows(
+    lines: Iterable[str], *, delimiter: str = ",", bare_marks: bool = True
+) -> Iterator[list[str]]:
+    """The header and then the rows of a CSV, as RFC 4180 has it; empty lines are no rows.
+
+    `lines` end as they do in the file, which has to be open with `newline=""`.
 
     A cell with a quotation mark, a line break or the delimiter in it stands between quotation
     marks and has its own ones doubled. With `bare_marks`, marks inside a cell without marks around
@@ -35,32 +45,35 @@ def parse_delimited(text: str, *, delimiter: str = ",", bare_marks: bool = True)
     """
     # Captions can be longer than the library's own limit of 128 KiB a cell.
     csv.field_size_limit(2**31 - 1)
-    lines: list[str] = []  # those of one row
+    of_row: list[str] = []
 
     def read() -> Iterator[str]:
-        for line in io.StringIO(text, newline=""):
-            lines.append(line)
+        for line in lines:
+            of_row.append(line)
             yield line
 
     reader = csv.reader(read(), delimiter=delimiter, strict=True)
-    rows: list[list[str]] = []  # the first is the header
-    begin = 1
+    header: list[str] | None = None
+    count, begin = 0, 1
     try:
         for cells in reader:
-            written = "".join(lines)
-            lines.clear()
+            written = "".join(of_row)
+            of_row.clear()
             if cells:
-                if problem := _problem(cells, written, rows[0] if rows else None, bare_marks):
-                    which = f"row {len(rows)}" if rows else "the header"
+                if problem := _problem(cells, written, header, bare_marks):
+                    which = "the header" if header is None else f"row {count + 1}"
                     raise NotDelimited(f"{which} {problem} (line {begin})")
-                rows.append(cells if rows else [name.strip() for name in cells])
+                if header is None:
+                    header = cells = [column.strip() for column in cells]
+                else:
+                    count += 1
+                yield cells
             begin = reader.line_num + 1
     except csv.Error as error:
         raise NotDelimited(
             f"line {begin} is no valid CSV ({error}); a quotation mark inside a quoted cell must "
             "be doubled"
         ) from None
-    return Table(rows[0] if rows else [], rows[1:])
 
 
 def _problem(

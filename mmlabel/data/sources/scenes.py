@@ -6,15 +6,18 @@ of both beats a model of either. It is written in the layout of the report's dat
 numbers, and read by the same reader.
 """
 
+import atexit
 import csv
 import os
 import random
 import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-from mmlabel.cache import fingerprint, lock
+from mmlabel.cache import fingerprint, read_entry, say_unkept, turn, write_entry
 from mmlabel.data.annotations import Annotations
 from mmlabel.data.drawing import FURS, PAINTS, draw_scene
 from mmlabel.data.sources.report_csv import read_usyd
@@ -252,20 +255,60 @@ def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) 
 def scenes_folder(cache_dir: Path, *, seed: int, rows: tuple[int, int, int], size: int) -> Path:
     """The folder of the built-in data set under `cache_dir`, written if it is not there yet.
 
-    It appears there whole or not at all, and jobs that start together write it once.
+    It appears there whole or not at all, damage to any of its files has it written anew, and jobs
+    that start together write it once. Where nothing can be written, it is a temporary folder of
+    this process, and that is said. Raises UserError if there can be none of these either.
     """
     check(rows, size)
     key = fingerprint(DRAWING_VERSION, seed, list(rows), size)
     folder = cache_dir / "scenes" / key
-    if folder.is_dir():
+    if _is_whole(folder):
         return folder
-    with lock(folder):
-        if not folder.is_dir():
-            # The lock makes the name ours alone; what a killed job left there is written over.
-            unfinished = folder.with_name(f".{key}.unfinished")
-            try:
-                write_scenes(unfinished, seed=seed, rows=rows, size=size)
-                os.rename(unfinished, folder)
-            finally:
-                shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        with turn(folder):
+            if not _is_whole(folder):
+                # The lock makes the name ours alone; what a killed job left there is written over.
+                unfinished = folder.with_name(f".{key}.unfinished")
+                try:
+                    write_scenes(unfinished, seed=seed, rows=rows, size=size)
+                    write_entry(_entry(folder), _checksum(unfinished))
+                    shutil.rmtree(folder, ignore_errors=True)
+                    os.rename(unfinished, folder)
+                finally:
+                    shutil.rmtree(unfinished, ignore_errors=True)
+        return folder
+    except OSError as error:
+        say_unkept(cache_dir, error)
+        return _temporary_folder(seed, rows, size)
+
+
+def _entry(folder: Path) -> Path:
+    """Where the checksum of a folder is kept."""
+    return folder.with_name(f"{folder.name}.entry")
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        return read_entry(_entry(folder)) == _checksum(folder)
+    except OSError:
+        return False
+
+
+def _checksum(folder: Path) -> bytes:
+    """Changes with any file's name or content."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return fingerprint([file.relative_to(folder).as_posix() for file in files], *files).encode()
+
+
+@cache
+def _temporary_folder(seed: int, rows: tuple[int, int, int], size: int) -> Path:
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="mmlabel-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        write_scenes(folder, seed=seed, rows=rows, size=size)
+    except OSError as error:
+        raise UserError(
+            f"the built-in pictures cannot be drawn: neither cache_dir nor the system's folder for "
+            f"temporary files can be written ({error.strerror or error}); give cache_dir=FOLDER"
+        ) from error
     return folder

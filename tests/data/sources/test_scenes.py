@@ -3,6 +3,7 @@
 import csv
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -222,6 +223,46 @@ print(scenes.scenes_folder(Path(sys.argv[1]), seed=0, rows=(60, 3, 2), size=48))
 """
 
 
+def test_damage_is_found_and_drawn_over(tmp_path: Path) -> None:
+    folder = scenes_folder(tmp_path, seed=0, rows=ROWS, size=SIZE)
+    whole = content(folder)
+
+    def flip(path: Path) -> None:
+        body = bytearray(path.read_bytes())
+        body[len(body) // 2] ^= 1
+        path.write_bytes(body)
+
+    damage = [
+        lambda: flip(folder / "data" / "3.jpg"),
+        lambda: flip(folder / "train.csv"),
+        lambda: (folder / "splits.csv").write_bytes(b""),
+        lambda: (folder / "data" / "3.jpg").unlink(),
+        lambda: (folder / "data" / "3.jpg").rename(folder / "data" / "300.jpg"),
+        lambda: shutil.rmtree(folder),
+        lambda: folder.with_name(f"{folder.name}.entry").write_text("x"),
+    ]
+    for change in damage:
+        change()
+        assert scenes_folder(tmp_path, seed=0, rows=ROWS, size=SIZE) == folder
+        assert content(folder) == whole
+
+
+def test_a_cache_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "cache").write_text("a file")
+    whole = tmp_path / "whole"
+    scenes.write_scenes(whole, seed=0, rows=ROWS, size=SIZE)
+    for _ in range(2):
+        folder = scenes_folder(tmp_path / "cache", seed=0, rows=ROWS, size=SIZE)
+        assert content(folder) == content(whole)
+    assert len(caplog.messages) == 1 and "nothing new is kept" in caplog.messages[0]
+    scenes._temporary_folder.cache_clear()
+    monkeypatch.setattr(scenes.tempfile, "tempdir", str(tmp_path / "absent"))
+    with pytest.raises(UserError, match="cannot be drawn: neither cache_dir nor"):
+        scenes_folder(tmp_path / "cache", seed=0, rows=ROWS, size=SIZE)
+
+
 def start(script: str, cache: Path) -> subprocess.Popen:
     command = [sys.executable, "-c", script, str(cache)]
     root = Path(scenes.__file__).parents[3]
@@ -231,7 +272,8 @@ def start(script: str, cache: Path) -> subprocess.Popen:
 
 
 def test_killed_writing_leaves_nothing_to_read(tmp_path: Path) -> None:
-    assert start(KILLED, tmp_path / "cache").wait() == 9
+    with start(KILLED, tmp_path / "cache") as job:
+        assert job.wait() == 9
     leftovers = list((tmp_path / "cache" / "scenes").rglob("*.jpg"))
     assert leftovers
     folder = scenes_folder(tmp_path / "cache", seed=0, rows=ROWS, size=SIZE)

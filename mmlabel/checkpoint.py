@@ -1,0 +1,269 @@
+"""What a checkpoint holds, and the way from a checkpoint back to a classifier.
+
+A checkpoint is Lightning's, with one more entry, "mmlabel": the run's settings, vocabulary, label
+names, threshold and the rows it was trained on, all plain values or tensors, so that it predicts
+with nothing beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+
+from mmlabel.checkpoint_file import no_checkpoint, read_file, write_file
+from mmlabel.classifier import BACKBONE, Classifier
+from mmlabel.criterion import MeanOverKnown
+from mmlabel.data.captions import Vocabulary
+from mmlabel.data.prepare import PreparedData
+from mmlabel.errors import UserError, first_line
+from mmlabel.former_settings import completed
+from mmlabel.losses import Bce
+from mmlabel.models.build import BackboneSource, build_network
+from mmlabel.settings import Settings, read_settings
+
+
+def _hashes_only(value: torch.Tensor) -> torch.Tensor:
+    if value.dtype != torch.int64 or value.ndim != 1:
+        raise ValueError("not a list of whole numbers")
+    return value
+
+
+class _Plain(BaseModel):
+    # What a later version adds is left alone.
+    model_config = ConfigDict(
+        strict=True, frozen=True, arbitrary_types_allowed=True, allow_inf_nan=False
+    )
+
+
+class SplitRecord(_Plain):
+    """The rows of one split, in hashes."""
+
+    digest: str
+    """Of ids and labels, in order."""
+    captions: str
+    """Of the captions, in order."""
+    ids: Annotated[torch.Tensor, AfterValidator(_hashes_only)]
+    """(n,) int64, of each image id."""
+
+
+class Content(_Plain):
+    """The entry "mmlabel"."""
+
+    settings: dict[str, Any]
+    vocabulary: list[str]
+    forms: dict[str, str] | None
+    label_names: list[str]
+    pretrained: dict[str, str]
+    threshold: float | list[float]
+    calibrated: bool = True
+    """Whether that is final: threshold=auto and per_label find theirs when training has ended."""
+    rows: dict[str, SplitRecord] | None = None
+    """By split, what the run was trained, selected and tested on; None in older checkpoints."""
+    wandb_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was read.
+
+    Attributes:
+        path: of its file.
+        settings: of the run that wrote it, completed with what they lack.
+        vocabulary, label_names, pretrained, threshold, calibrated, rows: see `Content`.
+        epochs: finished epochs.
+        wandb_id: of the run in wandb, if it was logged there.
+        state_dict: weights.
+    """
+
+    path: Path
+    settings: Settings
+    vocabulary: Vocabulary
+    label_names: list[str]
+    pretrained: dict[str, str]
+    threshold: float | list[float]
+    calibrated: bool
+    rows: dict[str, SplitRecord] | None
+    epochs: int
+    wandb_id: str | None
+    state_dict: dict[str, torch.Tensor]
+
+
+def content(
+    settings: Settings,
+    prepared: PreparedData,
+    *,
+    pretrained: dict[str, str],
+    wandb_id: str | None = None,
+) -> dict[str, Any]:
+    """What a run's checkpoints keep beside weights and threshold."""
+    return {
+        "settings": settings.plain(),
+        "vocabulary": prepared.vocabulary.words,
+        "forms": prepared.vocabulary.forms,
+        "label_names": prepared.label_names,
+        "pretrained": pretrained,
+        "rows": {split: record.model_dump() for split, record in record_rows(prepared).items()},
+        "wandb_id": wandb_id,
+    }
+
+
+def record_rows(prepared: PreparedData) -> dict[str, SplitRecord]:
+    """Which rows a run is trained, selected and tested on, by split."""
+    annotations, records = prepared.annotations, {}
+    for split, rows in prepared.rows.items():
+        ids = hashes(annotations.ids[row] for row in rows)
+        parts = [ids, annotations.targets[rows]]
+        if annotations.known is not None:
+            parts.append(annotations.known[rows])
+        captions = hashes(annotations.captions[row] for row in rows)
+        records[split] = SplitRecord(
+            digest=_digest(*parts), captions=_digest(captions), ids=torch.from_numpy(ids)
+        )
+    return records
+
+
+def hashes(texts: Iterable[str]) -> np.ndarray:
+    """(n,) int64, a number for each text."""
+    digests = [hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts]
+    return np.frombuffer(b"".join(digests), dtype=np.int64).copy()
+
+
+def _digest(*arrays: np.ndarray) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint.
+
+    Raises UserError if there is no such file, or it is damaged, something else, or of a version
+    that this one does not read.
+    """
+    path = Path(path).expanduser()
+    found = read_file(path)
+    try:
+        own = Content.model_validate(found["mmlabel"])
+        vocabulary = Vocabulary(own.vocabulary, own.forms)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise no_checkpoint(path, f"{place}: {first['msg']}") from None
+    except ValueError as error:
+        raise no_checkpoint(path, first_line(error)) from None
+    epoch = found.get("epoch")
+    if not isinstance(epoch, int) or not -1 <= epoch < 2**31:
+        raise no_checkpoint(path, "it does not say how many epochs it has trained")
+    if isinstance(own.threshold, list) and len(own.threshold) != len(own.label_names):
+        raise no_checkpoint(path, "it has not one threshold for each label")
+    try:
+        settings = read_settings(completed(own.settings))
+    except UserError as error:
+        raise UserError(
+            f"ckpt_path: {path} was written with options that this version does not read: {error}"
+        ) from None
+    except Exception as error:  # settings in a shape that no version ever wrote
+        raise no_checkpoint(path, f"its settings: {type(error).__name__}") from error
+    return Checkpoint(
+        path=path,
+        settings=settings,
+        vocabulary=vocabulary,
+        label_names=own.label_names,
+        pretrained=own.pretrained,
+        threshold=own.threshold,
+        calibrated=own.calibrated,
+        rows=own.rows,
+        epochs=_finished_epochs(found, epoch),
+        wandb_id=own.wandb_id,
+        state_dict=found["state_dict"],
+    )
+
+
+def _finished_epochs(checkpoint: Mapping[str, Any], epoch: int) -> int:
+    # Lightning's "epoch" is the one being trained, also before its first step.
+    return 0 if checkpoint.get("global_step") == 0 else epoch + 1
+
+
+def load_classifier(path: str | Path) -> tuple[Classifier, Checkpoint]:
+    """A classifier as it was saved, ready to predict; see `read_checkpoint` for the errors."""
+    checkpoint = read_checkpoint(path)
+    settings, state = checkpoint.settings, dict(checkpoint.state_dict)
+    try:
+        classifier = _classifier_for(checkpoint)
+    except UserError:
+        raise
+    except Exception as error:  # settings or weights that no run could have
+        raise no_checkpoint(
+            checkpoint.path, f"no network can be built of it: {first_line(error)}"
+        ) from error
+    found = {"state_dict": state}
+    classifier.on_load_checkpoint(found)
+    # Auxiliary classifiers of an earlier version only ever served training.
+    state = {
+        k: v for k, v in found["state_dict"].items() if not k.startswith("network.classifiers")
+    }
+    try:
+        classifier.load_state_dict(state)
+    except RuntimeError as error:
+        line = str(error).splitlines()[-1].strip()
+        raise UserError(
+            f"ckpt_path: the weights in {checkpoint.path} do not fit its settings"
+            f" (model={settings.model.name}): {line}"
+        ) from None
+    return classifier.eval(), checkpoint
+
+
+def _classifier_for(checkpoint: Checkpoint) -> Classifier:
+    """Of the checkpoint's shape, with other weights yet."""
+    settings, state = checkpoint.settings, checkpoint.state_dict
+    backbone, image_features = None, None
+    if settings.backbone is not None:
+        # A run that was killed before its end has no backbone in its checkpoint: fetch it anew.
+        source = BackboneSource(
+            settings.backbone,
+            seed=settings.seed,
+            on_missing=settings.data.on_missing,
+            built_in=any(key.startswith(BACKBONE) for key in state),
+        )
+        backbone, image_features = source.backbone, source.width
+    elif settings.detector is not None:
+        image_features = len(checkpoint.label_names)
+    weights = state.get("criterion.pos_weight")
+    embedding = state.get("network.encoders.caption.embedding.weight")
+    return Classifier(
+        network=build_network(
+            settings.model,
+            num_labels=len(checkpoint.label_names),
+            image_features=image_features,
+            backbone=backbone,
+            lstm=settings.lstm,
+            decoder=settings.decoder,
+            num_words=len(checkpoint.vocabulary),
+            embedding_dim=None if embedding is None else embedding.shape[1],
+        ),
+        criterion=MeanOverKnown(
+            settings.loss or Bce(name="bce"),
+            pos_weight=None if weights is None else weights.numpy(),
+        ),
+        label_names=checkpoint.label_names,
+        threshold=checkpoint.threshold,
+        seed=settings.seed,
+    )
+
+
+def complete(path: Path, classifier: Classifier) -> None:
+    """Give a finished run's checkpoint its final threshold, and the backbone if it lacks one."""
+    checkpoint = read_file(path)
+    if classifier.backbone is not None:
+        weights = classifier.backbone.backbone.state_dict()
+        checkpoint["state_dict"] |= {f"{BACKBONE}{key}": value for key, value in weights.items()}
+    checkpoint["mmlabel"] |= {"threshold": classifier.threshold, "calibrated": True}
+    write_file(checkpoint, path)

@@ -1,0 +1,56 @@
+"""What training lowers: a loss over the entries whose target is known."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mmlabel.losses import LossOptions
+
+Criterion = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # of logits, targets and known
+
+
+def positive_weights(targets: np.ndarray, known: np.ndarray | None = None) -> np.ndarray:
+    """Negatives over positives of each label (report §3.1.6) in `targets` (N, num_labels).
+
+    `known` (N, num_labels) bool says which entries count; None: all. A label without positives
+    gets 1: its term has no positive to weigh, and nothing is divided by zero.
+    """
+    known = np.ones(targets.shape, dtype=bool) if known is None else known
+    positives = targets.sum(axis=0, dtype=np.float64, where=known)
+    rows = known.sum(axis=0)
+    return np.where(positives > 0, (rows - positives) / np.maximum(positives, 1), 1.0)
+
+
+class MeanOverKnown(nn.Module):
+    """The mean of `loss` over the entries whose target is known, a `Criterion`.
+
+    Args:
+        loss: its formula and options.
+        pos_weight: (num_labels,) see `positive_weights`; read by a loss that weighs positives.
+    """
+
+    pos_weight: Tensor | None
+
+    def __init__(self, loss: LossOptions, *, pos_weight: np.ndarray | None = None) -> None:
+        super().__init__()
+        if not loss.weighs_positives or pos_weight is None:
+            weights = None
+        else:
+            weights = torch.tensor(pos_weight, dtype=torch.float32)
+        self.loss = loss
+        self.register_buffer("pos_weight", weights)
+
+    def forward(self, logits: Tensor, targets: Tensor, known: Tensor | None = None) -> Tensor:
+        """The loss, a scalar, of logits and targets (B, num_labels).
+
+        Targets are 0..1, or any finite number where `known` (B, num_labels) bool is False. If
+        nothing is known the loss is 0.
+        """
+        weight = None if known is None else known.to(logits.dtype)
+        loss = self.loss.mean(logits, targets, weight, self.pos_weight)
+        if known is None:
+            return loss
+        # A factor rather than a selection, which a GPU would have to wait for; 1 if all is known.
+        return loss * (known.numel() / known.sum().clamp(min=1))

@@ -1,0 +1,199 @@
+"""What one training step sees, and which rows that is."""
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from mmlabel.data.captions import EncodedCaptions
+from mmlabel.data.pictures import read_picture
+from mmlabel.data.transforms import picture_views, stack_views
+
+
+class Batch(NamedTuple):
+    """B captioned pictures of one split.
+
+    `lengths` stays on the CPU, where packing a sequence needs it: moving it to a GPU and back would
+    stall the GPU at every step.
+    """
+
+    image: Tensor | None  # (B, 3, S, S) uint8 pictures, or (B, F) features of a frozen backbone
+    tokens: Tensor  # (B, T) int64; 0 is padding, 1 an unknown word
+    lengths: Tensor  # (B,) int64 number of tokens; 0 for an empty caption
+    targets: Tensor  # (B, num_labels) float32, 0 or 1
+    rows: Tensor  # (B,) int64 position of each row within its split
+    ids: list[str]  # image ids as the data set names them
+    known: Tensor | None = None  # (B, num_labels) bool: False leaves a target out; None: all known
+
+
+POOL = 64  # batches whose rows are sorted by length together
+
+
+class EpochBatches(Sampler):
+    """Yields each batch of an epoch as (rows, flipped): int64 (B,) and bool (B,) arrays.
+
+    Order and flips follow from the seed and the epoch alone, so that a run with stored features
+    sees exactly what a run without them sees, and a resumed run what an uninterrupted one does. A
+    last batch of one row joins the batch before it, as batch norm cannot train on one row.
+
+    Several processes get disjoint rows. In training the order is padded by its own beginning to a
+    multiple of the number of processes, which must all make the same number of steps; in
+    evaluation nothing is padded, so that every row is scored exactly once.
+
+    Args:
+        num_rows: of the split.
+        batch_size: rows a batch.
+        seed: of order and flips.
+        training: whether rows are shuffled and flipped.
+        fixed: every epoch is like the first (to overfit a few batches).
+        lengths: (num_rows,) of the captions, for training batches of similar ones; None: as drawn.
+        rank, world_size: which process this is, and how many there are.
+    """
+
+    def __init__(
+        self,
+        num_rows: int,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        training: bool = False,
+        fixed: bool = False,
+        lengths: np.ndarray | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.num_rows = num_rows
+        self.batch_size = batch_size
+        self.seed = seed
+        self.training = training
+        self.fixed = fixed
+        self.lengths = lengths
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch."""
+        self.epoch = 0 if self.fixed else epoch
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        share = len(range(self.rank, self.num_rows, self.world_size))
+        if self.training:
+            share = -(-self.num_rows // self.world_size)
+        starts = list(range(0, share, self.batch_size)) + [share]
+        if len(starts) > 2 and starts[-1] - starts[-2] == 1:
+            del starts[-2]
+        return starts
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        order = np.arange(self.num_rows)
+        flipped = np.zeros(self.num_rows, dtype=bool)
+        if self.training:
+            generator = np.random.default_rng([self.seed, self.epoch])
+            order = generator.permutation(self.num_rows)
+            flipped = generator.random(self.num_rows) < 0.5
+            order = np.resize(order, self._starts[-1] * self.world_size)
+            if self.lengths is not None:
+                # What all processes do at once is one batch: they wait for the longest caption.
+                size = self.batch_size * self.world_size
+                order = group_by_length(order, self.lengths, batch_size=size, generator=generator)
+        mine = order[self.rank :: self.world_size]
+        for start, end in zip(self._starts, self._starts[1:], strict=False):
+            rows = mine[start:end]
+            yield rows, flipped[rows]
+
+
+def group_by_length(
+    order: np.ndarray, lengths: np.ndarray, *, batch_size: int, generator: np.random.Generator
+) -> np.ndarray:
+    """The rows of `order` (n,) anew, each batch of captions of similar length, in random order.
+
+    Rows are sorted within pools of POOL batches, so that other rows meet in every epoch. What does
+    not fill a batch stays last.
+    """
+    whole = len(order) // batch_size * batch_size
+    pools = (
+        order[:whole][at : at + POOL * batch_size] for at in range(0, whole, POOL * batch_size)
+    )
+    pooled = [pool[np.argsort(lengths[pool], kind="stable")] for pool in pools]
+    batches = np.concatenate([order[:0], *pooled]).reshape(-1, batch_size)
+    return np.concatenate([generator.permutation(batches).ravel(), order[whole:]])
+
+
+class SplitRows(Dataset):
+    """One split, which gives a whole `Batch` for the (rows, flipped) that EpochBatches yields.
+
+    Args:
+        pictures: files to decode for the image half, or None.
+        features: (R, F) of a feature store, with `feature_rows` (n, 2) saying where each row's
+            plain and flipped features are; or None.
+    """
+
+    def __init__(
+        self,
+        *,
+        ids: list[str],
+        targets: np.ndarray,
+        known: np.ndarray | None = None,
+        captions: EncodedCaptions,
+        pictures: list[Path] | None = None,
+        features: torch.Tensor | None = None,
+        feature_rows: np.ndarray | None = None,
+        image_size: int,
+        upright: bool,
+    ) -> None:
+        self.ids = np.array(ids, dtype=object)
+        self.targets = torch.from_numpy(targets.astype(np.float32))
+        self.known = None if known is None else torch.from_numpy(known)
+        self.captions = captions
+        self.lengths = torch.from_numpy(captions.lengths)
+        self.pictures = pictures
+        self.features = features
+        self.feature_rows = None if feature_rows is None else torch.from_numpy(feature_rows)
+        self.image_size = image_size
+        self.upright = upright
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: tuple[np.ndarray, np.ndarray]) -> Batch:
+        rows, flipped = torch.from_numpy(index[0]), torch.from_numpy(index[1])
+        return Batch(
+            image=self._images(rows, flipped),
+            tokens=torch.from_numpy(self.captions.pad(index[0])),
+            lengths=self.lengths[rows],
+            targets=self.targets[rows],
+            rows=rows,
+            ids=self.ids[index[0]].tolist(),
+            known=None if self.known is None else self.known[rows],
+        )
+
+    def _images(self, rows: torch.Tensor, flipped: torch.Tensor) -> torch.Tensor | None:
+        if self.features is not None and self.feature_rows is not None:
+            # One copy to a GPU that holds the features, rather than the features themselves.
+            where = self.feature_rows[rows, flipped.long()].to(self.features.device)
+            return self.features[where]  # (B, F)
+        if self.pictures is None:
+            return None
+        views = []
+        for row, flip in zip(rows.tolist(), flipped.tolist(), strict=True):
+            path = self.pictures[row]
+            views.append(
+                picture_views(
+                    read_picture(path),
+                    path=path,
+                    size=self.image_size,
+                    flips=[flip],
+                    upright=self.upright,
+                )
+            )
+        return stack_views(views)  # (B, 3, S, S)

@@ -1,0 +1,175 @@
+"""A data set made ready for a model, but for its pictures: rows, splits, captions, word vectors."""
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from mmlabel.data.annotations import Annotations
+from mmlabel.data.captions import (
+    EncodedCaptions,
+    TokenisedCaptions,
+    Vocabulary,
+    encode,
+    encode_texts,
+    tokenise,
+)
+from mmlabel.data.embeddings import Embeddings, check_coverage, load_embeddings
+from mmlabel.errors import UserError
+
+log = logging.getLogger(__name__)
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(kw_only=True)
+class PreparedData:
+    """What the model's shape and the batches depend on.
+
+    Attributes:
+        annotations: all rows of the data set.
+        rows: sorted row numbers of "train", "val" and "test".
+        vocabulary: the words that token numbers stand for.
+        captions: all rows' captions as word numbers; 1 is an unknown word.
+        embeddings: vectors of the vocabulary's words; None without captions, or with a vocabulary
+            that came from a checkpoint.
+        coverage: shares of the words, and of the training tokens, that have a vector.
+        notes: what the run has to go without.
+    """
+
+    annotations: Annotations
+    rows: dict[str, np.ndarray]
+    vocabulary: Vocabulary
+    captions: EncodedCaptions
+    embeddings: Embeddings | None = None
+    coverage: tuple[float, float] | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def note(self, note: str | None) -> None:
+        """Say what the run has to go without, and put it into the run's record."""
+        if note:
+            self.notes.append(note)
+            log.warning("%s", note)
+
+    @property
+    def label_names(self) -> list[str]:
+        """Name of each label number, "" where there is none."""
+        return self.annotations.label_names
+
+    @property
+    def training_targets(self) -> np.ndarray:
+        """(N, num_labels) uint8 of the training split, which loss weights are counted on."""
+        return self.annotations.targets[self.rows["train"]]
+
+    @property
+    def training_known(self) -> np.ndarray | None:
+        """(N, num_labels) bool of the training split, which of its targets are; None: all."""
+        known = self.annotations.known
+        return None if known is None else known[self.rows["train"]]
+
+    @property
+    def training_label_order(self) -> np.ndarray | None:
+        """`Annotations.label_order` of the training split."""
+        order = self.annotations.label_order
+        return None if order is None else order[self.rows["train"]]
+
+    def leave_out(self, rows: np.ndarray, why: str) -> None:
+        """Take these row numbers out of every split, and note it.
+
+        Raises UserError if nothing is left of a split.
+        """
+        if not len(rows):
+            return
+        names = ", ".join(self.annotations.ids[row] for row in rows[:10])
+        self.note(f"{len(rows)} rows left out, {why}: {names}")
+        self.rows = {split: np.setdiff1d(own, rows) for split, own in self.rows.items()}
+        for split, own in self.rows.items():
+            if len(own) == 0:
+                raise UserError(f"no row is left in the {split} split: {len(rows)} left out, {why}")
+
+
+def without_captions(
+    annotations: Annotations, rows: dict[str, np.ndarray], vocabulary: Vocabulary | None = None
+) -> PreparedData:
+    """For a model that looks at pictures alone."""
+    return PreparedData(
+        annotations=annotations,
+        rows=rows,
+        vocabulary=vocabulary or Vocabulary(["<pad>", "<unk>"]),
+        captions=EncodedCaptions.empty(len(annotations)),
+    )
+
+
+def with_known_words(
+    annotations: Annotations,
+    rows: dict[str, np.ndarray],
+    vocabulary: Vocabulary,
+    *,
+    max_length: int | None,
+) -> PreparedData:
+    """Captions encoded as those behind a checkpoint's vocabulary were."""
+    captions = encode_texts(annotations.captions, vocabulary, max_length=max_length)
+    prepared = PreparedData(
+        annotations=annotations, rows=rows, vocabulary=vocabulary, captions=captions
+    )
+    for note in captions.notes:
+        prepared.note(note)
+    return prepared
+
+
+def with_captions(
+    annotations: Annotations,
+    rows: dict[str, np.ndarray],
+    *,
+    lemmas: Literal["wordnet", "none"],
+    min_count: int,
+    max_length: int | None,
+    embedding: dict,
+    seed: int,
+    cache_dir: Path,
+    on_missing: Literal["error", "continue"],
+) -> PreparedData:
+    """Captions tokenised, numbered by the words of the training split, and their vectors.
+
+    Args:
+        lemmas, min_count, max_length: see `mmlabel.data.captions`.
+        embedding: arguments of `load_embeddings`.
+        seed: of vectors that are drawn or trained.
+        cache_dir: where all of it is kept between runs.
+        on_missing: what to do without WordNet or vectors, "error" or "continue".
+
+    Raises UserError for what cannot be had.
+    """
+    tokenised = tokenise(
+        annotations.captions, lemmas=lemmas, cache_dir=cache_dir, on_missing=on_missing
+    )
+    vocabulary = Vocabulary.build(tokenised, rows["train"], min_count=min_count)
+    captions = encode(tokenised, vocabulary, max_length=max_length)
+    prepared = PreparedData(
+        annotations=annotations, rows=rows, vocabulary=vocabulary, captions=captions
+    )
+    for note in captions.notes:
+        prepared.note(note)
+    training = _training_captions(tokenised, rows) if embedding["kind"] == "word2vec" else None
+    prepared.embeddings = load_embeddings(
+        vocabulary,
+        **embedding,
+        training_captions=training,
+        seed=seed,
+        cache_dir=cache_dir,
+        on_missing=on_missing,
+    )
+    prepared.note(prepared.embeddings.note)
+    if prepared.embeddings.pretrained:
+        training_words = captions.take(rows["train"]).ids
+        prepared.coverage = prepared.embeddings.coverage(training_words)
+        prepared.note(check_coverage(prepared.embeddings, training_words, on_missing=on_missing))
+    return prepared
+
+
+def _training_captions(
+    tokenised: TokenisedCaptions, rows: dict[str, np.ndarray]
+) -> list[list[str]]:
+    return tokenised.word_lists(rows["train"])

@@ -1,0 +1,278 @@
+"""Rows of numbers on disk, each belonging to a picture's content, shared by runs and jobs.
+
+A store is a folder of four files:
+
+- `store.json`: everything the rows depend on besides the pictures. The folder is named after its
+  content, so another backbone, weight, size or precision is another folder.
+- `features.bin`: one row of `width` numbers per entry, append-only, read through a memory map.
+- `checksums.bin`: a CRC-32 per row, of its entry and its numbers.
+- `entries.bin`: for each row the SHA-256 of the picture file and a byte that tells its views apart.
+
+A row counts once its entry is written, and entries are written last: a job killed at any moment
+leaves a store that is whole, and the next one computes what is missing. Because a row belongs to a
+picture's content, a changed picture is computed anew and a renamed one is not. A row whose checksum
+does not match is as good as none: it is computed anew, and appended.
+"""
+
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+from filelock import Timeout
+
+from mmlabel.cache import atomic_write, fingerprint, lock
+from mmlabel.progress import say
+
+LAYOUT = 1
+ENTRY_BYTES = 33
+CHECKSUM_BYTES = 4
+
+
+class StoreUnavailable(Exception):
+    """The store cannot be used or cannot hold these rows: go on without it, and say why."""
+
+
+@dataclass(frozen=True)
+class StoreInfo:
+    """One store on disk."""
+
+    name: str
+    folder: Path
+    key: dict[str, object]
+    dtype: str
+    rows: int
+    megabytes: float
+    last_used: datetime
+
+
+class RowStore:
+    """The rows of one backbone or detector. Make it with `RowStore.open`.
+
+    An entry is the SHA-256 of a picture file and one more byte, 33 bytes together.
+    """
+
+    def __init__(self, folder: Path, *, width: int, dtype: str) -> None:
+        self.folder = folder
+        self.width = width
+        self.dtype = np.dtype(dtype)
+        self._features = folder / "features.bin"
+        self._checksums = folder / "checksums.bin"
+        self._entries = folder / "entries.bin"
+        self._row_bytes = width * self.dtype.itemsize
+        self._whole: set[int] = set()  # rows whose checksum has been seen to match
+
+    @classmethod
+    def open(cls, cache_dir: Path, *, key: dict[str, object], width: int, dtype: str) -> "RowStore":
+        """Open the store of this key under `cache_dir`, or begin one.
+
+        `key` holds, as plain JSON values, all that a row depends on besides its entry; `width` is
+        the number of numbers in a row and `dtype` their type. Raises `StoreUnavailable`.
+        """
+        header = {"layout": LAYOUT, "key": key, "width": width, "dtype": dtype}
+        folder = Path(cache_dir) / "features" / fingerprint(header)
+        path, text = folder / "store.json", json.dumps(header, indent=1)
+        try:
+            if not path.exists():
+                with atomic_write(path) as temporary:
+                    temporary.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise unavailable(folder, error) from error
+        with suppress(OSError):
+            # The folder's name says what has to be in the file, so damage to it is mended.
+            if path.read_bytes() != text.encode():
+                with atomic_write(path) as temporary:
+                    temporary.write_text(text, encoding="utf-8")
+            os.utime(path)  # the time of last use
+        return cls(folder, width=width, dtype=dtype)
+
+    def rows(self, entries: Sequence[bytes]) -> np.ndarray:
+        """(N,) int64 rows of `array()`; -1 for an entry without one, or with a damaged one.
+
+        Raises `StoreUnavailable`.
+        """
+        try:
+            count = self._count()
+            known = self._entries.read_bytes()[: count * ENTRY_BYTES] if count else b""
+            checksums = np.fromfile(self._checksums, "<u4") if self._checksums.exists() else []
+        except OSError as error:
+            raise unavailable(self.folder, error) from error
+        # Of an entry's rows the last one counts: it was added because those before are damaged.
+        table = {known[i * ENTRY_BYTES : (i + 1) * ENTRY_BYTES]: i for i in range(count)}
+        rows = np.array([table.get(entry, -1) for entry in entries], np.int64)
+        array = self.array()
+        for n, row in enumerate(rows.tolist()):
+            if row < 0 or row in self._whole:
+                continue
+            # Rows at the end without a checksum are of a version that wrote none.
+            if row < len(checksums) and checksums[row] != _checksum(entries[n], array[row]):
+                rows[n] = -1
+            else:
+                self._whole.add(row)
+        return rows
+
+    def array(self) -> np.ndarray:
+        """All rows so far: (rows, width), a memory map whose pages all processes share.
+
+        Take it after `rows`: rows are only ever added, so these stay valid. It maps the file anew
+        at each call, so keep it. The map is copy-on-write: torch takes it without a complaint about
+        read-only memory, and nothing written to it can reach the file.
+        """
+        shape = (self._count(), self.width)
+        if 0 in shape:
+            return np.empty(shape, self.dtype)
+        return np.memmap(self._features, self.dtype, mode="c", shape=shape)
+
+    def append(self, entries: Sequence[bytes], block: np.ndarray) -> None:
+        """Add rows: (N, width) finite numbers for N entries. Raises `StoreUnavailable`."""
+        if block.shape != (len(entries), self.width):
+            raise ValueError(f"rows of shape {block.shape}, not {(len(entries), self.width)}")
+        with np.errstate(over="ignore"):
+            block = np.ascontiguousarray(block, self.dtype)
+        if not np.isfinite(block).all():
+            raise StoreUnavailable(
+                f"some features are not finite, or too large for {self.dtype} (features are not "
+                "stored)"
+            )
+        try:
+            with lock(self.folder / "append"):
+                count = self._count()
+                # Where an older version has added rows, their checksums come first.
+                first = min(_size(self._checksums) // CHECKSUM_BYTES, count)
+                older = range(first, count)
+                known = self._entries.read_bytes() if older else b""
+                checksums = [
+                    _checksum(known[i * ENTRY_BYTES : (i + 1) * ENTRY_BYTES], row)
+                    for i, row in zip(older, self.array()[first:], strict=True)
+                ]
+                checksums += [_checksum(e, row) for e, row in zip(entries, block, strict=True)]
+                sums = np.array(checksums, "<u4").tobytes()
+                _append(self._features, count * self._row_bytes, block.data)
+                _append(self._checksums, first * CHECKSUM_BYTES, sums)
+                _append(self._entries, count * ENTRY_BYTES, b"".join(entries))
+        except OSError as error:
+            raise unavailable(self.folder, error) from error
+
+    @contextmanager
+    def turn(self, entries: Sequence[bytes], *, share: str, work: str) -> Iterator[None]:
+        """Wait until no other job computes the same share, or until the store has all entries.
+
+        `share` names what is computed under one lock, `work` is for the line that says so. Raises
+        `StoreUnavailable`.
+        """
+        guard = lock(self.folder / f"fill-{share}")
+        told = False
+        while (self.rows(entries) < 0).any():
+            try:
+                guard.acquire(timeout=2 if told else 0)
+                break
+            except Timeout:
+                if not told:
+                    say(f"{work}: another job computes them; waiting to use its result")
+                told = True
+            except (OSError, NotImplementedError) as error:
+                raise unavailable(self.folder, error) from error
+        try:
+            yield
+        finally:
+            guard.release()
+
+    def check_space(self, rows: int) -> None:
+        """Raise `StoreUnavailable` where so many more rows do not fit on the disk."""
+        needed = rows * (self._row_bytes + CHECKSUM_BYTES + ENTRY_BYTES)
+        try:
+            free = shutil.disk_usage(self.folder).free
+        except OSError as error:
+            raise unavailable(self.folder, error) from error
+        if needed > free:
+            raise StoreUnavailable(
+                f"the feature store needs {needed / 1e6:,.0f} MB in {self.folder}, where "
+                f"{free / 1e6:,.0f} MB are free; set cache_dir to a larger disk or remove old "
+                "stores (python -m mmlabel.features prune)"
+            )
+
+    def _count(self) -> int:
+        """The number of complete rows; a cut-off last entry or surplus features do not count."""
+        return min(_size(self._entries) // ENTRY_BYTES, _size(self._features) // self._row_bytes)
+
+
+def stores(cache_dir: Path) -> list[StoreInfo]:
+    """The stores under `cache_dir`, last used first."""
+    listed = []
+    for path in (Path(cache_dir) / "features").glob("*/store.json"):
+        # A store that another process removes meanwhile, or whatever else is there.
+        with suppress(Exception):
+            listed.append(_describe(path))
+    return sorted(listed, key=lambda info: info.last_used, reverse=True)
+
+
+def remove_store(info: StoreInfo) -> bool:
+    """Delete a store from disk; False, and nothing is deleted, while a job is filling it."""
+    held = []
+    try:
+        for path in info.folder.glob("*.lock"):
+            guard = lock(path.with_suffix(""))
+            guard.acquire(timeout=0)
+            held.append(guard)
+        shutil.rmtree(info.folder)
+    except Timeout:
+        return False
+    finally:
+        for guard in held:
+            guard.release()
+    return True
+
+
+def unavailable(folder: Path, error: Exception) -> StoreUnavailable:
+    """What an error of the operating system means for the user of a store."""
+    reason = getattr(error, "strerror", None) or str(error)
+    return StoreUnavailable(
+        f"the feature store in {folder} cannot be used ({reason}); free some space (python -m "
+        "mmlabel.features prune) or set cache_dir to a folder that can be written"
+    )
+
+
+def _describe(path: Path) -> StoreInfo:
+    header = json.loads(path.read_text(encoding="utf-8"))
+    folder, key = path.parent, dict(header["key"])
+    store = RowStore(folder, width=int(header["width"]), dtype=header["dtype"])
+    return StoreInfo(
+        name=folder.name,
+        folder=folder,
+        key=key,
+        dtype=str(store.dtype),
+        rows=store._count(),
+        megabytes=sum(file.stat().st_size for file in folder.iterdir()) / 1e6,
+        last_used=datetime.fromtimestamp(path.stat().st_mtime),
+    )
+
+
+def _checksum(entry: bytes, row: np.ndarray) -> int:
+    return zlib.crc32(row.data, zlib.crc32(entry))
+
+
+def _append(path: Path, position: int, data: bytes | memoryview) -> None:
+    """Write at `position`, the end of what is complete; on failure nothing stays behind it."""
+    try:
+        with open(path, "ab") as file:
+            file.truncate(position)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        with suppress(OSError):
+            os.truncate(path, position)
+        raise
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

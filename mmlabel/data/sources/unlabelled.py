@@ -1,0 +1,225 @@
+"""Rows to be labelled: from a table, JSON lines, a folder or one picture, one row at a time."""
+
+import io
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from mmlabel.data.sources.delimited import (
+    NotDelimited,
+    column_number,
+    delimited_rows,
+    find_delimiter,
+    header_of,
+)
+from mmlabel.data.sources.json_lines import as_text, parse_json
+from mmlabel.data.sources.report_csv import read_unlabelled
+from mmlabel.data.sources.text import read_text
+from mmlabel.errors import UserError
+
+TABLES = (".csv", ".tsv", ".txt")
+JSON_LINES = (".jsonl", ".ndjson")
+PICTURES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
+REPORT_HEADERS = (["ImageID", "Labels", "Caption"], ["ImageID", "Caption"])
+
+
+class Row(NamedTuple):
+    """A picture, a caption or both."""
+
+    id: str
+    picture: Path | None  # None where the model looks at no pictures
+    caption: str
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Where a table has what a model looks at.
+
+    Attributes:
+        picture, caption: names of columns, the first that is there counts; empty: not looked for.
+        need_picture, need_caption: whether it is an error that none of them is there.
+    """
+
+    picture: Sequence[str]
+    caption: Sequence[str]
+    need_picture: bool
+    need_caption: bool
+
+
+class Rows(NamedTuple):
+    """Can be gone through any number of times, holding no more than a row in memory."""
+
+    rows: Iterable[Row]
+    count: int
+    has_captions: bool
+    notes: list[str]
+
+
+def open_rows(
+    what: Path,
+    *,
+    columns: Columns,
+    pictures: Path | None = None,
+    caption: str | None = None,
+    encoding: str | None = None,
+) -> Rows:
+    """The rows of a CSV (.csv, .tsv, .txt), of JSON lines, a folder of pictures or one picture.
+
+    Tables are read to their end once, so that a row that cannot be read is found before the first
+    one is labelled.
+
+    Args:
+        what: the file or folder.
+        columns: of a table.
+        pictures: the folder of a table's pictures; None: the table's own.
+        caption: of one picture.
+        encoding: of a table; None: found out.
+
+    Raises:
+        UserError: there is no such file; it has no rows, or one that cannot be read; no column of
+            those that are needed.
+    """
+    if what.is_dir():
+        return _folder(what)
+    if not what.is_file():
+        raise UserError(f"there is no file {what}")
+    kind = what.suffix.lower()
+    if kind in (*TABLES, *JSON_LINES):
+        return _table(what, columns, pictures or what.parent, encoding)
+    return Rows([Row(what.name, what, caption or "")], 1, caption is not None, [])
+
+
+def _folder(folder: Path) -> Rows:
+    found = [
+        Path(place, name)
+        for place, _, names in sorted(os.walk(folder))
+        for name in sorted(names)
+        if name.lower().endswith(PICTURES)
+    ]
+    if not found:
+        raise UserError(f"{folder} holds no pictures ({', '.join(PICTURES)})")
+    rows = [Row(path.relative_to(folder).as_posix(), path, "") for path in found]
+    return Rows(rows, len(rows), False, [])
+
+
+def _table(path: Path, columns: Columns, folder: Path, encoding: str | None) -> Rows:
+    notes: list[str] = []
+    text = None
+    if encoding is not None or not _is_utf_8(path):
+        text, notes = read_text(path, encoding=encoding)
+    file = _File(path, text)
+    delimiter = None
+    if path.suffix.lower() not in JSON_LINES:
+        first = next(file.lines(), "").rstrip("\r\n")
+        delimiter = find_delimiter(first, [*columns.picture, *columns.caption])
+    header = file.header(delimiter)
+    picture = _column(path, header, columns.picture, needed=columns.need_picture)
+    caption = _column(path, header, columns.caption, needed=columns.need_caption)
+    table = _Table(file, folder, delimiter, picture, caption, columns.need_picture)
+    try:
+        count = sum(1 for _ in table)
+    except NotDelimited as problem:
+        # The report's own file is no valid CSV, and can only be read as a whole.
+        if header not in REPORT_HEADERS:
+            raise UserError(f"{path}: {problem}") from None
+        read = read_unlabelled(path, pictures=folder, encoding=encoding, require_pictures=False)
+        whole = [Row(*row) for row in zip(read.ids, read.pictures, read.captions, strict=True)]
+        return Rows(whole, len(whole), True, [*notes, *read.notes])
+    if not count:
+        raise UserError(f"{path} has no rows")
+    return Rows(table, count, caption is not None, notes)
+
+
+def _is_utf_8(path: Path) -> bool:
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            while part := file.read(2**16):
+                if "\0" in part:
+                    return False
+    except UnicodeDecodeError:
+        return False
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    return True
+
+
+def _column(path: Path, header: list[str], names: Sequence[str], *, needed: bool) -> str | None:
+    found = next((name for name in names if name in header), None)
+    if found is None and not needed:
+        return None
+    name = found or names[0]
+    column_number(path, header, name)  # which says what is wrong with it
+    return name
+
+
+@dataclass(frozen=True)
+class _File:
+    """The lines of a table's file; `text` is given where its encoding is not UTF-8."""
+
+    path: Path
+    text: str | None
+
+    def lines(self) -> Iterator[str]:
+        if self.text is not None:
+            yield from io.StringIO(self.text, newline="")
+            return
+        with open(self.path, encoding="utf-8-sig", newline="") as file:
+            yield from file
+
+    def header(self, delimiter: str | None) -> list[str]:
+        if delimiter is not None:
+            return header_of(next(self.lines(), "").rstrip("\r\n"), delimiter)
+        keys: dict[str, None] = {}
+        for content in self.objects():
+            keys |= dict.fromkeys(content)
+        return list(keys)
+
+    def objects(self) -> Iterator[dict[str, object]]:
+        for number, line in enumerate(self.lines(), start=1):
+            if line.strip():
+                content = parse_json(self.path, line, what=f" line {number}")
+                if not isinstance(content, dict):
+                    raise UserError(
+                        f"{self.path}: line {number} is no JSON object, such as {{...}}"
+                    )
+                yield content
+
+
+@dataclass(frozen=True)
+class _Table:
+    """The rows of a file; without `delimiter` it is one of JSON lines."""
+
+    file: _File
+    folder: Path
+    delimiter: str | None
+    picture: str | None
+    caption: str | None
+    need_picture: bool
+
+    def __iter__(self) -> Iterator[Row]:
+        path = self.file.path
+        for number, (picture, caption) in enumerate(self._cells(), start=1):
+            try:
+                name, words = as_text(picture).strip(), as_text(caption)
+            except ValueError as error:
+                raise UserError(f"{path}: row {number}: a cell {error}") from None
+            if self.need_picture and not name:
+                raise UserError(f"{path}: row {number} has no picture in the column {self.picture}")
+            yield Row(name or str(number), self.folder / name if name else None, words)
+
+    def _cells(self) -> Iterator[tuple[object, object]]:
+        """Picture and caption of each row."""
+        columns = (self.picture, self.caption)
+        if self.delimiter is None:
+            for content in self.file.objects():
+                picture, caption = (content.get(column or "") for column in columns)
+                yield picture, caption
+            return
+        rows = delimited_rows(self.file.lines(), delimiter=self.delimiter)
+        header = next(rows, [])
+        numbers = [None if c is None else column_number(self.file.path, header, c) for c in columns]
+        for row in rows:
+            picture, caption = ("" if number is None else row[number] for number in numbers)
+            yield picture, caption

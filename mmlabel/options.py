@@ -1,0 +1,294 @@
+"""What options are made of: typed groups, their declarations as text, and messages for bad values.
+
+`settings.py` declares the options with the class `Group`. Everything said about them, in `--help`
+and in the answer to a mistake, is read off these declarations.
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import annotated_types
+from annotated_types import Ge, Gt, Lt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from mmlabel.errors import UserError, nearest
+
+
+class Group(BaseModel):
+    """One group of options, such as `lstm`. Unknown names and values of a wrong type are errors."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        allow_inf_nan=False,
+        validate_default=True,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+    )
+
+
+def _as_text(value: object) -> object:
+    """Hydra reads a name such as 2 as a number."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+Text = Annotated[str, BeforeValidator(_as_text)]
+Share = Annotated[float, Ge(0), Lt(1)]
+Positive = Annotated[float, Gt(0)]
+AtLeast0 = Annotated[float, Ge(0)]
+Count = Annotated[int, Ge(1)]
+Index = Annotated[int, Ge(0)]
+Decay = Annotated[float, Ge(0), Lt(1)]
+
+
+@dataclass(frozen=True)
+class Option:
+    """One declared option.
+
+    Attributes:
+        name: as a user types it ("lstm.layers").
+        kind: the choice of its group that it belongs to ("glove"); None where there is only one.
+        allowed: the values that it takes, in words.
+        default: its value when nothing is given; None where `required`.
+        required: whether it has no default.
+        sentence: what it does.
+        choice: whether it is what tells the kinds of its group apart, which the group's name sets.
+    """
+
+    name: str
+    kind: str | None
+    allowed: str
+    default: object
+    required: bool
+    sentence: str
+    choice: bool
+    field: FieldInfo
+
+
+def declared(group: type[Group], prefix: str = "", kind: str | None = None) -> Iterator[Option]:
+    """Every option of a group and of the groups in it, in the order of declaration."""
+    for name, field in group.model_fields.items():
+        parts = _groups_in(field.annotation)
+        for part in parts:
+            label = kind_of(part) if len(parts) > 1 else kind
+            yield from declared(part, f"{prefix}{name}.", label)
+        if not parts:
+            yield Option(
+                name=f"{prefix}{name}",
+                kind=kind,
+                allowed=allowed(field),
+                default=None if field.is_required() else field.get_default(),
+                required=field.is_required(),
+                sentence=" ".join((field.description or "").split()),
+                choice=name == discriminator(group),
+                field=field,
+            )
+
+
+def kind_of(group: type[Group]) -> str | None:
+    """The name that chooses this kind of its group ("glove"); None if it has no such name."""
+    name = discriminator(group)
+    return (
+        None if name is None else "|".join(map(str, get_args(group.model_fields[name].annotation)))
+    )
+
+
+def discriminator(group: type[Group]) -> str | None:
+    """The field that tells the kinds of a group apart."""
+    for name in ("kind", "name"):
+        field = group.model_fields.get(name)
+        if field is not None and get_origin(field.annotation) is Literal and field.is_required():
+            return name
+    return None
+
+
+def _groups_in(annotation: Any) -> list[type[Group]]:
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [group for part in get_args(annotation) for group in _groups_in(part)]
+    if get_origin(annotation) is not None and hasattr(annotation, "__metadata__"):
+        return _groups_in(get_args(annotation)[0])
+    is_group = isinstance(annotation, type) and issubclass(annotation, Group)
+    return [annotation] if is_group else []
+
+
+# ---- In words -------------------------------------------------------------------------------
+
+_TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+def allowed(field: FieldInfo) -> str:
+    """The values that a field takes: "a whole number, at least 1, or null"."""
+    texts, choices, nullable = [], [], False
+    for part, metadata in members(field.annotation, tuple(field.metadata)):
+        bounds = _bounds(metadata, is_list=get_origin(part) is list)
+        if part is type(None):
+            nullable = True
+        elif get_origin(part) is Literal:
+            choices += [str(choice) for choice in get_args(part)]
+        elif get_origin(part) is list:
+            item, item_metadata = next(members(get_args(part)[0], ()))
+            of = _bounds(item_metadata, is_list=False)
+            each = f", each {of}" if of else ""
+            texts.append(f"a list of {f'{bounds} ' if bounds else ''}{_plural(item)}{each}")
+        elif part in _TYPES:
+            texts.append(f"{_TYPES[part]}, {bounds}" if bounds else _TYPES[part])
+    if choices:
+        texts.append(choices[0] if len(choices) == 1 else f"one of {', '.join(choices)}")
+    text = "; or ".join(dict.fromkeys(texts))
+    return f"{text}, or null" if nullable else text
+
+
+def members(annotation: Any, metadata: tuple[object, ...]) -> Iterator[tuple[Any, tuple]]:
+    """The types that a value may have, each with what restricts it."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        for part in get_args(annotation):
+            yield from members(part, metadata)
+    elif hasattr(annotation, "__metadata__"):
+        yield from members(get_args(annotation)[0], (*metadata, *annotation.__metadata__))
+    else:
+        yield annotation, metadata
+
+
+def _plural(kind: Any) -> str:
+    words = _TYPES.get(kind, "value").removeprefix("a ")
+    return words if words == "text" else f"{words}s"
+
+
+def _bounds(metadata: tuple[object, ...], *, is_list: bool) -> str:
+    words = []
+    for item in metadata:
+        for part in getattr(item, "metadata", [item]):  # pydantic's Field holds several
+            if isinstance(part, annotated_types.Ge):
+                words.append(f"at least {part.ge}")
+            elif isinstance(part, annotated_types.Gt):
+                words.append(f"more than {part.gt}")
+            elif isinstance(part, annotated_types.Le):
+                words.append(f"at most {part.le}")
+            elif isinstance(part, annotated_types.Lt):
+                words.append(f"less than {part.lt}")
+            elif isinstance(part, annotated_types.MinLen):
+                words.append(str(part.min_length) if is_list else "not empty")
+    return " and ".join(words)
+
+
+def shown(value: object) -> str:
+    """A value as it is typed on the command line."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list | tuple):
+        return f"[{','.join(shown(item) for item in value)}]"
+    text = str(value)
+    return text if len(text) <= 200 else f"{text[:200]}…"
+
+
+# ---- Messages -------------------------------------------------------------------------------
+
+
+def message(error: ValidationError, group: type[Group]) -> str:
+    """One message for the first thing that is wrong, naming the option as a user would type it."""
+    details = error.errors()
+    # A value that fits none of a union's types is listed once for each of them.
+    return _message(details[0], group)
+
+
+def _message(problem: ErrorDetails, group: type[Group]) -> str:
+    if problem["type"] == "user":
+        return problem["msg"]
+    name, field, owner = _place(problem["loc"], group)
+    if problem["type"] == "extra_forbidden":
+        return unknown(name, group, owner)
+    if problem["type"] == "missing" and field is not None:
+        return f"{name} must be given: {name}=VALUE ({allowed(field)})"
+    value = problem["input"]
+    if problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        kinds = problem.get("ctx", {}).get("expected_tags", "").replace("'", "").split(", ")
+        tag = str(problem.get("ctx", {}).get("tag", ""))
+        return f'there is no {name}="{tag}"{nearest(tag, kinds)}'
+    if problem["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        return f"{name}={shown(value)}: this is a group of options, choose {name}=NAME"
+    if field is None:
+        return f"{name}: {problem['msg']}"
+    hint = ""
+    if isinstance(value, str):
+        choices = [
+            str(choice)
+            for part, _ in members(field.annotation, ())
+            if get_origin(part) is Literal
+            for choice in get_args(part)
+        ]
+        close = nearest(value, choices) if choices else ""
+        hint = close if "did you mean" in close else ""
+    return f"{name}={shown(value)}: give {allowed(field)}{hint}"
+
+
+def _place(
+    loc: tuple[int | str, ...], group: type[Group]
+) -> tuple[str, FieldInfo | None, type[Group]]:
+    """The option's name, its declaration (if any) and its group, for pydantic's path to it."""
+    parts: list[str] = []
+    candidates = [group]
+    field = None
+    for item in loc:
+        chosen = [c for c in candidates if kind_of(c) and item in str(kind_of(c)).split("|")]
+        if len(candidates) > 1 and chosen:
+            # Of a group with kinds, pydantic's path names the kind before the option.
+            candidates = chosen
+            continue
+        owner = next((c for c in candidates if item in c.model_fields), None)
+        if owner is None:
+            parts.append(str(item))
+            return ".".join(parts), None, candidates[0]
+        parts.append(str(item))
+        field = owner.model_fields[str(item)]
+        candidates = _groups_in(field.annotation)
+        if not candidates:
+            return ".".join(parts), field, owner
+    return ".".join(parts), field, candidates[0] if candidates else group
+
+
+def unknown(name: str, group: type[Group], owner: type[Group] | None = None) -> str:
+    """What to say of an option that does not exist; `owner`: the kind of group it was given to."""
+    options = list(declared(group))
+    if kinds := [option.kind for option in options if option.name == name and option.kind]:
+        prefix = name.split(".")[0]
+        others = ", ".join(kinds).replace("|", ", ")
+        chosen = f"{prefix}={kind_of(owner)}" if owner and kind_of(owner) else f"this {prefix}"
+        return f"{name} does not exist with {chosen} (only with {prefix}={others}): leave it out"
+    names = [option.name for option in options if not option.choice]
+    return f'there is no option "{name}"{_nearest_option(name, [*names, *group.model_fields])}'
+
+
+def _nearest_option(name: str, names: Sequence[str]) -> str:
+    prefix, _, leaf = name.rpartition(".")
+    leaves = {option: option.rsplit(".", 1)[-1] for option in names}
+    same = [option for option in names if leaves[option] == leaf]
+    # "epochs" for trainer.max_epochs: the most, rather than the least, is meant.
+    part = [option for option in names if leaf in leaves[option].split("_") and not prefix]
+    part.sort(key=lambda option: ("max" not in leaves[option], len(option)))
+    group = [option for option in names if option.startswith(f"{prefix}.") and prefix]
+    close = difflib.get_close_matches(name, group or names, n=1, cutoff=0.75)
+    for found in [*same, *part, *close]:
+        return f'; did you mean "{found}"?'
+    if group:
+        return f"; there are {', '.join(dict.fromkeys(group))}"
+    (found,) = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
+    return f'; the nearest is "{found}", and python train.py --help lists all'
+
+
+def validate(group: type[Group], values: Mapping[str, object]) -> Any:
+    """An instance of `group` with these plain values.
+
+    Raises UserError with one message for the first thing that is wrong.
+    """
+    try:
+        return group.model_validate(values)
+    except ValidationError as error:
+        raise UserError(message(error, group)) from None

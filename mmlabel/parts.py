@@ -1,0 +1,246 @@
+"""The parts of a run: its data and its classifier, put together from settings."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_lightning.utilities.types import LRSchedulerConfigType
+
+from mmlabel.cache import cache_folder
+from mmlabel.checkpoint import Checkpoint, content, load_classifier
+from mmlabel.classifier import Classifier
+from mmlabel.criterion import MeanOverKnown, positive_weights
+from mmlabel.data.datamodule import CaptionedPictures, StoredFeatures
+from mmlabel.data.labels import label_summary
+from mmlabel.data.prepare import (
+    PreparedData,
+    with_captions,
+    with_known_words,
+    without_captions,
+)
+from mmlabel.errors import UserError
+from mmlabel.losses import Bce
+from mmlabel.models.build import BackboneSource, FrozenFeatures, build_network
+from mmlabel.models.detectors import load_detector
+from mmlabel.optimizers import build_optimizer, build_scheduler
+from mmlabel.resuming import check_rows
+from mmlabel.settings import Settings
+
+log = logging.getLogger("mmlabel")
+
+
+@dataclass(frozen=True)
+class Run:
+    """The parts of a run.
+
+    Attributes:
+        prepared: rows, splits, captions, word vectors.
+        data: their batches.
+        classifier: what is trained or evaluated.
+        pretrained: where the weights of its parts come from, in words.
+    """
+
+    prepared: PreparedData
+    data: CaptionedPictures
+    classifier: Classifier
+    pretrained: dict[str, str]
+
+
+def build(settings: Settings, resumed: Checkpoint | None, *, wandb_id: str | None) -> Run:
+    """The data, and a classifier for it: a new one, or the one to be evaluated."""
+    loaded = None
+    if not settings.train:
+        assert settings.ckpt_path is not None
+        loaded, _ = load_classifier(settings.ckpt_path)
+    prepared = prepare(settings, resumed)
+    detector = None
+    if settings.detector is not None:
+        detector = load_detector(**settings.detector.model_dump(), label_names=prepared.label_names)
+    backbone = None
+    if settings.backbone is not None and loaded is None:
+        backbone = BackboneSource(
+            settings.backbone, seed=settings.seed, on_missing=settings.data.on_missing
+        )
+        prepared.note(backbone.weights.note)
+    stored = None
+    if backbone and settings.features and settings.features.mode != "off" and backbone.frozen:
+        chosen = settings.features
+        stored = StoredFeatures(
+            extractor=FrozenFeatures(backbone, chosen.engine, chosen.precision),
+            storage=chosen.storage,
+            batch_size=chosen.batch_size,
+            workers=chosen.workers,
+        )
+    data = CaptionedPictures(
+        prepared,
+        looks_at_pictures="image" in settings.inputs,
+        image_size=settings.data.image_size,
+        upright=settings.data.upright,
+        batch_size=settings.data.batch_size,
+        workers=settings.data.workers,
+        on_bad_image=settings.data.on_bad_image,
+        seed=settings.seed,
+        group_by_length=settings.captions is not None and settings.captions.group_by_length,
+        cache_dir=cache_folder(settings.cache_dir),
+        stored=stored,
+        detector=detector,
+    )
+    if loaded is not None:
+        assert resumed is not None
+        if settings.threshold is not None:
+            loaded.answer_at(settings.threshold)
+        if resumed.rows is not None:
+            loaded.rows_trained = len(resumed.rows["train"].ids)
+        return Run(prepared, data, loaded, resumed.pretrained)
+    words = prepared.embeddings
+    pretrained = {
+        "backbone": backbone.weights.description if backbone else "not used",
+        "embedding": words.source if words else "not used",
+        "detector": f"{detector.name}, {detector.weights_used}" if detector else "not used",
+    }
+    classifier = new_classifier(
+        settings,
+        prepared,
+        backbone=backbone,
+        stored=stored is not None,
+        content=content(settings, prepared, pretrained=pretrained, wandb_id=wandb_id),
+    )
+    return Run(prepared, data, classifier, pretrained)
+
+
+def prepare(settings: Settings, resumed: Checkpoint | None) -> PreparedData:
+    """Rows, splits, captions and word vectors, as the model or the checkpoint needs them."""
+    cache_dir = cache_folder(settings.cache_dir)
+    annotations = settings.data.read(
+        cache_dir=cache_dir,
+        require_pictures="image" in settings.inputs,
+        require_captions="caption" in settings.inputs,
+    )
+    if settings.data.name == "csv":
+        for line in label_summary(annotations):
+            log.info("%s", line)
+    rows = settings.data.divide(annotations, cache_dir=cache_dir)
+    if resumed is not None and annotations.label_names != resumed.label_names:
+        raise UserError(
+            f"the checkpoint knows the labels {', '.join(filter(None, resumed.label_names))}, the"
+            f" data has {', '.join(filter(None, annotations.label_names))}"
+        )
+    if settings.train and len(rows["train"]) == 1 and settings.has_batch_norm:
+        raise UserError(
+            "the training split has 1 row: batch norm cannot train on one row at a time; use more"
+            " rows, or model.head.batch_norm=false"
+        )
+    captions, embedding = settings.captions, settings.embedding
+    if captions is None or embedding is None:
+        prepared = without_captions(annotations, rows, resumed and resumed.vocabulary)
+    elif resumed is not None and not settings.train:
+        prepared = with_known_words(
+            annotations, rows, resumed.vocabulary, max_length=captions.max_length
+        )
+    else:
+        prepared = with_captions(
+            annotations,
+            rows,
+            **captions.model_dump(exclude={"group_by_length"}),
+            embedding=embedding.model_dump(exclude={"frozen", "dropout"}),
+            seed=settings.seed,
+            cache_dir=cache_dir,
+            on_missing=settings.data.on_missing,
+        )
+    for note in annotations.notes:
+        prepared.note(note)
+    if resumed is not None:
+        check_rows(resumed, prepared, settings)
+    return prepared
+
+
+def new_classifier(
+    settings: Settings,
+    prepared: PreparedData,
+    *,
+    backbone: BackboneSource | None,
+    stored: bool,
+    content: dict[str, Any],
+) -> Classifier:
+    """An untrained classifier for prepared data; `stored`: without the backbone in its network."""
+    targets, order, words = (
+        prepared.training_targets,
+        prepared.training_label_order,
+        prepared.embeddings,
+    )
+    image_features = backbone.width if backbone else None
+    if settings.detector is not None:
+        image_features = prepared.annotations.num_labels
+    embedding = settings.embedding
+    network = build_network(
+        settings.model,
+        num_labels=prepared.annotations.num_labels,
+        image_features=image_features,
+        backbone=None if stored or backbone is None else backbone.backbone,
+        lstm=settings.lstm,
+        decoder=settings.decoder,
+        num_words=len(prepared.vocabulary),
+        embedding_dim=words.matrix.shape[1] if words else None,
+        embeddings=torch.from_numpy(words.matrix) if words else None,
+        freeze_embeddings=bool(words and words.pretrained and getattr(embedding, "frozen", False)),
+        embedding_dropout=embedding.dropout if embedding else 0.0,
+        label_frequency=targets.sum(axis=0),
+        given_order=None if order is None else torch.from_numpy(order),
+    )
+    return Classifier(
+        network=network,
+        criterion=criterion_for(settings, targets, prepared.training_known),
+        label_names=prepared.label_names,
+        threshold=settings.answers_at,
+        seed=settings.seed,
+        configure=optimizer_for(settings),
+        content=content,
+        backbone=backbone if stored else None,
+    )
+
+
+def criterion_for(
+    settings: Settings, targets: np.ndarray, known: np.ndarray | None
+) -> torch.nn.Module:
+    """The loss; a model that has one of its own is evaluated with plain cross-entropy."""
+    if settings.loss is None:
+        return MeanOverKnown(Bce(name="bce"))
+    return MeanOverKnown(settings.loss, pos_weight=positive_weights(targets, known))
+
+
+def optimizer_for(settings: Settings) -> Callable[[list[torch.nn.Parameter], int], Any] | None:
+    """Builds the optimizer and schedule of given parameters over so many steps."""
+    chosen = settings.optimizer
+    if chosen is None:
+        return None
+
+    def configure(parameters: list[torch.nn.Parameter], steps: int) -> dict[str, Any]:
+        optimizer = build_optimizer(parameters, **chosen.model_dump())
+        schedule = scheduler_for(settings)(optimizer, steps)
+        return {"optimizer": optimizer} | ({"lr_scheduler": schedule} if schedule else {})
+
+    return configure
+
+
+def scheduler_for(
+    settings: Settings,
+) -> Callable[[torch.optim.Optimizer, int], LRSchedulerConfigType | None]:
+    """Builds the schedule of an optimizer over so many steps."""
+    chosen = settings.scheduler
+
+    def schedule(optimizer: torch.optim.Optimizer, steps: int) -> LRSchedulerConfigType | None:
+        assert chosen is not None
+        return build_scheduler(
+            optimizer,
+            **chosen.model_dump(),
+            steps=steps,
+            monitor=settings.monitor,
+            mode=settings.monitor_mode,
+        )
+
+    return schedule

@@ -1,0 +1,254 @@
+"""A trained network for use: pictures and captions in, labels by name out."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mmlabel.checkpoint import load_classifier
+from mmlabel.data.batches import Batch
+from mmlabel.data.captions import EncodedCaptions, encode_texts
+from mmlabel.data.pictures import BadPicture, as_rgb, decode, read_picture
+from mmlabel.data.transforms import stack_views, views_of
+from mmlabel.errors import UserError
+from mmlabel.models.backbones import Backbone
+from mmlabel.models.engines import Engine, Extract, build_extract, choose_engine
+
+Picture = str | Path | bytes | Image.Image | np.ndarray
+Seen = Tensor | list[Image.Image]  # (B, 3, S, S) uint8 for a backbone, pictures for a detector
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model answers to one picture, caption or both.
+
+    Attributes:
+        labels: names of the labels that it has.
+        probabilities: of every label, by name, 0..1.
+    """
+
+    labels: list[str]
+    probabilities: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Look:
+    """How pictures are made ready, which any process can do without the network.
+
+    Attributes:
+        size: side in px of the squares that a backbone sees; None: a detector sees all of it.
+        upright: whether pictures are turned as their EXIF data says.
+    """
+
+    size: int | None
+    upright: bool
+
+    def __call__(self, picture: Picture) -> np.ndarray | Image.Image:
+        """The view (1, 3, S, S) uint8 of a picture, or the picture in RGB. Raises BadPicture."""
+        if isinstance(picture, str | Path):
+            name, rgb = picture, decode(read_picture(picture), picture, upright=self.upright)
+        else:
+            name = "the picture given"
+            rgb = _rgb(picture, name, upright=self.upright)
+        if self.size is None:
+            return rgb
+        return views_of(rgb, path=name, size=self.size, flips=[False])
+
+
+def _rgb(picture: bytes | Image.Image | np.ndarray, name: str, *, upright: bool) -> Image.Image:
+    if isinstance(picture, bytes):
+        return decode(picture, name, upright=upright)
+    if isinstance(picture, np.ndarray):
+        colour = picture.ndim == 3 and picture.shape[2] in (3, 4)
+        if picture.dtype != np.uint8 or not (picture.ndim == 2 or colour) or not picture.size:
+            raise BadPicture(
+                name,
+                f"an array of {picture.dtype} of shape {picture.shape}, where uint8 of shape"
+                " (height, width), (height, width, 3) or (height, width, 4) is expected",
+            )
+        picture = Image.fromarray(picture)
+    elif not isinstance(picture, Image.Image):
+        raise BadPicture(name, f"a {type(picture).__name__}, no path, bytes, PIL picture or array")
+    try:
+        return as_rgb(picture, upright=upright)
+    except Exception as error:  # a lazily opened picture may be damaged in any way
+        raise BadPicture(name, str(error) or type(error).__name__) from error
+
+
+class Predictor:
+    """A checkpoint's network, ready to label pictures with captions.
+
+    Args:
+        checkpoint: best.ckpt of a run.
+        device: where it runs, such as "cuda"; None: a GPU if there is one.
+        fastest: whether what computes features fastest is used, which takes seconds to make ready.
+
+    Attributes:
+        label_names: of the labels that it can answer.
+        label_numbers: their numbers in the data set.
+        thresholds: (L,) the probability at which each is answered.
+        settings: of the run.
+
+    Raises UserError for what is no checkpoint.
+    """
+
+    def __init__(
+        self, checkpoint: str | Path, *, device: str | None = None, fastest: bool = False
+    ) -> None:
+        classifier, read = load_classifier(checkpoint)
+        self.settings = read.settings
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.label_numbers = [n for n, name in enumerate(read.label_names) if name]
+        self.label_names = [read.label_names[n] for n in self.label_numbers]
+        threshold = np.asarray(classifier.threshold, dtype=np.float32)
+        every = np.broadcast_to(threshold, len(read.label_names))
+        self.thresholds = every[self.label_numbers]
+        self._classifier = classifier.to(self.device)
+        self._vocabulary = read.vocabulary
+        self._all_names = read.label_names
+        self._fastest = fastest
+        self.notes: list[str] = []  # of the captions read so far, each once
+
+    @property
+    def looks_at_pictures(self) -> bool:
+        """Whether pictures decide."""
+        return "image" in self.settings.inputs
+
+    @property
+    def looks_at_captions(self) -> bool:
+        """Whether captions decide."""
+        return "caption" in self.settings.inputs
+
+    @property
+    def look(self) -> Look:
+        """How this network's pictures are made ready."""
+        data = self.settings.data
+        if self.settings.detector is not None:
+            return Look(size=None, upright=True)
+        return Look(size=data.image_size, upright=data.upright)
+
+    @overload
+    def predict(self, picture: Picture | None = None, caption: str | None = None) -> Prediction: ...
+
+    @overload
+    def predict(
+        self, picture: Sequence[Picture], caption: Sequence[str | None] | None = None
+    ) -> list[Prediction]: ...
+
+    @overload
+    def predict(self, picture: None = None, *, caption: Sequence[str]) -> list[Prediction]: ...
+
+    def predict(self, picture=None, caption=None):
+        """The labels of a picture with its caption, or of each in a list.
+
+        A picture is a path, the bytes of a file, a PIL picture or an array (height, width, 3)
+        uint8. A model of both halves reads a missing caption as an empty one.
+
+        Raises UserError for a picture that cannot be read, for one or a caption that is missing
+        where nothing else decides, and for lists of different lengths.
+        """
+        if not isinstance(picture, list | tuple) and not isinstance(caption, list | tuple):
+            return self._predict([picture], [caption])[0]
+        count = max(len(half) for half in (picture, caption) if isinstance(half, list | tuple))
+        pictures = [None] * count if picture is None else picture
+        captions = [None] * count if caption is None else caption
+        for name, values in (("pictures", pictures), ("captions", captions)):
+            if not isinstance(values, list | tuple) or len(values) != count:
+                raise UserError(f"give as many {name} as there are rows ({count}), in a list")
+        return self._predict(pictures, captions)
+
+    def _predict(
+        self, pictures: Sequence[Picture | None], captions: Sequence[str | None]
+    ) -> list[Prediction]:
+        found: list[Prediction] = []
+        for at in range(0, len(captions), BATCH):
+            seen, texts = None, captions[at : at + BATCH]
+            if self.looks_at_pictures:
+                seen = join([self._seen(picture) for picture in pictures[at : at + BATCH]])
+            elif None in texts:
+                raise UserError("this model looks at captions alone: give one")
+            found += map(self.prediction, self.probabilities(seen, [text or "" for text in texts]))
+        return found
+
+    def _seen(self, picture: Picture | None) -> np.ndarray | Image.Image:
+        if picture is None:
+            raise UserError("this model looks at pictures: give one")
+        try:
+            return self.look(picture)
+        except BadPicture as error:
+            raise UserError(f"{error.path} is not a readable picture ({error.reason})") from None
+
+    def prediction(self, probabilities: np.ndarray) -> Prediction:
+        """The answer that follows from probabilities (L,)."""
+        answered = zip(self.label_names, probabilities >= self.thresholds, strict=True)
+        by_name = dict(zip(self.label_names, map(float, probabilities), strict=True))
+        return Prediction([name for name, answer in answered if answer], by_name)
+
+    @torch.inference_mode()
+    def probabilities(self, seen: Seen | None, captions: Sequence[str]) -> np.ndarray:
+        """Probabilities (B, L) float32 of pictures as `look` and `join` make them ready."""
+        encoded = self._encode(captions)
+        every = np.arange(len(captions))
+        batch = Batch(
+            image=None if seen is None else self._features(seen),
+            tokens=torch.from_numpy(encoded.pad(every)).to(self.device),
+            lengths=torch.from_numpy(encoded.lengths),
+            targets=torch.zeros(len(captions), len(self._all_names), device=self.device),
+            rows=torch.arange(len(captions), device=self.device),
+            ids=[],
+        )
+        logits = self._classifier(batch)[:, self.label_numbers]
+        return logits.float().sigmoid().cpu().numpy()
+
+    def _encode(self, captions: Sequence[str]) -> EncodedCaptions:
+        settings = self.settings.captions
+        if settings is None or not any(captions):
+            return EncodedCaptions.empty(len(captions))
+        encoded = encode_texts(captions, self._vocabulary, max_length=settings.max_length)
+        self.notes += [note for note in encoded.notes if note not in self.notes]
+        return encoded
+
+    def _features(self, seen: Seen) -> Tensor:
+        if isinstance(seen, list):
+            return torch.from_numpy(self._detector.scores(seen)).to(self.device)  # (B, num_labels)
+        return self._extract(seen.to(self.device))  # (B, F)
+
+    @cached_property
+    def _detector(self):
+        from mmlabel.models.detectors import load_detector
+
+        assert self.settings.detector is not None
+        options = self.settings.detector.model_dump()
+        detector = load_detector(**options, label_names=self._all_names)
+        detector.load()
+        return detector
+
+    @cached_property
+    def _extract(self) -> Extract:
+        settings, features = self.settings, self.settings.features
+        # In the precision of the features that the network was trained on.
+        stored = features is not None and features.mode != "off" and settings.frozen_backbone
+        precision = features.precision if features is not None and stored else "float32"
+        engine = Engine("torch", precision)
+        if self._fastest and features is not None:
+            engine = choose_engine(features.engine, precision=precision, device=self.device)
+        backbone = self._classifier.get_submodule("network.encoders.image.backbone")
+        assert isinstance(backbone, Backbone)
+        size = settings.data.image_size
+        return build_extract(backbone, engine, device=self.device, size=size)
+
+
+def join(looks: Iterable[np.ndarray | Image.Image]) -> Seen:
+    """What a network is given of several pictures."""
+    views = [look for look in looks if isinstance(look, np.ndarray)]
+    return (
+        stack_views(views) if views else [look for look in looks if isinstance(look, Image.Image)]
+    )

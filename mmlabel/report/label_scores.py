@@ -1,0 +1,69 @@
+"""How well labels are answered one by one, and which are taken for which."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class PrecisionRecall(NamedTuple):
+    """The curve of one label: a point for each probability that was given, from high to low."""
+
+    thresholds: np.ndarray
+    precision: np.ndarray
+    recall: np.ndarray
+
+    @property
+    def average_precision(self) -> float:
+        """Mean of the precision over the steps of the recall: scikit-learn's, not interpolated."""
+        return float(np.sum(np.diff(self.recall, prepend=0.0) * self.precision))
+
+    @property
+    def best_threshold(self) -> float:
+        """Where F1 is highest; 1 if nothing answered is right at any threshold."""
+        total = self.precision + self.recall
+        f1 = 2 * self.precision * self.recall / np.where(total > 0, total, 1)
+        return float(self.thresholds[f1.argmax()])
+
+
+def precision_recall(targets: np.ndarray, probs: np.ndarray) -> PrecisionRecall:
+    """The curve of one label.
+
+    Args:
+        targets: (N,) bool, at least one of them true.
+        probs: (N,) float, 0..1.
+    """
+    order = np.argsort(-probs, kind="stable")
+    hits = np.cumsum(targets[order])
+    answered = np.arange(1, len(order) + 1)
+    last = np.append(np.flatnonzero(np.diff(probs[order])), len(order) - 1)  # of equal ones
+    return PrecisionRecall(
+        thresholds=probs[order][last],
+        precision=hits[last] / answered[last],
+        recall=hits[last] / hits[-1],
+    )
+
+
+def calibration_error(targets: np.ndarray, probs: np.ndarray, *, bins: int = 10) -> float:
+    """Expected calibration error over all decisions (Naeini, Cooper & Hauskrecht, 2015).
+
+    The distance between the probability given and the share that is true, in bins of equal width,
+    weighted by the decisions in them: 0..1, 0 is best.
+
+    Args:
+        targets: (D,) bool, one for each decision, a row and a label.
+        probs: (D,) float, 0..1.
+        bins: how many.
+    """
+    place = np.minimum((probs * bins).astype(int), bins - 1)
+    gaps = np.bincount(place, probs - targets, bins)
+    return float(np.abs(gaps).sum() / probs.size)
+
+
+def taken_for(targets: np.ndarray, answers: np.ndarray) -> np.ndarray:
+    """(K, K) int: in how many rows label i was missed and label j was answered wrongly.
+
+    Args:
+        targets, answers: (N, K) bool.
+    """
+    missed, extra = targets & ~answers, answers & ~targets
+    return missed.astype(int).T @ extra.astype(int)

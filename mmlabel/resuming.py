@@ -1,0 +1,269 @@
+"""What a run may change of the checkpoint that it goes on from or evaluates, and what it may not.
+
+A score means its rows and its options: whatever the command line says against those of the
+checkpoint is refused, naming both. Where things are and how the work is done may change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mmlabel.checkpoint import Checkpoint, SplitRecord, hashes, record_rows
+from mmlabel.data.prepare import PreparedData
+from mmlabel.errors import UserError
+from mmlabel.options import shown
+from mmlabel.settings import Settings, differing, flatten, read_settings
+
+# ---- Options --------------------------------------------------------------------------------
+
+# Of this command line, whether given or not: what it asks for, and where its own files are.
+_ASKED = ("train", "ckpt_path", "resume_lr", "cache_dir", "data.allow_other_rows")
+_ASKED_EVALUATING = (*_ASKED, "test", "report", "name", "study")
+# What a command line may change: where things are and how the work is done, but not its meaning.
+_MACHINERY = (
+    "test", "report", "name", "study", "logger", "callbacks",
+    "data.workers", "data.on_bad_image", "data.on_missing",
+    "features.mode", "features.workers", "features.batch_size",
+    "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy",
+    "trainer.profiler", "trainer.detect_anomaly", "trainer.log_every_n_steps",
+    "trainer.benchmark", "trainer.deterministic",
+)  # fmt: skip
+_EVALUATING = (
+    *_MACHINERY, "threshold", "data.batch_size", "trainer.limit_test_batches",
+    "trainer.limit_val_batches", "trainer.precision",
+)  # fmt: skip
+_RESUMING = (
+    *_MACHINERY, "patience", "trainer.max_epochs", "trainer.max_steps", "trainer.max_time",
+)  # fmt: skip
+# Where the rows are: they may lie somewhere else, and are compared when they have been read.
+_FILES = ("data.root", "data.file", "data.splits", "data.instances", "data.captions")
+# Options of the data that belong to the network: what it sees of a picture.
+_SEEN = ("data.image_size", "data.upright")
+# Files of these groups may set any option.
+_ANY_OPTION = ("experiment", "debug", "hparams_search")
+
+
+def with_checkpoint(
+    settings: Settings,
+    checkpoint: Checkpoint,
+    *,
+    overrides: Sequence[str],
+    set_in_files: Iterable[str] | None = None,
+) -> Settings:
+    """The checkpoint's settings, with what the command line may change of them.
+
+    Args:
+        settings: of the command line.
+        checkpoint: to be evaluated, or resumed from if `settings.train`.
+        overrides: of the command line ("lstm.layers=2", "backbone=vgg16").
+        set_in_files: the options set by the files that it names (experiment=NAME); None: not
+            known, then those that are not their defaults.
+
+    Raises UserError for a given option that has another value than the checkpoint's and may not.
+    """
+    own, asked = checkpoint.settings.plain(), settings.plain()
+    flat_own, flat_asked = flatten(own), flatten(asked)
+    files = _FILES if checkpoint.rows is not None else _FILES[:1]
+    always = _ASKED if settings.train else _ASKED_EVALUATING
+    may_change = (*always, *files, *(_RESUMING if settings.train else _EVALUATING))
+    other_rows = settings.data.allow_other_rows
+    kept = own
+    for name, value in _given(settings, flat_asked, overrides, set_in_files).items():
+        theirs = flat_own.get(name)
+        rows = name.startswith("data.") and name not in _SEEN
+        if _is_among(name, may_change) or (other_rows and rows):
+            _put(kept, name, value)
+        elif not _is_same(value, theirs):
+            raise UserError(
+                f"{_as_typed(name, value)}, but the checkpoint was trained with"
+                f" {_as_typed(name, theirs)}: leave the option out, or give the same"
+                f"{_hint(name, rows=rows, training=settings.train)}"
+            )
+    for name in always:
+        _put(kept, name, _get(asked, name))
+    if not settings.train and "threshold" not in _keys(overrides) and checkpoint.calibrated:
+        kept["threshold"] = None  # the checkpoint's own, whether it was given or found
+    if kept["data"]["name"] != flat_own["data.name"]:
+        kept["data"] = asked["data"] | {name.partition(".")[2]: flat_own[name] for name in _SEEN}
+    return read_settings(kept)
+
+
+def _given(
+    settings: Settings,
+    asked: Mapping[str, Any],
+    overrides: Sequence[str],
+    set_in_files: Iterable[str] | None,
+) -> dict[str, Any]:
+    """The options that a command line sets, and their values, the kinds of groups first.
+
+    Of a group that is chosen ("optimizer=adam") these are the kind and what is not its default.
+    """
+    keys, given = _keys(overrides), {}
+    groups = {key for key in keys if "." not in key}
+    if set_in_files is None and groups & set(_ANY_OPTION):
+        set_in_files = differing(settings)
+    chosen = differing(settings)
+    for name, value in asked.items():
+        group = name.split(".")[0]
+        # A logger that is not chosen is left out by that.
+        if group in groups and (name in chosen or group in ("logger", "callbacks")):
+            given[name] = value
+    for item, key in zip(overrides, keys, strict=True):
+        if "." in key:
+            # Of a group that the command line's own model does not use there is but the text.
+            inner = {name: value for name, value in asked.items() if _is_among(name, [key])}
+            given |= inner or {key: item.partition("=")[2]}
+        elif key in asked:
+            given[key] = asked[key]
+    given |= {name: asked[name] for name in set_in_files or () if name in asked}
+    return dict(sorted(given.items(), key=lambda pair: not pair[0].endswith((".name", ".kind"))))
+
+
+def _keys(overrides: Sequence[str]) -> list[str]:
+    return [item.lstrip("+~").split("=", 1)[0].split("@")[0] for item in overrides]
+
+
+def _is_same(value: object, theirs: object) -> bool:
+    # trainer.limit_train_batches=1 is one batch, 1.0 all of them; text may stand for any value.
+    return (value == theirs and type(value) is type(theirs)) or value == shown(theirs)
+
+
+def _hint(name: str, *, rows: bool, training: bool) -> str:
+    if rows and not training:
+        return (
+            "; data.allow_other_rows=true evaluates all the same, without the rows that it was"
+            " trained on"
+        )
+    if training and name in ("optimizer.lr", "scheduler.name"):
+        return "; resume_lr=RATE goes on at another learning rate"
+    return ""
+
+
+def _as_typed(name: str, value: object) -> str:
+    """ "optimizer.name" is what optimizer=NAME sets."""
+    group, _, option = name.partition(".")
+    return f"{group if option in ('name', 'kind') else name}={shown(value)}"
+
+
+def _is_among(name: str, names: Iterable[str]) -> bool:
+    return any(name == one or name.startswith(f"{one}.") for one in names)
+
+
+def _get(values: Mapping[str, Any], name: str) -> Any:
+    for part in name.split("."):
+        values = values[part]
+    return values
+
+
+def _put(values: dict[str, Any], name: str, value: Any) -> None:
+    *groups, option = name.split(".")
+    for group in groups:
+        if not isinstance(values.get(group), dict):
+            values[group] = {}
+        values = values[group]
+    values[option] = value
+
+
+def check_length(settings: Settings, checkpoint: Checkpoint) -> None:
+    """Raise UserError if a resumed run cannot have the epochs that it is asked for."""
+    trainer, planned = settings.trainer, checkpoint.settings.trainer
+    if trainer.max_epochs is not None and trainer.max_epochs < checkpoint.epochs:
+        raise UserError(
+            f"trainer.max_epochs={trainer.max_epochs}, but {checkpoint.path} has trained"
+            f" {checkpoint.epochs} epochs already: give more"
+        )
+    schedule = settings.scheduler.name if settings.scheduler else "none"
+    if schedule not in ("one_cycle", "cosine") or settings.resume_lr is not None:
+        return
+    for name in ("max_epochs", "max_steps"):
+        if getattr(trainer, name) != getattr(planned, name):
+            rate = settings.optimizer.lr if settings.optimizer else 0
+            raise UserError(
+                f"trainer.{name}={shown(getattr(trainer, name))}, but scheduler={schedule} was laid"
+                f" out for trainer.{name}={shown(getattr(planned, name))}, and its rate ends there:"
+                f" resume with the same, or add resume_lr={rate:g} (or another rate) for a fresh"
+                f" {schedule} over the epochs that are left"
+            )
+
+
+# ---- Rows -----------------------------------------------------------------------------------
+
+
+def check_rows(checkpoint: Checkpoint, prepared: PreparedData, settings: Settings) -> None:
+    """See that the data's splits are those of the checkpoint's run.
+
+    With data.allow_other_rows they may differ: then the rows that the run was trained or selected
+    on are left out of what is scored, and it is noted.
+
+    Raises UserError where they differ and may not, or nothing is left to score.
+    """
+    if checkpoint.rows is None:
+        prepared.note(
+            "this checkpoint is of an earlier version and does not say which rows it was trained"
+            " on: the scores are of other rows only if the data and its splits are unchanged"
+        )
+        return
+    changed = list(_changed(record_rows(prepared), checkpoint.rows, settings))
+    if not changed:
+        return
+    if not settings.data.allow_other_rows:
+        hint = (
+            "restore it"
+            if settings.train
+            else "data.allow_other_rows=true evaluates all the same, without the rows that it was"
+            " trained on"
+        )
+        raise UserError(
+            f"{_elsewhere(checkpoint.settings, settings)}the data's {_listed(changed)} are not"
+            f" those that {checkpoint.path} was trained, selected and tested with; {hint}"
+        )
+    _leave_out_known(checkpoint.rows, prepared)
+    if settings.test and not len(prepared.rows["test"]):
+        raise UserError(
+            f"no row is left in the test split that {checkpoint.path} was not trained or selected"
+            " on"
+        )
+
+
+def _changed(
+    ours: Mapping[str, SplitRecord], theirs: Mapping[str, SplitRecord], settings: Settings
+) -> Iterable[str]:
+    for split in ours:
+        if split not in theirs or ours[split].digest != theirs[split].digest:
+            yield f"{split} rows"
+        elif "caption" in settings.inputs and ours[split].captions != theirs[split].captions:
+            yield f"captions of the {split} rows"
+
+
+def _elsewhere(own: Settings, settings: Settings) -> str:
+    """What is said of files that are not the checkpoint's."""
+    before, now = flatten(own.plain()), flatten(settings.plain())
+    moved = [name for name in _FILES if name in now and now[name] != before.get(name)]
+    if not moved:
+        return "the files have changed: "
+    said = [
+        f"{name}={shown(now[name])} (the checkpoint's: {shown(before.get(name))})" for name in moved
+    ]
+    return f"{', '.join(said)}: "
+
+
+def _leave_out_known(known: Mapping[str, SplitRecord], prepared: PreparedData) -> None:
+    seen = np.concatenate(
+        [known[split].ids.numpy() for split in ("train", "val") if split in known]
+    )
+    trained = np.flatnonzero(np.isin(hashes(prepared.annotations.ids), seen))
+    scored = np.concatenate([prepared.rows["val"], prepared.rows["test"]])
+    prepared.note(
+        f"data.allow_other_rows: scored on other rows than the checkpoint's run; of {len(scored)}"
+        f" validation and test rows, {len(np.intersect1d(trained, scored))} that it was trained or"
+        " selected on are left out"
+    )
+    for split in ("val", "test"):
+        prepared.rows[split] = np.setdiff1d(prepared.rows[split], trained)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))

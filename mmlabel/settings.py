@@ -1,0 +1,272 @@
+"""A run's options: one class a group, with types, ranges, choices, defaults and a sentence each.
+
+A composed configuration becomes `Settings` before anything is read, built or fetched. Whatever can
+be known to be wrong by then is refused here, where the message can name the option; the parts below
+get their own group or plain keyword arguments. An option that cannot matter is not there: the kinds
+of a group (`embedding=glove`) are classes of their own, and a group that the chosen model does not
+use is None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Le, Lt
+from pydantic import StrictBool, model_validator
+
+from mmlabel.data.options import DataSource
+from mmlabel.errors import UserError, nearest
+from mmlabel.losses import Loss
+from mmlabel.models.options import (
+    AnyDetector,
+    Backbone,
+    CaptionOnly,
+    Captions,
+    Decoder,
+    DecoderModel,
+    DetectorFusion,
+    DetectorModel,
+    Embedding,
+    Features,
+    Fusion,
+    ImageOnly,
+    Lstm,
+    Model,
+)
+from mmlabel.options import Count, Group, Positive, Text, declared, discriminator, validate
+from mmlabel.score_table import MONITORED, SCORES
+from mmlabel.training_options import (
+    Callbacks,
+    Logger,
+    Optimizer,
+    Scheduler,
+    StudyNames,
+    Trainer,
+)
+
+MISSING = "???"  # Hydra's word for a value that has to be given
+
+
+# The groups that a model uses, of those that not all models do.
+_CAPTION = ("captions", "embedding", "lstm")
+_TRAINED = ("optimizer", "scheduler")
+USES: dict[str, tuple[str, ...]] = {
+    "fusion": ("backbone", "features", *_CAPTION, "loss", *_TRAINED),
+    "image_only": ("backbone", "features", "loss", *_TRAINED),
+    "caption_only": (*_CAPTION, "loss", *_TRAINED),
+    "decoder": ("backbone", "features", "decoder", *_TRAINED),
+    "detector": ("detector",),
+    "detector_fusion": ("detector", *_CAPTION, "loss", *_TRAINED),
+}
+OPTIONAL = tuple(dict.fromkeys(group for groups in USES.values() for group in groups))
+
+
+class Settings(Group):
+    """Everything that a run is asked to do. Make it with `read_settings`."""
+
+    seed: Annotated[int, Ge(0), Lt(2**32)] = 0
+    """Of the weights, the order of the rows and the flips."""
+    train: StrictBool = True
+    """false: evaluate ckpt_path only."""
+    test: StrictBool = True
+    """false: leave the test split alone (while choosing settings)."""
+    ckpt_path: Text | None = None
+    """With train: resume from it; without: evaluate it."""
+    resume_lr: Positive | None = None
+    """With ckpt_path: go on at this learning rate, with a fresh schedule over the epochs left."""
+    threshold: Annotated[float, Ge(0), Le(1)] | Literal["auto", "per_label"] | None = None
+    """A label is answered when its probability reaches this; auto, per_label: best on validation;
+    null: 0.5 (a detector: 0.25)."""
+    monitor: Literal[MONITORED] = "val/f1_micro"  # pyright: ignore[reportInvalidTypeForm]
+    """What early stopping, the best checkpoint and scheduler=plateau look at."""
+    patience: Count | None = 5
+    """Epochs without improvement before training stops; null: never stop early."""
+    name: Text | None = None
+    """Of the run; null: made of the overrides."""
+    study: StudyNames = StudyNames()
+    report: StrictBool = True
+    """Write report.html into the run's folder."""
+    cache_dir: Text = "~/.cache/mmlabel"
+    """Where prepared data is kept between runs (environment variable MMLABEL_CACHE)."""
+
+    data: DataSource
+    model: Model
+    backbone: Backbone | None = None
+    features: Features | None = None
+    captions: Captions | None = None
+    embedding: Embedding | None = None
+    lstm: Lstm | None = None
+    decoder: Decoder | None = None
+    detector: AnyDetector | None = None
+    loss: Loss | None = None
+    optimizer: Optimizer | None = None
+    scheduler: Scheduler | None = None
+    trainer: Trainer = Trainer()
+    callbacks: Callbacks = Callbacks()
+    logger: Logger = Logger()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Settings:
+        if not self.train and self.ckpt_path is None:
+            raise UserError("train=false evaluates a checkpoint: add ckpt_path=FILE")
+        if self.features and self.features.mode == "on" and not self.frozen_backbone:
+            raise UserError(
+                "features=on with backbone.frozen=false: a backbone that is trained gives other"
+                " features in every step, so they cannot be kept; choose one of the two"
+            )
+        if self.train and self.data.batch_size == 1 and self.has_batch_norm:
+            raise UserError(
+                "data.batch_size=1: batch norm cannot train on one row at a time; use more rows a"
+                " batch, or model.head.batch_norm=false"
+            )
+        if self.resume_lr is not None and not (self.train and self.ckpt_path):
+            raise UserError(
+                "resume_lr is for a run that is resumed: add ckpt_path=FOLDER/last.ckpt"
+            )
+        if self.data.allow_other_rows and self.train:
+            raise UserError(
+                "data.allow_other_rows is for evaluating a checkpoint: add train=false"
+                " ckpt_path=FILE, or leave it out"
+            )
+        least, most = self.trainer.min_epochs, self.trainer.max_epochs
+        if least is not None and most is not None and least > most:
+            raise UserError(
+                f"trainer.min_epochs={least} with trainer.max_epochs={most}: the least cannot be"
+                " more than the most"
+            )
+        limits = (self.trainer.max_epochs, self.trainer.max_time)
+        if limits == (None, None) and self.trainer.max_steps == -1:
+            raise UserError(
+                "trainer.max_epochs=null needs another end: trainer.max_steps or trainer.max_time"
+            )
+        if self.scheduler and self.scheduler.name in ("one_cycle", "cosine"):
+            if self.trainer.max_epochs is None and self.trainer.max_steps == -1:
+                raise UserError(
+                    f"scheduler={self.scheduler.name} is laid out over the whole run, whose length"
+                    " trainer.max_time alone does not tell: give trainer.max_epochs, or"
+                    " scheduler=none"
+                )
+        return self
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """What the model looks at: "image", "caption" or both."""
+        return model_inputs(self.model.name, caption=bool(self.decoder and self.decoder.caption))
+
+    @property
+    def frozen_backbone(self) -> bool:
+        return self.backbone is not None and self.backbone.frozen
+
+    @property
+    def has_batch_norm(self) -> bool:
+        """Whether the network to be trained has batch norms of its own."""
+        model = self.model
+        if isinstance(model, Fusion | ImageOnly | CaptionOnly | DetectorFusion):
+            return model.head.batch_norm
+        return isinstance(model, DecoderModel)
+
+    @property
+    def answers_at(self) -> float | Literal["auto", "per_label"]:
+        """`threshold`, or the model's own."""
+        if self.threshold is None:
+            return 0.25 if isinstance(self.model, DetectorModel) else 0.5
+        return self.threshold
+
+    @property
+    def monitor_mode(self) -> Literal["min", "max"]:
+        """A loss is minimised, a score maximised."""
+        return "min" if SCORES[self.monitor.removeprefix("val/")].lower_is_better else "max"
+
+    def plain(self) -> dict[str, Any]:
+        """All options as nested plain values, without groups that are not in use."""
+        values = self.model_dump(mode="json")
+        return {
+            key: value for key, value in values.items() if not (value is None and key in OPTIONAL)
+        }
+
+
+def model_inputs(model: str, *, caption: bool) -> tuple[str, ...]:
+    """What a model looks at; `caption`: whether the decoder sees captions."""
+    if model == "image_only" or model == "detector" or (model == "decoder" and not caption):
+        return ("image",)
+    return ("caption",) if model == "caption_only" else ("image", "caption")
+
+
+def groups_used(values: Mapping[str, Any]) -> set[str]:
+    """The groups among OPTIONAL that these plain values' model uses."""
+    model = (values.get("model") or {}).get("name")
+    if model not in USES:
+        raise UserError(f'there is no model="{model}"{nearest(str(model), USES)}')
+    used = set(USES[model])
+    if model == "decoder" and (values.get("decoder") or {}).get("caption"):
+        used |= set(_CAPTION)
+    return used
+
+
+def read_settings(values: Mapping[str, Any]) -> Settings:
+    """Settings from nested plain values, such as a composed configuration or a checkpoint's.
+
+    Groups that the model does not use are checked as well and then left out.
+
+    Raises UserError with one message for an option that does not exist, has no value, a value of
+    the wrong type or out of range, or that does not go with another.
+    """
+    used = groups_used(values)
+    unused = [group for group in OPTIONAL if group not in used]
+    kept = {
+        key: value
+        for key, value in values.items()
+        if key not in unused or (value is not None and not any(_missing(value, key)))
+    }
+    for name in _missing(kept, ""):
+        raise UserError(f"{name} must be given: {name}=VALUE")
+    for group in used:
+        if kept.get(group) is None:
+            raise UserError(f"{group} is missing: model={kept['model']['name']} needs {group}=NAME")
+    checked: Settings = validate(Settings, kept)
+    return checked.model_copy(update=dict.fromkeys(unused))
+
+
+def _missing(values: object, name: str) -> Iterable[str]:
+    if values == MISSING:
+        yield name
+    elif isinstance(values, Mapping):
+        for key, value in values.items():
+            yield from _missing(value, f"{name}.{key}" if name else str(key))
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"lstm": {"layers": 1}} as {"lstm.layers": 1}; lists stay as they are."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def differing(settings: Settings) -> dict[str, Any]:
+    """The options that differ from their declared defaults, and the kind of every group in use."""
+    return dict(_differing(settings, ""))
+
+
+def _differing(group: Group, prefix: str) -> Iterable[tuple[str, Any]]:
+    for name, field in type(group).model_fields.items():
+        value = getattr(group, name)
+        if isinstance(value, Group):
+            yield from _differing(value, f"{prefix}{name}.")
+        elif (
+            field.is_required()
+            or name == discriminator(type(group))
+            or (value != field.get_default() and not (value is None and name in OPTIONAL))
+        ):
+            yield f"{prefix}{name}", value
+    for name, value in (group.model_extra or {}).items():
+        yield f"{prefix}{name}", value
+
+
+def option_names() -> list[str]:
+    """Every declared option, once."""
+    return list(dict.fromkeys(option.name for option in declared(Settings)))

@@ -1,0 +1,115 @@
+"""Rows to answers, batch by batch: pictures are decoded in other processes, nothing piles up."""
+
+import os
+from collections.abc import Iterable, Iterator
+from typing import Literal, NamedTuple
+
+import numpy as np
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from mmlabel.data.pictures import BadPicture
+from mmlabel.data.sources.unlabelled import Row, Rows
+from mmlabel.predictor import Look, Predictor, Seen, join
+from mmlabel.progress import progress
+
+
+class Answer(NamedTuple):
+    """Of one row: its probabilities (L,), or why it has none."""
+
+    row: Row
+    probabilities: np.ndarray | None
+    problem: str | None = None
+
+
+class _Batch(NamedTuple):
+    rows: list[Row]  # without those of unreadable pictures
+    seen: Seen | None
+    bad: list[tuple[int, Row, BadPicture]]  # with their places among all
+
+
+class _Batches(IterableDataset):
+    """Batches of rows with their pictures made ready, shared out to the processes of a loader."""
+
+    def __init__(self, rows: Iterable[Row], *, look: Look | None, batch_size: int) -> None:
+        self.rows = rows
+        self.look = look  # None: no picture is looked at
+        self.batch_size = batch_size
+
+    def __iter__(self) -> Iterator[_Batch]:
+        worker = get_worker_info()
+        rank, of = (worker.id, worker.num_workers) if worker else (0, 1)
+        rows, number = iter(self.rows), 0
+        while batch := [row for _, row in zip(range(self.batch_size), rows, strict=False)]:
+            # A loader takes from its processes in turns, so the batches come in order.
+            if number % of == rank:
+                yield self._ready(batch)
+            number += 1
+
+    def _ready(self, rows: list[Row]) -> _Batch:
+        if self.look is None:
+            return _Batch(rows, None, [])
+        good, looks, bad = [], [], []
+        for place, row in enumerate(rows):
+            try:
+                if row.picture is None:
+                    raise BadPicture(row.id, "the row names no file")
+                looks.append(self.look(row.picture))
+                good.append(row)
+            except BadPicture as error:
+                bad.append((place, row, error))
+        return _Batch(good, join(looks) if looks else None, bad)
+
+
+def answers(
+    predictor: Predictor,
+    rows: Rows,
+    *,
+    batch_size: int,
+    workers: int | None = None,
+    on_bad_image: Literal["error", "skip"] = "error",
+) -> Iterator[Answer]:
+    """An answer to each row, in order, the same for any batch size and number of workers.
+
+    Args:
+        predictor: what answers.
+        rows: what to.
+        batch_size: rows that the network is given at once.
+        workers: processes that decode pictures; None: by the processors there are.
+        on_bad_image: "skip" to answer a row whose picture cannot be read with the reason.
+
+    Raises BadPicture for such a row otherwise.
+    """
+    look = predictor.look if predictor.looks_at_pictures else None
+    batches = _Batches(rows.rows, look=look, batch_size=batch_size)
+    if workers is None:
+        workers = _workers(look, on_gpu=predictor.device.type == "cuda")
+    loader = DataLoader(
+        batches,
+        batch_size=None,
+        num_workers=min(workers, rows.count // batch_size),
+        collate_fn=_as_it_is,  # pyright: ignore[reportArgumentType]  # of a batch, not a list
+    )
+    with progress("predictions", rows.count, unit="rows", quiet=rows.count == 1) as advance:
+        for batch in loader:
+            if batch.bad and on_bad_image == "error":
+                raise batch.bad[0][2]
+            found: list[Answer] = []
+            if batch.rows:
+                probabilities = predictor.probabilities(batch.seen, [r.caption for r in batch.rows])
+                found = [Answer(*pair) for pair in zip(batch.rows, probabilities, strict=True)]
+            for place, row, error in batch.bad:
+                found.insert(place, Answer(row, None, error.reason))
+            yield from found
+            advance(len(found))
+
+
+def _as_it_is(batch: _Batch) -> _Batch:
+    return batch
+
+
+def _workers(look: Look | None, *, on_gpu: bool) -> int:
+    if look is None:
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    # Decoding costs a tenth of a small backbone's time on the same processor.
+    return cores if on_gpu else max(1, cores // 4)

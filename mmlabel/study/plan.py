@@ -1,0 +1,274 @@
+"""The runs of a study: what each is given, where it goes, which have finished."""
+
+import logging
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from mmlabel import __version__
+from mmlabel.cache import file_digest, fingerprint
+from mmlabel.errors import UserError
+from mmlabel.run_folder import finished, read_results
+from mmlabel.settings import Settings, differing, flatten
+from mmlabel.study.definition import Study, Variant, override_key
+
+log = logging.getLogger(__name__)
+
+# Settings that say how a run is recorded or how fast it is read, and do not change its result.
+RECORDING = (
+    "name",
+    "study",
+    "report",
+    "cache_dir",
+    "logger",
+    "callbacks",
+    "data.workers",
+    "data.download",
+    "features.workers",
+    "trainer.profiler",
+    "trainer.log_every_n_steps",
+)
+
+MISSING = object()
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a study.
+
+    Attributes:
+        variant: whose run it is.
+        seed: of the run.
+        overrides: all that the run is given, as train.py takes it.
+        folder: of the run, named after the settings that decide its result.
+        settings: of the run.
+    """
+
+    variant: Variant
+    seed: int
+    overrides: list[str]
+    folder: Path
+    settings: Settings
+
+    @property
+    def title(self) -> str:
+        return f"{self.variant.name}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Configurations:
+    """How overrides become settings, for `plan`.
+
+    Attributes:
+        settings_of: the settings that overrides give.
+        complete: recorded settings, plain, with what they ran under where they lack an option;
+            raises UserError if they cannot be understood any more.
+        unused: those of some overrides that have no effect beside the others.
+        data_key: stands for the content of the data that settings name.
+    """
+
+    settings_of: Callable[[list[str]], Settings]
+    complete: Callable[[dict], dict]
+    unused: Callable[[list[str]], set[str]]
+    data_key: Callable[[Settings], str]
+
+
+def compared_keys(study: Study) -> set[str]:
+    """The options and groups in which the variants differ."""
+    return {override_key(item) for variant in study.variants for item in variant.overrides}
+
+
+def job_overrides(
+    study: Study,
+    variant: Variant,
+    overrides: Sequence[str],
+    unused: Callable[[list[str]], set[str]],
+) -> list[str]:
+    """A variant's overrides without seed: fixed ones, the command line's, its own.
+
+    Of two that set the same option the later one counts; Hydra would not accept both. Those that
+    have no effect for the variant are left out, unless they are its own.
+    """
+    given = _merged(study, variant, overrides)
+    idle = unused(given) - set(variant.overrides)
+    return [item for item in given if item not in idle]
+
+
+def _merged(study: Study, variant: Variant, overrides: Sequence[str]) -> list[str]:
+    merged = {override_key(item): item for item in [*study.fixed, *overrides, *variant.overrides]}
+    return list(merged.values())
+
+
+def plan(
+    study: Study,
+    *,
+    seeds: int,
+    overrides: Sequence[str],
+    runs: Path,
+    configurations: Configurations,
+) -> list[Job]:
+    """Every run of the study, those that have finished included.
+
+    Args:
+        study: what to run.
+        seeds: how many seeds; they are 0, 1, ...
+        overrides: the command line's, for every variant.
+        runs: the folder that holds the runs of all studies.
+        configurations: how overrides become settings.
+
+    Raises:
+        UserError: an override sets what the variants differ in, or two variants are the same.
+    """
+    for key in sorted({override_key(item) for item in overrides} & compared_keys(study)):
+        raise UserError(f'{key} is what the study "{study.name}" compares: leave it out')
+    jobs: list[Job] = []
+    owners: dict[str, str] = {}
+    others: list[str] = []
+    for variant in study.variants:
+        given = job_overrides(study, variant, overrides, configurations.unused)
+        for item in _merged(study, variant, overrides):
+            if item not in given:
+                log.info("variant %s: %s has no effect there and is left out", variant.name, item)
+        names = [f"study.name={study.name}", f"study.variant={variant.name}"]
+        settings = configurations.settings_of(given)
+        data = configurations.data_key(settings)
+        for seed in range(seeds):
+            settings = settings.model_copy(update={"seed": seed})
+            key = run_key(differing(settings), _files(settings), data)
+            owner = owners.setdefault(key, variant.name)
+            if owner != variant.name:
+                raise UserError(
+                    f'study "{study.name}": variants {owner} and {variant.name} have the same'
+                    " settings"
+                )
+            folder, passed = _folder(runs / key, settings, configurations.complete)
+            jobs.append(Job(variant, seed, [*given, f"seed={seed}", *names], folder, settings))
+            others += passed
+    for change in dict.fromkeys(others):
+        log.info(
+            "%d finished runs are not those of this study any more, as %s: they stay in %s, and"
+            " the study makes its own",
+            others.count(change),
+            change,
+            runs,
+        )
+    return jobs
+
+
+def run_key(differing: Mapping[str, object], files: Mapping[str, str], data: str) -> str:
+    """Changes with everything that a run's result depends on.
+
+    What is left at its default is no part of it, so that a run is found again after an option has
+    been added; whether the defaults are still those of the run is for `changes` to say.
+
+    Args:
+        differing: the options that differ from their defaults.
+        files: digests of the files that options name.
+        data: stands for the content of the data.
+    """
+    kept = {name: value for name, value in differing.items() if not _is_recording(name)}
+    return fingerprint(__version__, kept, dict(files), data)
+
+
+def _files(settings: Settings) -> dict[str, str]:
+    """Digests of the files that options name."""
+    paths = {
+        name: Path(value).expanduser()
+        for name, value in flatten(settings.plain()).items()
+        if isinstance(value, str) and not _is_recording(name)
+    }
+    return {name: file_digest(path) for name, path in paths.items() if path.is_file()}
+
+
+def _is_recording(name: str) -> bool:
+    return any(name == part or name.startswith(f"{part}.") for part in RECORDING)
+
+
+def _folder(
+    wanted: Path, settings: Settings, complete: Callable[[dict], dict]
+) -> tuple[Path, list[str]]:
+    """The run's folder, and how finished runs that are in its place were set otherwise.
+
+    Those keep theirs; the run gets the first of NAME, NAME-2, ... that is free or its own.
+    """
+    passed: list[str] = []
+    folder = wanted
+    while finished(folder):
+        changed = changes(read_results(folder)["settings"], settings.plain(), complete)
+        if not changed:
+            break
+        passed.append(", ".join(changed))
+        folder = wanted.with_name(f"{wanted.name}-{len(passed) + 1}")
+    return folder, passed
+
+
+def changes(recorded: dict, wanted: dict, complete: Callable[[dict], dict]) -> list[str]:
+    """How a recorded run's settings differ from those wanted, in words; [] if it is the same run.
+
+    Args:
+        recorded: of results.json; what it lacks is completed.
+        wanted: the resolved configuration of a job.
+        complete: see `Configurations`.
+    """
+    try:
+        then = flatten(complete(recorded))
+    except UserError as error:
+        return [f"their settings are no longer understood ({error})"]
+    now = flatten(wanted)
+    return [
+        f"{name} was {then.get(name, 'not there')} and is now {now.get(name, 'not there')}"
+        for name in sorted(then.keys() | now.keys())
+        if not _is_recording(name) and then.get(name, MISSING) != now.get(name, MISSING)
+    ]
+
+
+def commands(
+    study: Study,
+    *,
+    seeds: int,
+    overrides: Sequence[str],
+    unused: Callable[[list[str]], set[str]],
+) -> list[str]:
+    """The `python train.py -m` commands that make the same runs as the study.
+
+    One if the variants differ in a single option, else one for each variant.
+    """
+    lines = [job_overrides(study, variant, overrides, unused) for variant in study.variants]
+    own = [variant.overrides for variant in study.variants]
+    shared = [
+        [item for item in line if item not in items] for line, items in zip(lines, own, strict=True)
+    ]
+    options = {items[0].split("=", 1)[0] for items in own if len(items) == 1}
+    values = [items[0].split("=", 1)[1] for items in own if len(items) == 1]
+    if (
+        len(values) == len(own)
+        and len(options) == 1
+        and all(line == shared[0] for line in shared)
+        and not any(set(value) & set(",()[]{}'\"") for value in values)
+    ):
+        lines = [[*shared[0], f"{options.pop()}={','.join(values)}"]]
+    seed = f"seed={','.join(map(str, range(seeds)))}"
+    return [shlex.join(["python", "train.py", "-m", *line, seed]) for line in lines]
+
+
+def seconds_needed(jobs: Sequence[Job], pending: Sequence[Job], runs: Path) -> float | None:
+    """How long the pending runs will take one after the other, judging by those that have finished.
+
+    A run counts as long as the median of its variant's, of its study's or of all, whichever is the
+    first to be known; None if nothing has finished.
+    """
+    known: dict[str, list[float]] = {}
+    for job in jobs:
+        if finished(job.folder):
+            known.setdefault(job.variant.name, []).append(_seconds(job.folder))
+    others = [time for times in known.values() for time in times]
+    others = others or [_seconds(folder) for folder in runs.glob("*") if finished(folder)]
+    if not others and pending:
+        return None
+    return sum(median(known.get(job.variant.name, others)) for job in pending)
+
+
+def _seconds(folder: Path) -> float:
+    return read_results(folder)["seconds"]["total"]

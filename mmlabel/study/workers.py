@@ -1,0 +1,185 @@
+"""Jobs side by side: processes that import the heavy libraries once and take one job after another.
+
+The processes end with the sweep, whatever ends it: on Ctrl-C or SIGTERM they are told to stop and
+given time to write what they have, and a sweep that is killed takes them along.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn, TypeVar
+
+GRACE = 30.0  # seconds between asking a process to end and killing it
+
+Item = TypeVar("Item")
+
+
+def cores() -> int:
+    """The processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads_each(workers: int) -> int:
+    """Threads for each of so many processes: OMP_NUM_THREADS, or a fair share of the cores."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return int(given) if given.isdigit() and int(given) else max(1, cores() // workers)
+
+
+def side_by_side(
+    jobs: Sequence[Item],
+    work: Callable[[Item], None],
+    *,
+    workers: int,
+    preload: Sequence[str],
+    log_of: Callable[[Item], Path | None],
+    tick: Callable[[list[Item]], None],
+) -> Generator[tuple[Item, str | None]]:
+    """Do `work` on each job, some at a time, and yield each with why it broke off, when it ends.
+
+    A process that dies takes its job with it and no other. Closing the iterator ends them all.
+
+    Args:
+        jobs: in the order in which they are begun; they are pickled.
+        work: a function of a module; what it raises is the reason that is yielded.
+        workers: how many processes.
+        preload: modules that are imported once, before the processes part.
+        log_of: the file that gets what a job prints; None: this process's own output.
+        tick: called about once a second with the jobs that are being done.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(preload))
+    waiting, threads = deque(jobs), threads_each(workers)
+    processes: list[BaseProcess] = []
+    busy: dict[Connection, tuple[Item, BaseProcess]] = {}
+
+    def hand_over(connection: Connection, process: BaseProcess) -> None:
+        job = waiting.popleft()
+        busy[connection] = job, process
+        with suppress(OSError):  # it has ended, which is found out below
+            connection.send((job, log_of(job)))
+
+    try:
+        while waiting or busy:
+            while waiting and len(busy) < workers:
+                ours, theirs = context.Pipe()
+                process = context.Process(target=_serve, args=(theirs, work, threads))
+                process.start()
+                theirs.close()  # so that ours ends when the process does
+                processes.append(process)
+                hand_over(ours, process)
+            for connection in wait(list(busy), timeout=1):
+                assert isinstance(connection, Connection)
+                job, process = busy.pop(connection)
+                try:
+                    error = connection.recv()
+                except (EOFError, ConnectionResetError):
+                    process.join()
+                    connection.close()
+                    _signal_group(process, signal.SIGKILL)  # what it had started
+                    yield job, _how_it_ended(process)
+                    continue
+                if waiting:
+                    hand_over(connection, process)
+                else:
+                    connection.close()  # which the process takes for the end
+                yield job, error
+            tick([job for job, _ in busy.values()])
+    finally:
+        _end(processes, at_once=bool(busy))
+
+
+def _serve(connection: Connection, work: Callable[[Item], None], threads: int) -> None:
+    """Do what comes through the connection until it is closed."""
+    # A group of its own: Ctrl-C reaches the sweep alone, and this process ends with its children.
+    os.setpgrp()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGTERM, _stop)
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # for what is imported or started later
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(threads)
+    while True:
+        try:
+            job, log = connection.recv()
+        except EOFError:
+            return
+        if log is not None:
+            _redirect_output(log)
+        reason = None
+        try:
+            work(job)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+        sys.stdout.flush()  # into this job's log
+        sys.stderr.flush()
+        connection.send(reason)
+
+
+def _stop(signum: int, _: FrameType | None) -> NoReturn:
+    # An exception rather than an end: nothing is left half-written.
+    signal.signal(signum, signal.SIG_IGN)
+    sys.exit(128 + signum)
+
+
+def _redirect_output(log: Path) -> None:
+    """Also of libraries that write to the descriptors themselves, and of children."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "ab") as file:
+        for descriptor in (1, 2):
+            os.dup2(file.fileno(), descriptor)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.killpg(0, signal.SIGTERM)
+    time.sleep(GRACE)
+    os.killpg(0, signal.SIGKILL)
+
+
+def _how_it_ended(process: BaseProcess) -> str:
+    code = process.exitcode or 0
+    if code < 0:
+        return f"its process was ended by {signal.Signals(-code).name}"
+    return f"its process ended with exit code {code}"
+
+
+def _end(processes: Sequence[BaseProcess], *, at_once: bool) -> None:
+    """Wait for the processes, which have nothing left to do unless `at_once`; then make them."""
+    try:
+        if at_once:
+            _signal(processes, signal.SIGTERM)
+        deadline = time.monotonic() + GRACE
+        for process in processes:
+            process.join(max(0.0, deadline - time.monotonic()))
+    finally:  # also when a second Ctrl-C cuts the waiting short
+        _signal(processes, signal.SIGKILL)
+
+
+def _signal(processes: Sequence[BaseProcess], number: signal.Signals) -> None:
+    """Send a signal to the processes that are alive, and to all that they have started."""
+    for process in processes:
+        if process.is_alive() and not _signal_group(process, number):
+            assert process.pid is not None
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, number)  # it has just begun, and has no group yet
+
+
+def _signal_group(process: BaseProcess, number: signal.Signals) -> bool:
+    """Send a signal to a process and all that it has started; False if there is no such group."""
+    assert process.pid is not None
+    try:
+        os.killpg(process.pid, number)
+    except ProcessLookupError:
+        return False
+    return True

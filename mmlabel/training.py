@@ -1,0 +1,255 @@
+"""One run: from settings to the files in its folder."""
+
+import logging
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.callbacks import Callback, DeviceStatsMonitor
+from pytorch_lightning.loggers import Logger
+
+from mmlabel.callbacks import (
+    BestCheckpoint,
+    FreshSchedule,
+    LastCheckpoint,
+    SameSchedule,
+    StopEarly,
+    StopOnNaN,
+    WholeEpochs,
+    progress_callbacks,
+    quiet_lightning,
+)
+from mmlabel.checkpoint import Checkpoint, complete, read_checkpoint
+from mmlabel.checkpoint_file import SealedCheckpoints
+from mmlabel.classifier import Classifier
+from mmlabel.data.prepare import PreparedData
+from mmlabel.errors import UserError
+from mmlabel.parts import build, scheduler_for
+from mmlabel.record import describe
+from mmlabel.resuming import check_length, with_checkpoint
+from mmlabel.run_folder import read_history, write_run
+from mmlabel.settings import Settings
+from mmlabel.terminal import print_table
+from mmlabel.tracking import loggers_for, run_id, summarise
+
+log = logging.getLogger("mmlabel")
+
+
+def train(
+    settings: Settings,
+    folder: Path,
+    *,
+    overrides: Sequence[str] = (),
+    set_in_files: Sequence[str] | None = None,
+    group: str | None = None,
+    notes: Sequence[str] = (),
+) -> dict[str, Any]:
+    """One run, from settings to the files in `folder`; returns what results.json holds.
+
+    Args:
+        settings: of the run.
+        folder: where the run's files go.
+        overrides: what the run was given on the command line; names the run.
+        set_in_files: the options set by files that it named (experiment=NAME); None: not known.
+        group: what the runs of a sweep have in common.
+        notes: what the run goes without already.
+
+    Raises:
+        UserError: a mistake in the settings or the data.
+    """
+    quiet_lightning()
+    started, overrides = time.monotonic(), list(overrides)
+    resumed = None
+    if settings.ckpt_path is not None:
+        resumed = read_checkpoint(settings.ckpt_path)
+        settings = with_checkpoint(
+            settings, resumed, overrides=overrides, set_in_files=set_in_files
+        )
+        if settings.train:
+            check_length(settings, resumed)
+
+    with loggers_for(
+        settings,
+        folder=folder,
+        overrides=overrides,
+        group=group,
+        wandb_id=resumed.wandb_id if resumed and settings.train else None,
+    ) as loggers:
+        pl.seed_everything(settings.seed, workers=True, verbose=False)
+        run = build(settings, resumed, wandb_id=run_id(loggers))
+        for note in notes:
+            run.prepared.note(note)
+        trainer = build_trainer(settings, run.prepared, folder=folder, loggers=loggers)
+        ready = time.monotonic()
+
+        epochs, best = 0, None
+        if settings.train and any(p.requires_grad for p in run.classifier.parameters()):
+            if resumed:
+                replay_history(resumed, loggers)
+            with _trainer_errors(resumed):
+                trainer.fit(
+                    run.classifier,
+                    run.data,
+                    ckpt_path=str(resumed.path) if resumed else None,
+                    weights_only=True,
+                )
+            best = getattr(trainer.checkpoint_callback, "best_model_path", None) or None
+            epochs = trainer.current_epoch
+            if best is None and not settings.trainer.fast_dev_run:
+                run.prepared.note(
+                    "no epoch was validated: the scores are those of the last weights"
+                )
+        trained = time.monotonic()
+
+        # The weights of the best epoch; the test split is looked at once, with them.
+        with _trainer_errors():
+            trainer.validate(
+                run.classifier, run.data, ckpt_path=best, verbose=False, weights_only=True
+            )
+        if run.classifier.calibration:
+            calibrate(run.classifier)
+        if settings.test:
+            with _trainer_errors():
+                trainer.test(run.classifier, run.data, verbose=False)
+        ended = time.monotonic()
+
+        results = describe(
+            settings=settings.plain(),
+            study=settings.study.name,
+            variant=settings.study.variant,
+            overrides=overrides,
+            prepared=run.prepared,
+            data=run.data,
+            classifier=run.classifier,
+            pretrained=run.pretrained,
+            epochs=epochs,
+            best_epoch=read_checkpoint(best).epochs - 1 if best else None,
+            seconds={
+                "setup": ready - started,
+                "train": trained - ready,
+                "test": ended - trained,
+                "total": ended - started,
+            },
+        )
+        if trainer.is_global_zero:
+            if settings.trainer.fast_dev_run:
+                log.info("trainer.fast_dev_run: it runs; no checkpoint, scores or page are kept")
+                return results
+            if best:
+                complete(Path(best), run.classifier)
+            write_run(
+                folder,
+                results,
+                prepared=run.prepared,
+                classifier=run.classifier,
+                page=settings.report,
+            )
+            summarise(loggers, results)
+            print_table(results)
+            log.info("everything is in %s", folder)
+    return results
+
+
+@contextmanager
+def _trainer_errors(resumed: Checkpoint | None = None) -> Iterator[None]:
+    """What Lightning refuses, as a message: an option of its own, or the state in a checkpoint."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        text = " ".join(str(error).split())
+        if resumed and any(frame.name in _RESTORING for frame in frames):
+            raise UserError(
+                f"ckpt_path: {resumed.path} can be evaluated, but its state of training cannot be"
+                f" gone on with ({type(error).__name__}: {text})"
+            ) from error
+        # Its own checks of its options; anything else that goes wrong below is no user's mistake.
+        own = any(name in frames[-1].filename for name in ("pytorch_lightning", "lightning_fabric"))
+        if isinstance(error, MisconfigurationException) or (own and isinstance(error, _REFUSALS)):
+            raise UserError(f"trainer: {text}") from error
+        raise
+
+
+_REFUSALS = (ValueError, TypeError, RuntimeError, ModuleNotFoundError)
+# Lightning's functions that read a checkpoint's state of training.
+_RESTORING = ("restore_callbacks", "restore_training_state", "restore_model", "resume_start")
+
+
+def calibrate(classifier: Classifier) -> None:
+    """Find the threshold on validation, which must have been evaluated."""
+    if "val" not in classifier.evaluated:
+        raise UserError(
+            f"threshold={classifier.calibration} is found on validation, of which no row was"
+            " looked at: give a number, or see that there are rows (trainer.limit_val_batches,"
+            " data.allow_other_rows)"
+        )
+    classifier.calibrate()
+
+
+def replay_history(resumed: Checkpoint, loggers: Sequence[Logger]) -> None:
+    """Log the epochs before a checkpoint again, so that a resumed run's history is whole.
+
+    They are read from metrics.csv beside it; without that file the history begins with the resume.
+    """
+    for row in read_history(resumed.path.parent):
+        if row["epoch"] < resumed.epochs:
+            for logger in loggers:
+                logger.log_metrics(row, step=int(row["step"]))
+
+
+def build_trainer(
+    settings: Settings, prepared: PreparedData, *, folder: Path, loggers: list[Logger]
+) -> pl.Trainer:
+    """Lightning's trainer with the run's callbacks.
+
+    Raises UserError for an option that the trainer refuses.
+    """
+    resumed_from = Path(settings.ckpt_path).expanduser() if settings.ckpt_path else None
+    callbacks: list[Callback] = [
+        BestCheckpoint(
+            folder,
+            monitor=settings.monitor,
+            mode=settings.monitor_mode,
+            resumed_from=resumed_from,
+            note=prepared.note,
+        ),
+        LastCheckpoint(folder, resumed_from=resumed_from),
+        *progress_callbacks(),
+    ]
+    if settings.optimizer is not None:
+        callbacks.append(StopOnNaN(settings.optimizer.lr))
+    if settings.patience is not None and settings.trainer.limit_val_batches != 0:
+        callbacks.append(
+            StopEarly(settings.monitor, mode=settings.monitor_mode, patience=settings.patience)
+        )
+    if resumed_from is not None:
+        callbacks.append(WholeEpochs())
+    if settings.resume_lr is not None:
+        callbacks.append(FreshSchedule(settings.resume_lr, scheduler_for(settings)))
+    elif resumed_from is not None:
+        callbacks.append(SameSchedule())
+    if settings.callbacks.device_stats:
+        callbacks.append(DeviceStatsMonitor())
+    if settings.trainer.profiler:
+        # Lightning's word on what it has found is at this level, which is silenced elsewhere.
+        logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)
+    with _trainer_errors():
+        return pl.Trainer(
+            **settings.trainer.model_dump(),
+            callbacks=callbacks,
+            logger=loggers,
+            default_root_dir=folder,
+            enable_progress_bar=sys.stderr.isatty(),
+            num_sanity_val_steps=0,  # scores are over whole splits
+            use_distributed_sampler=False,  # the datamodule's own sampler shares the rows out
+            enable_model_summary=settings.callbacks.model_summary,
+            plugins=[SealedCheckpoints()],
+        )

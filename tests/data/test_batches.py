@@ -1,0 +1,37 @@
+"""Which rows a batch has."""
+
+import numpy as np
+import pytest
+
+from mmlabel.data.batches import EpochBatches
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+@pytest.mark.parametrize("rows", [1, 20, 5003])
+def test_batches_of_similar_length_have_the_same_rows(rows: int, world_size: int):
+    lengths = np.random.default_rng(0).integers(0, 40, rows)
+    epochs = []
+    for epoch in (0, 1):
+        batches: list[list[np.ndarray]] = []
+        for rank in range(world_size):
+            options = {"batch_size": 8, "training": True, "rank": rank, "world_size": world_size}
+            grouped = EpochBatches(rows, lengths=lengths, **options)
+            drawn = EpochBatches(rows, **options)
+            grouped.set_epoch(epoch)
+            drawn.set_epoch(epoch)
+            flips = {int(r): bool(f) for pair in drawn for r, f in zip(*pair, strict=True)}
+            for taken, flipped in (batches := [*batches, list(grouped)])[-1]:
+                assert all(flips.get(int(r), f) == f for r, f in zip(taken, flipped, strict=True))
+            assert [len(b) for b, _ in batches[-1]] == [len(b) for b, _ in drawn]
+        everything = [row for share in batches for taken, _ in share for row in taken.tolist()]
+        assert sorted(set(everything)) == list(range(rows))
+        assert len(everything) - rows < world_size
+        epochs.append([[taken.tolist() for taken, _ in share] for share in batches])
+    if rows > 20:
+        assert epochs[0] != epochs[1]
+        # In a step all processes have captions of similar length, and steps are not in its order.
+        steps = list(zip(*epochs[0], strict=True))[:-1]
+        spans = [np.ptp(lengths[[row for part in step for row in part]]) for step in steps]
+        assert np.mean(spans) < 5
+        means = [lengths[list(step[0])].mean() for step in steps]
+        assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.2

@@ -1,0 +1,88 @@
+"""The gallery: which answers are right, missed, wrong, and where variants differ."""
+
+import re
+
+import numpy as np
+from made_up import Page, cards, pictures, write_run
+
+from mmlabel.report import StudyReport, VariantSummary, write_run_report, write_study_report
+
+
+def test_large_pictures_are_left_out_once_the_page_is_full(study, tmp_path, monkeypatch):
+    monkeypatch.setattr("mmlabel.report.gallery.PICTURE_BUDGET", 20_000)
+    path = write_study_report(tmp_path, study)
+    shown = [a["src"] for a in Page(path).all("img")]
+    assert shown and sum(map(len, shown)) <= 20_000
+    assert len([a for a in Page(path).all("li") if "data-kinds" in a]) == 60
+
+
+def test_the_gallery_says_what_is_right_missed_wrong_and_where_variants_differ(tmp_path):
+    ids = ["0.jpg", "1.jpg", "2.jpg"]
+    targets = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 0]], bool)
+    first = np.array([[0.9, 0.1, 0.1], [0.9, 0.2, 0.7], [0.1, 0.1, 0.1]])
+    second = np.array([[0.8, 0.1, 0.1], [0.9, 0.6, 0.1], [0.1, 0.1, 0.1]])
+    variants = [
+        VariantSummary(
+            name=name, label=name, scores={},
+            runs=[write_run(tmp_path / name, ids=ids[::step], targets=targets[::step],
+                            probs=probs[::step])],
+        )
+        for name, probs, step in (("A", first, 1), ("B", second, -1))
+    ]  # fmt: skip
+    study = StudyReport(
+        title="t", question="q", baseline="A", variants=variants, metric="test/f1_micro",
+        published_label="Report", command="c",
+        annotations=pictures(tmp_path / "pictures", ["one", "two", "three"]),
+    )  # fmt: skip
+    found = cards(write_study_report(tmp_path, study).read_text())
+    assert {id: kinds for id, (kinds, _) in found.items()} == {
+        "0.jpg": {"right"}, "1.jpg": {"wrong", "differ"}, "2.jpg": {"right"},
+    }  # fmt: skip
+    both = re.sub(r"<[^>]*>", "", found["0.jpg"][1])
+    assert "All variants: right" in both
+    wrong, right = found["1.jpg"][1].split("<dt>")[2:]
+    assert "<b>A</b>: wrong" in wrong and "<b>B</b>: right" in right
+    assert re.search(r'class="chip missed">.*missed: .*bicycle', wrong)
+    assert re.search(r'class="chip extra">.*wrongly: .*car &amp; van', wrong)
+    assert "chip missed" not in right and "chip extra" not in right
+    assert "no label" in found["2.jpg"][1]
+    assert (
+        "every variant is right on 2 (67 %), none on 0 (0 %), and variants differ on 1"
+        in (tmp_path / "report.html").read_text()
+    )
+
+
+def test_with_several_seeds_an_answer_needs_more_than_half_of_the_runs(tmp_path):
+    targets = np.array([[1, 0, 0], [1, 0, 0]], bool)
+    votes = ([0.9, 0.9], [0.1, 0.9], [0.1, 0.9])
+    runs = [
+        write_run(
+            tmp_path / str(seed), ids=["0.jpg", "1.jpg"], targets=targets,
+            probs=np.array([[p, 0, 0] for p in vote]),
+        )
+        for seed, vote in enumerate(votes)
+    ]  # fmt: skip
+    study = StudyReport(
+        title="t", question="q", baseline="A", metric="test/f1_micro", published_label="Report",
+        variants=[VariantSummary(name="A", label="A", runs=runs, scores={})], command="c",
+        annotations=pictures(tmp_path / "pictures", ["one", "two"]),
+    )  # fmt: skip
+    found = cards(write_study_report(tmp_path, study).read_text())
+    assert found["0.jpg"][0] == {"wrong"} and found["1.jpg"][0] == {"right"}
+
+
+def test_a_run_shows_the_mistakes_it_was_surest_of_first(tmp_path):
+    random = np.random.default_rng(0)
+    targets = random.random((300, 3)) < 0.4
+    probs = random.random((300, 3)).round(4)
+    write_run(tmp_path / "run", ids=[f"{n}.jpg" for n in range(300)], targets=targets, probs=probs)
+    annotations = pictures(tmp_path / "pictures", ["a caption"] * 300)
+    found = cards(write_run_report(tmp_path / "run", annotations).read_text())
+    sure = np.where((probs >= 0.5) != targets, np.maximum(probs, 1 - probs), 0).max(axis=1)
+    order = [int(id.removesuffix(".jpg")) for id in found]
+    right = [row for row in order if sure[row] == 0]
+    assert order[:40] == np.argsort(-sure, kind="stable")[:40].tolist()
+    assert order[40:] == right and right == sorted(right) and len(right) == 20
+    labels = re.search(r'data-labels="([^"]*)"', found[f"{order[0]}.jpg"][1])
+    concerned = targets[order[0]] | (probs[order[0]] >= 0.5)
+    assert labels and labels[1] == " ".join(str(k + 1) for k in np.flatnonzero(concerned))

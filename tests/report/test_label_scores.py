@@ -1,0 +1,48 @@
+"""Curves, calibration and confusions against scikit-learn, by hand and the slow way."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score, f1_score, precision_recall_curve
+
+from mmlabel.report.label_scores import calibration_error, precision_recall, taken_for
+
+
+@pytest.mark.parametrize("digits", [1, 6])
+def test_curves_and_average_precision_are_those_of_scikit_learn(digits: int):
+    random = np.random.default_rng(digits)
+    for rows in (1, 2, 7, 200):
+        targets = random.random(rows) < 0.3
+        targets[random.integers(rows)] = True
+        probs = random.random(rows).round(digits)  # one digit: many are equal
+        curve = precision_recall(targets, probs)
+        precision, recall, thresholds = precision_recall_curve(targets, probs)
+        assert curve.thresholds == pytest.approx(thresholds[::-1])
+        assert curve.precision == pytest.approx(precision[:-1][::-1])
+        assert curve.recall == pytest.approx(recall[:-1][::-1])
+        assert curve.average_precision == pytest.approx(average_precision_score(targets, probs))
+        best = max(f1_score(targets, probs >= t) for t in probs)
+        assert f1_score(targets, probs >= curve.best_threshold) == pytest.approx(best)
+
+
+def test_calibration_error_by_hand():
+    targets = np.array([True, False, False, False])
+    # Tenths: 0.25 and 0.2 are together (one of two true), 0.9 alone and false, 1.0 in the last one.
+    probs = np.array([0.25, 0.2, 0.95, 1.0])
+    expected = (abs(0.45 - 1) + abs(1.95 - 0)) / 4
+    assert calibration_error(targets, probs) == pytest.approx(expected)
+    certain = np.array([1.0, 0.0])
+    assert calibration_error(certain > 0.5, certain) == 0
+
+
+def test_taken_for_the_slow_way():
+    random = np.random.default_rng(0)
+    targets, answers = random.random((2, 50, 4)) < 0.4
+    counts = taken_for(targets, answers)
+    for i in range(4):
+        for j in range(4):
+            rows = sum(
+                targets[n, i] and not answers[n, i] and answers[n, j] and not targets[n, j]
+                for n in range(50)
+            )
+            assert counts[i, j] == rows
+    assert not counts.diagonal().any() and counts.any()

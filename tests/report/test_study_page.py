@@ -1,0 +1,126 @@
+"""The page of a study: escaped, complete in itself, described; and the page that leads to it."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from made_up import EVIL, Page, random_run
+
+from mmlabel.report import (
+    StudyReport,
+    VariantSummary,
+    markdown_table,
+    write_index,
+    write_study_report,
+)
+
+
+def test_everything_from_data_is_escaped(study, study_page):
+    html = study_page.read_text()
+    assert EVIL not in html and "<b>out of memory" not in html and "<deep>" not in html
+    assert "&lt;script&gt;alert(&#34;caption&#34;)&lt;/script&gt;" in html
+    page = Page(study_page)
+    assert len(page.all("script")) == 1
+    assert not any(name.startswith("on") for _, attrs in page.tags for name in attrs)
+
+
+def test_the_page_loads_nothing_and_is_small(study_page):
+    html = study_page.read_text()
+    page = Page(study_page)
+    for _, attrs in page.tags:
+        for name in ("src", "href", "xlink:href", "srcset", "action"):
+            assert (attrs.get(name) or "#").startswith(("#", "data:"))
+    assert "url(" not in html and "@import" not in html
+    policy = next(a for a in page.all("meta") if a.get("http-equiv"))["content"]
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    assert len(html) < 3_000_000
+
+
+def test_landmarks_headings_tables_and_charts_are_described(study_page):
+    page = Page(study_page)
+    assert len(page.all("main")) == len(page.all("h1")) == len(page.all("nav")) == 1
+    ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    for link in page.all("a"):
+        assert link["href"].removeprefix("#") in ids
+    assert all(attrs.get("scope") in ("col", "row") for attrs in page.all("th"))
+    assert len(page.all("caption")) == len(page.all("table")) >= 4
+    charts = [attrs for attrs in page.all("svg") if attrs.get("class") == "chart"]
+    assert len(charts) == 1 + 4 + 3 + 3  # difference, metrics, curves, costs
+    for attrs in charts:
+        assert attrs["aria-labelledby"] in ids and attrs["aria-describedby"] in ids
+    assert all(attrs.get("alt") for attrs in page.all("img"))
+    assert all(
+        "nan" not in str(v) for t, a in page.tags for v in a.values() if t in ("line", "text")
+    )
+
+
+def test_the_failed_run_and_its_error_are_on_the_page(study_page):
+    html = study_page.read_text()
+    assert "1 run failed." in html
+    assert "&lt;b&gt;out of memory&lt;/b&gt;" in html and "Pictures are drawn." in html
+
+
+def test_a_study_in_which_nothing_finished_still_has_a_page(tmp_path):
+    study = StudyReport(
+        title="t", question="q", baseline="A", metric="test/f1_micro", published_label="Report",
+        variants=[VariantSummary(name="A", label="A", runs=[], scores={})], command="c",
+        failed=[("seed=0", "no such file")],
+    )  # fmt: skip
+    html = write_study_report(tmp_path, study).read_text()
+    assert "no run finished" in html and "no such file" in html and 'id="gallery"' not in html
+
+
+def test_the_index_leads_to_the_pages_and_escapes_what_they_say(study, tmp_path):
+    path = write_index(
+        tmp_path, title="All <of> it", question="Which & why?", reports={"a b#c": study}
+    )
+    html, page = path.read_text(), Page(path)
+    assert path == tmp_path / "index.html"
+    assert "All &lt;of&gt; it" in html and "Which &amp; why?" in html and study.title in html
+    assert "8 layers &lt;deep&gt;: in a sentence" in html
+    assert "1 run failed." in html and "Fewer than 3 seeds" in html
+    links = [attrs["href"] for attrs in page.all("a")]
+    assert "../a%20b%23c/report.html" in links and "#study-0" in links
+
+
+def with_runs(study: StudyReport, folder: Path, *, seeds: int, epochs: int) -> StudyReport:
+    """The study with so many runs of each variant, each of so many epochs."""
+    variants = []
+    for variant in study.variants:
+        runs = [random_run(folder / variant.name / str(n), rows=9, seed=n, noise=0.4)
+                for n in range(seeds)]  # fmt: skip
+        for run in runs:
+            run.results["epochs"] = epochs
+        variants.append(replace(variant, runs=runs))
+    return replace(study, variants=variants)
+
+
+def test_fewer_than_three_seeds_are_warned_of(study, tmp_path):
+    assert "Fewer than 3 seeds" in study.warnings[0] and "has 2 seeds" in study.warnings[0]
+    html = write_study_report(tmp_path, study).read_text()
+    assert '<p class="warning"><strong>Careful:</strong> Fewer than 3 seeds' in html
+    assert with_runs(study, tmp_path / "three", seeds=3, epochs=5).warnings == []
+    # A detector that is only evaluated has nothing that a seed would change.
+    assert with_runs(study, tmp_path / "one", seeds=1, epochs=0).warnings == []
+    assert "one seed," in with_runs(study, tmp_path / "alone", seeds=1, epochs=5).warnings[0]
+
+
+def test_a_study_names_its_data_and_its_seeds(study, tmp_path):
+    for seed, run in enumerate(run for variant in study.variants for run in variant.runs):
+        run.results["settings"] |= {"data": {"name": "usyd", "file": "train.csv"}, "seed": seed % 2}
+        run.results["date"] = f"2026-11-2{seed}T10:00:00+01:00"
+    html = write_study_report(tmp_path, study).read_text()
+    assert "<dt>Data set</dt><dd>usyd (train.csv)</dd>" in html
+    assert "<dt>Seeds</dt><dd>0, 1</dd>" in html
+    assert "<dd>2026-11-20 10:00 UTC+01:00 to 2026-11-25 10:00 UTC+01:00</dd>" in html
+
+
+def test_without_published_figures_there_is_no_column_for_them(study, tmp_path):
+    bare = replace(study, variants=[replace(v, published=None) for v in study.variants])
+    html = write_study_report(tmp_path, bare).read_text()
+    results = html.split('<table id="results">')[1].split("</table>")[0]
+    assert ">Report<" not in results and results.count('<th scope="col"') == 9
+    assert "a cross is" not in html and "| Report |" not in markdown_table(bare)
+    lines = markdown_table(bare).splitlines()
+    assert len({len(re.split(r"(?<!\\)\|", line)) for line in lines}) == 1

@@ -1,0 +1,103 @@
+"""That a study's table says what the evidence says, and what a study writes."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_up_study import finish, planned
+
+from mmlabel.study.definition import Study
+from mmlabel.study.evidence import bootstrap_interval, compare, holm
+from mmlabel.study.output import write_study
+from mmlabel.study.summary import comparisons, study_report
+
+
+def test_the_tables_figures_are_those_of_the_evidence(study: Study, tmp_path: Path):
+    jobs = planned(study, tmp_path / "runs")
+    for job in jobs:
+        finish(job)
+    report = study_report(study, jobs, command="c", annotations=None, resamples=500)
+    a, b, c = report.variants
+    answers = {v.name: np.stack([run.answers for run in v.runs]) for v in report.variants}
+    targets = a.runs[0].predictions.targets
+    compared = [
+        compare(
+            baseline=answers["a"],
+            variant=answers[name],
+            targets=targets,
+            metric="f1_micro",
+            resamples=500,
+        )
+        for name in ("b", "c")
+    ]
+    assert [b.difference, c.difference] == [one.difference for one in compared]
+    assert [b.p_value, c.p_value] == holm([one.p_value for one in compared])
+    assert c.verdict == "worse" and a.verdict == "" and a.difference is None
+    assert "smallest difference this study could have seen" in b.explanation
+
+    values = [run.results["scores"]["test/f1_macro"] for run in b.runs]
+    score = b.scores["test/f1_macro"]
+    assert (score.mean, score.std) == pytest.approx((np.mean(values), np.std(values, ddof=1)))
+    interval = bootstrap_interval(targets, answers["b"], metric="f1_macro", resamples=500)
+    assert (score.low, score.high) == interval
+    # Losses 1 and 1/5 in the first and fifth epoch.
+    assert b.extra["Fall of the loss, %"] == pytest.approx(80)
+    assert b.extra["Fall of the loss, % (Published)"] == 40 and a.published == 0.8
+    assert b.extra["Seconds (Published)"] == 99 and "Seconds" not in b.extra and b.seconds == 10
+
+
+def test_unfinished_runs_are_failures_and_seeds_pair_up(study: Study, tmp_path: Path):
+    jobs = planned(study, tmp_path / "runs")
+    for job in jobs:
+        # The baseline lacks seed 0, b lacks seed 2, c has none at all.
+        if (job.variant.name, job.seed) not in {("a", 0), ("b", 2)} and job.variant.name != "c":
+            finish(job)
+    report = study_report(study, jobs, command="c", annotations=None, resamples=200)
+    assert [len(variant.runs) for variant in report.variants] == [2, 2, 0]
+    assert len(report.failed) == 5
+    pairs = comparisons(
+        study,
+        {v.name: {run.results["settings"]["seed"]: run for run in v.runs} for v in report.variants},
+        resamples=200,
+    )
+    assert set(pairs) == {"b"} and pairs["b"].seeds == 1
+
+
+def test_without_a_baseline_or_the_same_rows_nothing_is_compared(study: Study, tmp_path: Path):
+    jobs = planned(study, tmp_path / "runs")
+    for job in jobs:
+        if job.variant.name != "a":
+            finish(job)
+    report = study_report(study, jobs, command="c", annotations=None, resamples=200)
+    assert "nothing is compared" in report.notes[-1]
+    assert report.variants[1].verdict == "not compared"
+    for job in jobs[:3]:
+        finish(job, rows=50)
+    report = study_report(study, jobs, command="c", annotations=None, resamples=200)
+    assert [v.verdict for v in report.variants] == ["", "not compared", "not compared"]
+
+
+def test_what_a_study_writes(study: Study, tmp_path: Path):
+    jobs = planned(study, tmp_path / "runs", seeds=2)
+    for job in jobs[:-1]:
+        finish(job)
+    report = study_report(study, jobs, command="train this", annotations=None, resamples=200)
+    write_study(tmp_path / "mine", report, jobs=jobs, command="sweep that")
+    lines = (tmp_path / "mine" / "results.csv").read_text().splitlines()
+    header = [line for line in lines if line.startswith("#")]
+    assert any("sweep that" in line for line in header)
+    assert any("train this" in line for line in header)
+    assert any("torch 2" in line for line in header)
+    assert any("a machine" in line for line in header)
+    rows = list(csv.DictReader(lines[len(header) :]))
+    assert float(rows[0]["test/f1_micro"]) == pytest.approx(
+        report.variants[0].scores["test/f1_micro"].mean, abs=5e-5
+    )
+    with open(tmp_path / "mine" / "runs.csv", newline="") as file:
+        runs = list(csv.DictReader(file))
+    assert [run["status"] for run in runs] == ["finished"] * 5 + ["failed"]
+    assert (tmp_path / "mine" / runs[0]["folder"] / "results.json").is_file()
+    page = (tmp_path / "mine" / "table.md").read_text()
+    assert "| A |" in page and "ended without a result" in page
+    assert (tmp_path / "mine" / "report.html").is_file()

@@ -1,0 +1,166 @@
+"""Jobs in processes of their own: what becomes of them, and that they end with the sweep."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from mmlabel.study import workers
+from mmlabel.study.workers import side_by_side, threads_each
+
+Job = tuple[Path, str]
+
+
+def work(job: Job) -> None:
+    """Does what the job's second part says and leaves a file in the folder that is its first."""
+    folder, what = job
+    if what == "raise":
+        raise ValueError("no weights")
+    if what == "exit":
+        os._exit(3)
+    if what == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    print(f"said by {what}")
+    (folder / what).write_text(f"{os.getpid()} {os.environ['OMP_NUM_THREADS']}")
+    if what == "sleep":
+        child = subprocess.Popen(["sleep", "300"])
+        (folder / "child").write_text(str(child.pid))
+        time.sleep(300)
+
+
+def run(folder: Path, names: list[str], *, count: int, logs: bool = False) -> dict[str, str | None]:
+    """Why each job broke off, by its name."""
+    ends = side_by_side(
+        [(folder, name) for name in names],
+        work,
+        workers=count,
+        preload=(),
+        log_of=lambda job: folder / f"{job[1]}.log" if logs else None,
+        tick=lambda running: None,
+    )
+    return {name: reason for (_, name), reason in ends}
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.05)
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in "ZX"
+
+
+def test_every_job_is_done_once_and_processes_take_several(tmp_path: Path):
+    names = [f"job{number}" for number in range(6)]
+    assert run(tmp_path, names, count=2) == dict.fromkeys(names)
+    pids = {(tmp_path / name).read_text().split()[0] for name in names}
+    assert len(pids) <= 2 and str(os.getpid()) not in pids
+
+
+def test_a_job_that_fails_says_why_and_takes_no_other_along(tmp_path: Path):
+    reasons = run(tmp_path, ["raise", "a", "exit", "b", "killed", "c"], count=2)
+    assert reasons == {
+        "raise": "ValueError: no weights",
+        "exit": "its process ended with exit code 3",
+        "killed": "its process was ended by SIGKILL",
+        "a": None,
+        "b": None,
+        "c": None,
+    }
+
+
+def test_what_a_job_prints_goes_to_its_log(tmp_path: Path):
+    run(tmp_path, ["a", "b"], count=1, logs=True)
+    assert (tmp_path / "a.log").read_text() == "said by a\n"
+    assert (tmp_path / "b.log").read_text() == "said by b\n"
+
+
+def test_threads_are_shared_out_unless_they_are_given(monkeypatch, tmp_path: Path):
+    monkeypatch.setattr(workers, "cores", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert [threads_each(count) for count in (1, 2, 3, 8, 20)] == [8, 4, 2, 1, 1]
+    run(tmp_path, ["a"], count=2)
+    assert (tmp_path / "a").read_text().endswith(" 4")
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert threads_each(8) == 3
+
+
+def test_closing_ends_the_processes_and_what_they_started(tmp_path: Path):
+    ends = side_by_side(
+        [(tmp_path, "sleep"), (tmp_path, "quick")],
+        work,
+        workers=2,
+        preload=(),
+        log_of=lambda job: None,
+        tick=lambda running: None,
+    )
+    with closing(ends):
+        assert next(ends)[0][1] == "quick"
+        wait_for((tmp_path / "child").exists)
+    for name in ("sleep", "child"):
+        assert not alive(int((tmp_path / name).read_text().split()[0]))
+
+
+def test_an_interruption_ends_the_processes_too(tmp_path: Path):
+    def interrupt(running: list[Job]) -> None:
+        if (tmp_path / "child").exists():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(
+            side_by_side(
+                [(tmp_path, "sleep")],
+                work,
+                workers=1,
+                preload=(),
+                log_of=lambda job: None,
+                tick=interrupt,
+            )
+        )
+    assert not alive(int((tmp_path / "child").read_text()))
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+
+sys.path.insert(0, {tests!r})
+if __name__ == "__main__":
+    from mmlabel.cli import run_cli
+    from test_workers import run
+
+    run_cli(lambda: run(Path(sys.argv[1]), ["sleep"], count=1))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_processes_end_with_the_program_whatever_ends_it(tmp_path: Path, number: signal.Signals):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent)))
+    command = [sys.executable, str(script), str(tmp_path)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as program:
+        # A pipe that is read late would hold up what writes to it.
+        said: list[str] = []
+        reader = threading.Thread(target=lambda: said.extend(program.stderr or ()))
+        reader.start()
+        wait_for((tmp_path / "child").exists)
+        program.send_signal(number)
+        assert program.wait(60) == (-9 if number == signal.SIGKILL else 128 + number)
+        reader.join(60)
+    pids = [int((tmp_path / name).read_text().split()[0]) for name in ("sleep", "child")]
+    wait_for(lambda: not any(alive(pid) for pid in pids))
+    if number != signal.SIGKILL:
+        assert said == [f"mmlabel: interrupted ({number.name})\n"]

@@ -1,0 +1,355 @@
+"""What a checkpoint file is: whole or refused, however it is damaged, and never run as code."""
+
+import errno
+import io
+import os
+import pickle
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from resumed_runs import CAPTIONS, history, run
+
+from mmlabel import checkpoint_file
+from mmlabel.checkpoint import load_classifier, read_checkpoint, record_rows
+from mmlabel.checkpoint_file import read_file, write_file
+from mmlabel.errors import UserError
+from mmlabel.parts import prepare
+
+
+@pytest.fixture(scope="module")
+def finished(settings_of, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("finished")
+    run(settings_of, folder, *CAPTIONS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(finished: Path) -> bytes:
+    return (finished / "best.ckpt").read_bytes()
+
+
+def plain(value: Any) -> object:
+    """Nested values that can be compared."""
+    if isinstance(value, torch.Tensor):
+        return (str(value.dtype), value.tolist())
+    if isinstance(value, dict):
+        return {key: plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    return value
+
+
+def answer(path: Path, expected: object) -> str:
+    """What reading says: the message, or "" if the content is as expected; all else fails."""
+    try:
+        content = read_file(path)
+    except UserError as error:
+        assert str(path) in str(error) and "\n" not in str(error)
+        return str(error)
+    assert plain(content) == expected, "damaged content was read"
+    return ""
+
+
+def test_it_is_a_torch_checkpoint(finished: Path):
+    content = torch.load(finished / "best.ckpt", weights_only=True)
+    assert plain(content) == plain(read_file(finished / "best.ckpt"))
+    with zipfile.ZipFile(finished / "best.ckpt") as archive:
+        assert archive.testzip() is None and archive.comment.startswith(b"mmlabel sha256 ")
+
+
+def test_flipped_bits_are_found(whole: bytes, tmp_path: Path):
+    """At 400 places, both ends among them; but in the name of the seal no flip passes."""
+    path = tmp_path / "damaged.ckpt"
+    path.write_bytes(whole)
+    expected = plain(read_file(path))
+    size = len(whole)
+    places = {*range(60), *range(size - 140, size), *range(60, size, size // 200)}
+    passed = []
+    for place in sorted(places):
+        path.write_bytes(
+            whole[:place] + bytes([whole[place] ^ (1 << place % 8)]) + whole[place + 1 :]
+        )
+        if not answer(path, expected):
+            passed.append(place)
+    assert all(place >= size - 79 for place in passed), passed
+
+
+def test_truncated_files_are_found(whole: bytes, tmp_path: Path):
+    path = tmp_path / "damaged.ckpt"
+    path.write_bytes(whole)
+    expected = plain(read_file(path))
+    for size in [0, 1, 3, 4, 100, *range(200, len(whole), len(whole) // 60)]:
+        path.write_bytes(whole[:size])
+        assert answer(path, expected), size
+    for cut in range(1, 200):
+        path.write_bytes(whole[:-cut])
+        answer(path, expected)
+    path.write_bytes(whole + b"x")
+    answer(path, expected)
+
+
+def test_a_checkpoint_of_an_earlier_version_has_the_archives_own_checksums(
+    whole: bytes, tmp_path: Path
+):
+    path = tmp_path / "older.ckpt"
+    path.write_bytes(whole)
+    content = read_file(path)
+    torch.save({**content}, path)
+    assert b"mmlabel sha256" not in path.read_bytes()
+    expected, older = plain(content), path.read_bytes()
+    assert answer(path, expected) == ""
+    for place in range(0, len(older), len(older) // 150):
+        path.write_bytes(older[:place] + bytes([older[place] ^ 16]) + older[place + 1 :])
+        answer(path, expected)
+
+
+class Planted:
+    """What a pickle must not be able to do."""
+
+    def __reduce__(self):
+        return (os.mkdir, (os.environ["PLANTED"],))
+
+
+def with_entry(content: dict, **changed: object) -> dict:
+    return {**content, "mmlabel": {**content["mmlabel"], **changed}}
+
+
+MALFORMED: dict[str, Callable[[dict], object]] = {
+    "a list": lambda c: [1, 2],
+    "a tensor": lambda c: torch.zeros(3),
+    "nothing": lambda c: {},
+    "no entry": lambda c: {k: v for k, v in c.items() if k != "mmlabel"},
+    "no weights": lambda c: {k: v for k, v in c.items() if k != "state_dict"},
+    "no epoch": lambda c: {k: v for k, v in c.items() if k != "epoch"},
+    "an epoch in words": lambda c: {**c, "epoch": "two"},
+    "a great epoch": lambda c: {**c, "epoch": 10**30},
+    "weights that are none": lambda c: {**c, "state_dict": {"a": 3}},
+    "numbered weights": lambda c: {**c, "state_dict": {1: torch.zeros(1)}},
+    "other weights": lambda c: {**c, "state_dict": {"a": torch.zeros(1)}},
+    "weights of another shape": lambda c: {
+        **c, "state_dict": {k: torch.zeros(3) for k in c["state_dict"]}
+    },
+    "an entry that is a list": lambda c: {**c, "mmlabel": []},
+    "settings that are a list": lambda c: with_entry(c, settings=[]),
+    "settings without anything": lambda c: with_entry(c, settings={}),
+    "settings of numbers": lambda c: with_entry(c, settings={1: 2}),
+    "groups that are numbers": lambda c: with_entry(
+        c, settings={key: 3 for key in c["mmlabel"]["settings"]}
+    ),
+    "groups that are lists": lambda c: with_entry(
+        c, settings={key: [] for key in c["mmlabel"]["settings"]}
+    ),
+    "an unknown option": lambda c: with_entry(c, settings={**c["mmlabel"]["settings"], "new": 1}),
+    "words that are numbers": lambda c: with_entry(c, vocabulary=["<pad>", "<unk>", 3]),
+    "no words": lambda c: with_entry(c, vocabulary=[]),
+    "forms of numbers": lambda c: with_entry(c, forms={1: 2}),
+    "names that are numbers": lambda c: with_entry(c, label_names=[1, 2]),
+    "too few names": lambda c: with_entry(c, label_names=["", "one"]),
+    "a threshold in words": lambda c: with_entry(c, threshold="half"),
+    "a threshold that is none": lambda c: with_entry(c, threshold=float("nan")),
+    "too few thresholds": lambda c: with_entry(c, threshold=[0.5]),
+    "rows that are a list": lambda c: with_entry(c, rows=[]),
+    "rows of nothing": lambda c: with_entry(c, rows={"train": {}}),
+    "rows without whole numbers": lambda c: with_entry(
+        c, rows={"train": {"digest": "", "captions": "", "ids": torch.zeros(2)}}
+    ),
+    "an id that is a number": lambda c: with_entry(c, wandb_id=3),
+    "a network that cannot be": lambda c: with_entry(
+        c, settings={**c["mmlabel"]["settings"], "lstm": {"hidden": 10**14}}
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+@pytest.mark.parametrize("name", MALFORMED)
+def test_malformed_checkpoints_give_one_message(
+    name: str, sealed: bool, whole: bytes, tmp_path: Path
+):
+    path = tmp_path / "malformed.ckpt"
+    path.write_bytes(whole)
+    content = MALFORMED[name](dict(read_file(path)))
+    if sealed:
+        write_file(content, path)  # type: ignore[arg-type]
+    else:
+        torch.save(content, path)
+    with pytest.raises(UserError) as error:
+        load_classifier(path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "part",
+    ["optimizer_states", "lr_schedulers", "loops", "callbacks"],
+)
+@pytest.mark.parametrize("value", [None, 3, [], {}, [{"state": 3}], {"fit_loop": 3}, "left out"])
+def test_a_state_of_training_that_is_not_whole(
+    part: str, value: object, finished: Path, settings_of, tmp_path: Path
+):
+    """One message, or a run that does without what is not needed."""
+    content = dict(read_file(finished / "last.ckpt"))
+    content = {k: v for k, v in content.items() if k != part}
+    if value != "left out":
+        content[part] = value
+    write_file(content, tmp_path / "last.ckpt")
+    options = [f"ckpt_path={tmp_path / 'last.ckpt'}", "trainer.max_epochs=3", "resume_lr=0.001"]
+    try:
+        run(settings_of, tmp_path / "run", *options)
+    except UserError as error:
+        assert "\n" not in str(error) and str(tmp_path / "last.ckpt") in str(error)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Files that are no checkpoints at all."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w"):
+        pass
+    empty_zip = buffer.getvalue()
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps(Planted()))
+        archive.writestr("archive/version", "3")
+    return {
+        "an empty file": b"",
+        "text": b"ImageID,Labels\n1.jpg,3\n",
+        "an empty archive": empty_zip,
+        "a pickle": pickle.dumps({"state_dict": {}}),
+        "a planted pickle": pickle.dumps(Planted()),
+        "a planted archive": buffer.getvalue(),
+        "numbers": bytes(range(256)) * 20,
+    }
+
+
+def test_files_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PLANTED", str(tmp_path / "planted"))
+    for name, content in files(tmp_path).items():
+        path = tmp_path / f"{name}.ckpt"
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="is not a checkpoint of mmlabel, or is damaged"):
+            load_classifier(path)
+    for legacy in (True, False):
+        path = tmp_path / "planted.ckpt"
+        torch.save(
+            {"state_dict": {}, "mmlabel": Planted()},
+            path,
+            _use_new_zipfile_serialization=not legacy,
+        )
+        with pytest.raises(UserError, match="is not a checkpoint of mmlabel, or is damaged"):
+            load_classifier(path)
+    assert not (tmp_path / "planted").exists()
+    for path in (tmp_path / "nowhere.ckpt", tmp_path):
+        with pytest.raises(UserError, match="there is no file"):
+            read_checkpoint(path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="there is no file"):
+        read_checkpoint(tmp_path / "pipe")
+
+
+# ---- Writing --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("writing", ["archive", "seal", "rename"])
+def test_a_full_disk_leaves_no_torn_file(
+    finished: Path, tmp_path: Path, writing: str, monkeypatch: pytest.MonkeyPatch
+):
+    path = tmp_path / "last.ckpt"
+    content = read_file(finished / "best.ckpt")
+    write_file(content, path)
+    before = path.read_bytes()
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def half(content: object, target: Path) -> None:
+        target.write_bytes(before[: len(before) // 2])
+        raise RuntimeError("PytorchStreamWriter failed writing file data/3: file write failed")
+
+    if writing == "archive":
+        monkeypatch.setattr(torch, "save", half)
+    elif writing == "seal":
+        monkeypatch.setattr(checkpoint_file, "_seal", full)
+    else:
+        monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(UserError, match=r"last.ckpt cannot be written \(.*; the one before is"):
+        write_file(content, path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+    with pytest.raises(UserError, match=r"new.ckpt cannot be written"):
+        write_file(content, tmp_path / "new.ckpt")
+    assert not (tmp_path / "new.ckpt").exists()
+
+
+def test_a_full_disk_in_training_is_a_message_and_the_run_goes_on_later(
+    settings_of, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    options = [*CAPTIONS, "trainer.max_epochs=3"]
+    run(settings_of, tmp_path / "whole", *options)
+    save, saved = torch.save, []
+
+    def full_after_three(content: object, target: Path) -> None:
+        saved.append(target)
+        if len(saved) > 3:
+            target.write_bytes(b"half of")
+            raise RuntimeError("PytorchStreamWriter failed writing file")
+        save(content, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full_after_three)
+        with pytest.raises(UserError, match="cannot be written"):
+            run(settings_of, tmp_path / "full", *options)
+    assert {path.name for path in (tmp_path / "full").glob("*ckpt*")} <= {"best.ckpt", "last.ckpt"}
+    run(settings_of, tmp_path / "again", f"ckpt_path={tmp_path / 'full' / 'last.ckpt'}")
+    assert history(tmp_path / "again") == history(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("place", ["elsewhere", "nowhere"])
+def test_where_temporary_files_go_does_not_matter(finished: Path, tmp_path: Path, place: str):
+    """Not on another file system, and not where nothing can be written."""
+    elsewhere = Path("/dev/shm") if place == "elsewhere" else tmp_path / "nowhere"
+    if place == "elsewhere" and not elsewhere.is_dir():
+        pytest.skip("no other file system at /dev/shm")
+    code = f"""
+import os, sys
+from pathlib import Path
+from mmlabel.checkpoint_file import read_file, write_file
+opened = []
+sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
+write_file(read_file(Path({str(finished / "best.ckpt")!r})), Path({str(tmp_path / "a.ckpt")!r}))
+assert not [name for name in opened if name.startswith({str(elsewhere)!r})], opened
+read_file(Path({str(tmp_path / "a.ckpt")!r}))
+"""
+    environment = os.environ | {"TMPDIR": str(elsewhere)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+# ---- What it holds --------------------------------------------------------------------------
+
+
+def test_the_record_of_rows(settings_of, finished: Path):
+    """In the order of the splits, by id: other ids, labels or captions are other digests."""
+    settings = settings_of(*CAPTIONS)
+    prepared = prepare(settings, None)
+    own, saved = record_rows(prepared), read_checkpoint(finished / "best.ckpt").rows
+    assert saved is not None
+    for split, record in own.items():
+        assert record.digest == saved[split].digest and record.captions == saved[split].captions
+        assert torch.equal(record.ids, saved[split].ids)
+        assert len(set(record.ids.tolist())) == len(prepared.rows[split])
+    prepared.annotations.targets[prepared.rows["val"][0], 3] ^= 1
+    other = record_rows(prepared)
+    assert other["val"].digest != own["val"].digest
+    assert other["val"].captions == own["val"].captions
+    assert other["train"].digest == own["train"].digest
+
+
+def test_finished_epochs(finished: Path, settings_of, tmp_path: Path):
+    assert read_checkpoint(finished / "last.ckpt").epochs == 2
+    content = dict(read_file(finished / "last.ckpt")) | {"epoch": 0, "global_step": 0}
+    write_file(content, tmp_path / "start.ckpt")
+    assert read_checkpoint(tmp_path / "start.ckpt").epochs == 0

@@ -1,0 +1,99 @@
+"""Signals, folders of the same second, and folders that are taken, as users meet them."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+LONG = ["model=caption_only", "trainer.max_epochs=100000", "patience=null"]
+
+
+def start(quick: list[str], *options: str, cwd: Path) -> subprocess.Popen:
+    fitting = [o for o in quick if not o.startswith(("backbone", "features"))]
+    return subprocess.Popen(
+        [sys.executable, str(REPOSITORY / "train.py"), *fitting, *options],
+        cwd=cwd,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+def when_training(process: subprocess.Popen, folder: Path) -> None:
+    """Wait until a second epoch has ended."""
+    end = time.monotonic() + 120
+    while time.monotonic() < end and process.poll() is None:
+        for history in folder.rglob("metrics.csv"):
+            if len(history.read_text().splitlines()) > 5:
+                return
+        time.sleep(0.1)
+    pytest.fail(f"no training: {process.communicate()[0] if process.poll() is not None else ''}")
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "multirun"),
+    [(signal.SIGTERM, 143, False), (signal.SIGINT, 130, False), (signal.SIGTERM, 143, True)],
+)
+def test_a_signal_ends_a_run_with_a_checkpoint_and_a_line(
+    number: signal.Signals, code: int, multirun: bool, quick: list[str], tmp_path: Path
+):
+    """The line's own advice then works."""
+    options = ["-m", "seed=0,1"] if multirun else []
+    with start(quick, *LONG, *options, cwd=tmp_path) as process:
+        when_training(process, tmp_path)
+        process.send_signal(number)
+        output = process.communicate(timeout=60)[0]
+    assert process.returncode == code, output
+    assert "Traceback" not in output
+    assert number.name in output
+    said = re.search(r"ckpt_path=(\S+last\.ckpt)", output)
+    assert said and (tmp_path / said[1]).is_file(), output
+    folder = (tmp_path / said[1]).parent
+    assert not (folder / "results.json").exists()
+    if not multirun:
+        reached = len((folder / "metrics.csv").read_text().splitlines()) // 2
+        with start(
+            quick,
+            f"ckpt_path={said[1]}",
+            "trainer.max_epochs=100000",
+            f"trainer.max_steps={10**9}",
+            "trainer.max_time=00:00:00:01",
+            cwd=tmp_path,
+        ) as again:
+            output = again.communicate(timeout=120)[0]
+        assert "Traceback" not in output
+        if again.returncode == 0:
+            (results,) = tmp_path.rglob("results.json")
+            assert json.loads(results.read_text())["epochs"] >= reached // 2
+        else:
+            assert "mmlabel: " in output
+
+
+def test_runs_of_the_same_second_have_folders_of_their_own(quick: list[str], tmp_path: Path):
+    options = ["model=caption_only", "trainer.max_epochs=1"]
+    processes = [start(quick, *options, f"seed={seed}", cwd=tmp_path) for seed in (0, 1, 2)]
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], outputs
+    found = [json.loads(path.read_text()) for path in tmp_path.rglob("results.json")]
+    assert sorted(results["settings"]["seed"] for results in found) == [0, 1, 2]
+
+
+def test_a_finished_runs_folder_is_not_written_to_again(quick: list[str], tmp_path: Path):
+    options = ["model=caption_only", "trainer.max_epochs=1", "hydra.run.dir=here"]
+    with start(quick, *options, cwd=tmp_path) as process:
+        assert process.wait(timeout=120) == 0
+    before = (tmp_path / "here" / "results.json").read_bytes()
+    with start(quick, *options, "seed=1", cwd=tmp_path) as process:
+        output = process.communicate(timeout=120)[0]
+    assert process.returncode == 1
+    assert "holds a finished run" in output and "Traceback" not in output
+    assert (tmp_path / "here" / "results.json").read_bytes() == before

@@ -1,0 +1,75 @@
+"""Checkpoints of earlier versions are evaluated, resumed and predicted with, as they always were.
+
+checkpoints/expected.json holds, for each file, the options that describe its network and data, and
+what the code that wrote it gave. To add one: its name and options, then
+MMLABEL_RECORD=1 with that code.
+"""
+
+import csv
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from recorded import as_recorded, where
+
+from mmlabel.predict import main as predict
+from mmlabel.training import train
+
+FOLDER = Path(__file__).with_name("checkpoints")
+FILE = FOLDER / "expected.json"
+EXPECTED = json.loads(FILE.read_text())
+NAMES = sorted(EXPECTED["checkpoints"])
+
+
+def check(name: str, what: str, values: dict) -> None:
+    """Compare with what is recorded, or record it where that is asked for."""
+    entry = EXPECTED["checkpoints"][name]
+    if os.environ.get("MMLABEL_RECORD") and what not in entry:
+        entry[what] = values
+        EXPECTED["where"] = where()
+        FILE.write_text(json.dumps(EXPECTED, indent=1) + "\n")
+    assert values == as_recorded(entry[what], recorded_where=EXPECTED["where"])
+
+
+def options(name: str, kind: str, made: Path) -> list[str]:
+    given = EXPECTED["checkpoints"][name]["options"]
+    chosen = [*given["data"], *(given["network"] if kind == "resumed" else ())]
+    return [option.format(made=made) for option in chosen] + [f"ckpt_path={FOLDER / name}.ckpt"]
+
+
+def test_every_file_is_tried_and_small():
+    files = {path.stem: path.stat().st_size for path in FOLDER.glob("*.ckpt")}
+    assert sorted(files) == NAMES
+    assert max(files.values()) < 200_000
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_evaluated(name: str, settings_of: Callable, made: Path, tmp_path: Path):
+    given = ["train=false", *options(name, "evaluated", made)]
+    results = train(settings_of(*given), tmp_path, overrides=given)
+    check(name, "evaluated", results["scores"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_resumed(name: str, settings_of: Callable, made: Path, tmp_path: Path):
+    given = options(name, "resumed", made)
+    results = train(settings_of(*given), tmp_path, overrides=given)
+    assert results["epochs"] == EXPECTED["checkpoints"][name]["epochs"]
+    check(name, "resumed", results["scores"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_predicts(name: str, made: Path, tmp_path: Path):
+    lines = (made / "train.csv").read_text().splitlines(keepends=True)
+    rows, out = tmp_path / "rows.csv", tmp_path / "out.csv"
+    rows.write_text("".join(lines[:5]))
+    pictures = ["--pictures", str(made / "data")]
+    given = [*pictures, "--out", str(out), "--probabilities"]
+    assert predict([str(FOLDER / f"{name}.ckpt"), str(rows), *given]) == 0
+    with open(out, newline="") as file:
+        answers = {row.pop("ImageID"): row for row in csv.DictReader(file)}
+    check(name, "labels", {id: row.pop("Labels") for id, row in answers.items()})
+    found = {f"{id} {n}": float(p) for id, row in answers.items() for n, p in row.items()}
+    check(name, "probabilities", found)

@@ -1,0 +1,89 @@
+"""Optimizers with torch's own options, and schedules that watch the score in its direction."""
+
+import pytest
+import torch
+from torch import nn
+
+from mmlabel.optimizers import OPTIMIZERS, build_optimizer, build_scheduler
+
+
+def one_parameter() -> nn.Parameter:
+    return nn.Parameter(torch.ones(3))
+
+
+def sgd(lr: float = 0.5) -> torch.optim.Optimizer:
+    return build_optimizer([one_parameter()], name="sgd", lr=lr, weight_decay=0.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("adam", {"betas": (0.8, 0.9), "eps": 1e-6}),
+        ("adamw", {"betas": (0.8, 0.9), "eps": 1e-6}),
+        ("adadelta", {"rho": 0.8, "eps": 1e-5}),
+        ("sgd", {"momentum": 0.7, "nesterov": True}),
+    ],
+)
+def test_an_optimizer_has_its_options(name: str, options: dict) -> None:
+    options |= {"lr": 0.2, "weight_decay": 0.01}
+    optimizer = build_optimizer(iter([one_parameter()]), name=name, **options)
+    assert type(optimizer) is OPTIMIZERS[name]
+    (group,) = optimizer.param_groups
+    assert {key: group[key] for key in options} == options and len(group["params"]) == 1
+
+
+def test_an_option_that_it_does_not_have_is_refused() -> None:
+    with pytest.raises(TypeError, match="momentun"):
+        build_optimizer([one_parameter()], name="sgd", lr=0.1, momentun=0.9)
+    with pytest.raises(TypeError, match="warmup"):
+        build_scheduler(sgd(), name="cosine", steps=3, monitor="val/map", mode="max", warmup=0.1)
+
+
+@pytest.mark.parametrize(("mode", "scores"), [("min", [3, 2, 1, 1, 1]), ("max", [1, 2, 3, 3, 3])])
+def test_plateau_follows_the_direction_of_the_score(mode: str, scores: list[float]) -> None:
+    rates = {}
+    for direction in ("min", "max"):
+        optimizer = sgd()
+        plan = build_scheduler(
+            optimizer,
+            name="plateau",
+            steps=9,
+            monitor="val/loss",
+            mode=direction,
+            factor=0.1,
+            patience=1,
+        )
+        assert plan["monitor"] == "val/loss" and plan["interval"] == "epoch"
+        for value in scores[:4]:
+            plan["scheduler"].step(value)
+        rates[direction] = [optimizer.param_groups[0]["lr"]]
+        plan["scheduler"].step(scores[4])
+        rates[direction].append(optimizer.param_groups[0]["lr"])
+    assert rates[mode] == pytest.approx([0.5, 0.05])
+    assert rates["max" if mode == "min" else "min"][0] < 0.5
+
+
+def test_steps_of_the_stepwise_schedules() -> None:
+    def rates(name: str, **options: float) -> list[float]:
+        optimizer = sgd(lr=1.0)
+        plan = build_scheduler(
+            optimizer, name=name, steps=10, monitor="val/map", mode="max", **options
+        )
+        assert plan["interval"] == "step"
+        found = []
+        for _ in range(10):
+            found.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            plan["scheduler"].step() if len(found) < 10 else None
+        return found
+
+    rising = rates("one_cycle", warmup=0.5)
+    assert max(rising) == pytest.approx(1.0) and rising.index(max(rising)) == 4
+    falling = rates("cosine")
+    assert falling[0] == 1.0 and falling == sorted(falling, reverse=True) and falling[-1] < 0.03
+
+
+def test_no_schedule_and_a_run_of_one_step() -> None:
+    for name, options in (("one_cycle", {"warmup": 0.3}), ("cosine", {})):
+        assert build_scheduler(sgd(), name=name, steps=1, monitor="", mode="max", **options)
+    assert build_scheduler(sgd(), name="none", steps=1, monitor="val/map", mode="max") is None

@@ -1,0 +1,531 @@
+"""What a command line may change of a checkpoint, going on as if uninterrupted, and its rows."""
+
+import csv
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from resumed_runs import CAPTIONS, history, results_of, run, run_killed_in_epoch
+from sklearn.metrics import f1_score
+
+from mmlabel.callbacks import FreshSchedule
+from mmlabel.checkpoint import read_checkpoint
+from mmlabel.errors import UserError
+from mmlabel.training import train
+
+ROWS = ("data=csv", "data.file={made}/rows.csv", "data.fractions=[0.5,0.25,0.25]")
+
+
+@pytest.fixture(scope="module")
+def base(settings_of, tmp_path_factory) -> Path:
+    """The folder of a finished run on the built-in captions."""
+    folder = tmp_path_factory.mktemp("base")
+    run(settings_of, folder, *CAPTIONS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rows(made: Path) -> list[str]:
+    return [*CAPTIONS, *(option.format(made=made) for option in ROWS)]
+
+
+@pytest.fixture(scope="module")
+def on_rows(settings_of, rows: list[str], tmp_path_factory) -> Path:
+    """The folder of a finished run on a CSV whose splits are drawn."""
+    folder = tmp_path_factory.mktemp("on_rows")
+    run(settings_of, folder, *rows)
+    return folder
+
+
+def evaluate(settings_of, checkpoint: Path, folder: Path, *options: str) -> dict:
+    return run(settings_of, folder, "train=false", f"ckpt_path={checkpoint}", *options)
+
+
+def predictions(folder: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
+    with open(folder / "predictions.csv", newline="") as file:
+        header, *lines = csv.reader(file)
+    number = sum(name.startswith("target_") for name in header)
+    values = np.array([line[1:] for line in lines], dtype=float)
+    return [line[0] for line in lines], values[:, :number] > 0.5, values[:, number:]
+
+
+# ---- Going on ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "epoch"), [("one_cycle", 0), ("cosine", 1), ("plateau", 3), ("none", 2)]
+)
+def test_resumed_is_uninterrupted(settings_of, tmp_path: Path, scheduler: str, epoch: int):
+    options = [*CAPTIONS, f"scheduler={scheduler}", "trainer.max_epochs=5", "lstm.dropout=0.2",
+               "lstm.layers=2", "threshold=auto"]  # fmt: skip
+    if scheduler == "plateau":  # that it is cut at once, and again
+        options += ["scheduler.patience=0", "monitor=val/f1_micro", "optimizer.lr=1e-5"]
+    whole = run(settings_of, tmp_path / "whole", *options)
+    last = run_killed_in_epoch(settings_of, tmp_path / "killed", epoch, *options)
+    again = run(settings_of, tmp_path / "again", f"ckpt_path={last}")
+    for column in ("train/loss", "val/f1_micro", "lr"):
+        expected = history(tmp_path / "whole", column)
+        assert len(expected) == 5
+        assert history(tmp_path / "again", column) == pytest.approx(expected, rel=1e-6), column
+    for name in ("scores", "threshold", "epochs", "best_epoch", "rows"):
+        assert again[name] == whole[name], name
+    if scheduler == "plateau":
+        assert len(set(history(tmp_path / "whole", "lr"))) > 1, "the rate was never cut"
+
+
+def test_an_interruption_before_a_resumed_runs_first_epoch_ends_loses_nothing(
+    settings_of, tmp_path: Path
+):
+    options = [*CAPTIONS, "trainer.max_epochs=3"]
+    run(settings_of, tmp_path / "whole", *options)
+    first = run_killed_in_epoch(settings_of, tmp_path / "1", 1, *options)
+    second = run_killed_in_epoch(settings_of, tmp_path / "2", 1, f"ckpt_path={first}")
+    assert read_checkpoint(second).epochs == 1
+    run(settings_of, tmp_path / "3", f"ckpt_path={second}")
+    assert history(tmp_path / "3") == history(tmp_path / "whole")
+
+
+def test_a_run_goes_on_in_its_own_folder(settings_of, tmp_path: Path):
+    options = [*CAPTIONS, "trainer.max_epochs=3"]
+    run(settings_of, tmp_path / "whole", *options)
+    last = run_killed_in_epoch(settings_of, tmp_path / "own", 1, *options)
+    run(settings_of, tmp_path / "own", f"ckpt_path={last}")
+    assert history(tmp_path / "own") == history(tmp_path / "whole")
+    assert results_of(tmp_path / "own")["scores"] == results_of(tmp_path / "whole")["scores"]
+
+
+@pytest.mark.parametrize("scheduler", ["none", "plateau"])
+def test_training_longer_without_a_laid_out_schedule(settings_of, tmp_path: Path, scheduler: str):
+    options = [*CAPTIONS, f"scheduler={scheduler}"]
+    run(settings_of, tmp_path / "whole", *options, "trainer.max_epochs=4")
+    run(settings_of, tmp_path / "short", *options, "trainer.max_epochs=2")
+    more = ["trainer.max_epochs=4", f"ckpt_path={tmp_path / 'short' / 'last.ckpt'}"]
+    results = run(settings_of, tmp_path / "more", *more)
+    assert history(tmp_path / "more") == history(tmp_path / "whole")
+    assert results["scores"] == results_of(tmp_path / "whole")["scores"]
+    assert results["settings"]["trainer"]["max_epochs"] == 4
+
+
+@pytest.mark.parametrize("scheduler", ["one_cycle", "cosine"])
+def test_training_longer_with_a_laid_out_schedule_takes_a_fresh_one(
+    settings_of, tmp_path: Path, scheduler: str, monkeypatch: pytest.MonkeyPatch
+):
+    run(settings_of, tmp_path / "short", *CAPTIONS, f"scheduler={scheduler}")
+    more = ["trainer.max_epochs=5", f"ckpt_path={tmp_path / 'short' / 'last.ckpt'}"]
+    with pytest.raises(UserError, match=rf"scheduler={scheduler} .*add resume_lr=0.003"):
+        run(settings_of, tmp_path / "refused", *more)
+
+    seen: list[float] = []
+    monkeypatch.setattr(
+        FreshSchedule,
+        "on_train_batch_start",
+        lambda self, trainer, *_: seen.append(trainer.optimizers[0].param_groups[0]["lr"]),
+    )
+    results = run(settings_of, tmp_path / "more", *more, "resume_lr=0.02")
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.02)
+    schedulers = torch.optim.lr_scheduler
+    if scheduler == "one_cycle":
+        expected = schedulers.OneCycleLR(optimizer, 0.02, total_steps=6, cycle_momentum=False)
+    else:
+        expected = schedulers.CosineAnnealingLR(optimizer, T_max=6)
+    rates = []
+    for _ in range(6):  # three epochs of two batches
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        expected.step() if len(rates) < 6 else None
+    assert seen == pytest.approx(rates, rel=1e-6)
+    assert results["epochs"] == 5 and results["settings"]["resume_lr"] == 0.02
+    assert results["settings"]["optimizer"]["lr"] == 0.003
+
+    # Its checkpoints are evaluated, and gone on with, as any others: the rate was for once.
+    best = tmp_path / "more" / "best.ckpt"
+    again = evaluate(settings_of, best, tmp_path / "again")
+    assert again["scores"] == pytest.approx(results["scores"], abs=1e-6)
+
+
+def test_a_fresh_schedule_is_gone_on_with(settings_of, tmp_path: Path):
+    run(settings_of, tmp_path / "short", *CAPTIONS)
+    more = ["trainer.max_epochs=6", f"ckpt_path={tmp_path / 'short' / 'last.ckpt'}",
+            "resume_lr=0.01"]  # fmt: skip
+    run(settings_of, tmp_path / "whole", *more)
+    last = run_killed_in_epoch(settings_of, tmp_path / "killed", 4, *more)
+    run(settings_of, tmp_path / "again", f"ckpt_path={last}")
+    assert history(tmp_path / "again", "lr") == history(tmp_path / "whole", "lr")
+    assert history(tmp_path / "again") == history(tmp_path / "whole")
+
+
+def test_fewer_epochs_than_have_been_trained(base: Path, settings_of, tmp_path: Path):
+    options = [f"ckpt_path={base / 'last.ckpt'}", "trainer.max_epochs=1"]
+    with pytest.raises(UserError, match="trainer.max_epochs=1, but .* has trained 2 epochs"):
+        run(settings_of, tmp_path, *options)
+
+
+def test_a_schedule_of_other_steps_is_refused(settings_of, tmp_path: Path):
+    """As when the number of devices is another: here the accumulation stands for it."""
+    last = run_killed_in_epoch(settings_of, tmp_path / "1", 1, *CAPTIONS, "trainer.max_epochs=4")
+    saved = torch.load(last, weights_only=True)
+    saved["mmlabel"]["settings"]["trainer"]["accumulate_grad_batches"] = 2
+    torch.save(saved, last)
+    with pytest.raises(UserError, match="6 steps left, and this run 2.*resume_lr=RATE"):
+        run(settings_of, tmp_path / "2", f"ckpt_path={last}")
+
+
+def test_early_stopping_stays_stopped(settings_of, tmp_path: Path):
+    options = ["model=caption_only", "optimizer.lr=0", "patience=2", "trainer.max_epochs=9",
+               "scheduler=none", "model.head.batch_norm=false"]  # fmt: skip
+    first = run(settings_of, tmp_path / "first", *options)
+    assert first["epochs"] == 3
+    last = tmp_path / "first" / "last.ckpt"
+    second = run(settings_of, tmp_path / "second", f"ckpt_path={last}")
+    assert second["epochs"] == 3 and second["best_epoch"] == first["best_epoch"]
+    assert second["scores"] == first["scores"]
+    assert len(history(tmp_path / "second")) == 3
+    more = run(settings_of, tmp_path / "more", f"ckpt_path={last}", "patience=4")
+    assert more["epochs"] == 5 and more["settings"]["patience"] == 4
+
+
+def test_a_finished_run_is_resumed_to_the_same_results(base: Path, settings_of, tmp_path: Path):
+    again = run(settings_of, tmp_path, f"ckpt_path={base / 'last.ckpt'}")
+    for name in ("scores", "epochs", "best_epoch", "threshold", "rows"):
+        assert again[name] == results_of(base)[name], name
+
+
+@pytest.mark.parametrize("moved", ["folder", "both files", "last alone", "another best"])
+def test_the_best_checkpoint_is_found_beside_the_last(settings_of, tmp_path: Path, moved: str):
+    # A rate of nothing after the first epoch: no later one can be the best.
+    run(settings_of, tmp_path / "old", *CAPTIONS, "scheduler=none", "trainer.max_epochs=2")
+    best_epoch = results_of(tmp_path / "old")["best_epoch"]
+    new = tmp_path / "a folder with spaces"
+    if moved == "folder":
+        (tmp_path / "old").rename(new)
+    else:
+        new.mkdir()
+        shutil.copy(tmp_path / "old" / "last.ckpt", new / "last.ckpt")
+        if moved == "both files":
+            shutil.copy(tmp_path / "old" / "best.ckpt", new / "best.ckpt")
+        if moved == "another best":
+            run(settings_of, tmp_path / "other", *CAPTIONS, "seed=5")
+            shutil.copy(tmp_path / "other" / "best.ckpt", new / "best.ckpt")
+    more = [f"ckpt_path={new / 'last.ckpt'}", "trainer.max_epochs=3", "resume_lr=1e-12"]
+    results = run(settings_of, tmp_path / "more", *more)
+    missing = [note for note in results["notes"] if "there is no best.ckpt" in note]
+    if moved in ("folder", "both files"):
+        assert not missing and results["best_epoch"] == best_epoch
+    else:
+        assert "the best epoch is chosen from here on" in missing[0]
+        assert results["best_epoch"] == 2
+
+
+def test_the_last_validation_adds_no_point(base: Path):
+    for column in ("train/loss", "val/loss", "val/f1_micro"):
+        assert len(history(base, column)) == 2
+
+
+# ---- Options ------------------------------------------------------------------------------------
+
+# An option with another value than the checkpoint's, and what its message says of both.
+CHANGED = {
+    "optimizer.lr=1e-05": "optimizer.lr=0.003",
+    "optimizer=sgd": "optimizer=adam",
+    "optimizer.betas=[0.5,0.9]": "optimizer.betas=[0.9,0.999]",
+    "loss=bce_pos_weight": "loss=bce",
+    "scheduler=cosine": "scheduler=one_cycle",
+    "scheduler.warmup=0.1": "scheduler.warmup=0.3",
+    "data.batch_size=16": "data.batch_size=32",
+    "seed=1": "seed=0",
+    "data.image_size=48": "data.image_size=32",
+    "data.upright=false": "data.upright=true",
+    "data.scenes_seed=1": "data.scenes_seed=0",
+    "data.rows=[50,24,24]": "data.rows=[60,24,24]",
+    "lstm.layers=3": "lstm.layers=1",
+    "lstm.pooling=last": "lstm.pooling=max",
+    "model=decoder": "model=caption_only",
+    "model.head.dropout=0.1": "model.head.dropout=0.5",
+    "embedding.dim=8": "embedding.dim=16",
+    "captions.min_count=2": "captions.min_count=1",
+    "monitor=val/map": "monitor=val/f1_micro",
+    "threshold=0.3": "threshold=null",
+    "trainer.gradient_clip_val=1.0": "trainer.gradient_clip_val=null",
+    "trainer.precision=bf16-mixed": "trainer.precision=32-true",
+    "trainer.limit_train_batches=1": "trainer.limit_train_batches=1.0",
+    "trainer.accumulate_grad_batches=2": "trainer.accumulate_grad_batches=1",
+    "trainer.overfit_batches=1": "trainer.overfit_batches=0.0",
+}
+ONLY_RESUMING = {"threshold=0.3", "data.batch_size=16", "trainer.precision=bf16-mixed"}
+
+
+@pytest.mark.parametrize("doing", ["resume", "evaluate"])
+def test_what_would_change_the_meaning_is_refused(
+    base: Path, settings_of, tmp_path: Path, doing: str
+):
+    how = ["train=false"] if doing == "evaluate" else []
+    for given, own in CHANGED.items():
+        if doing == "evaluate" and given in ONLY_RESUMING:
+            continue
+        options = ["model=caption_only", *how, f"ckpt_path={base / 'last.ckpt'}"]
+        options = [o for o in options if not (given.startswith("model=") and "model=" in o)]
+        with pytest.raises(UserError) as error:
+            run(settings_of, tmp_path, *options, given)
+        text = str(error.value)
+        assert text.startswith(f"{given}, but the checkpoint was trained with {own}: "), text
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_same_value_may_be_given(base: Path, settings_of, tmp_path: Path):
+    same = [*CAPTIONS, *{own for own in CHANGED.values() if "null" not in own}]
+    results = evaluate(settings_of, base / "best.ckpt", tmp_path, *same)
+    assert results["scores"] == pytest.approx(results_of(base)["scores"], abs=1e-6)
+
+
+def test_options_of_a_network_that_the_checkpoint_does_not_have(
+    base: Path, settings_of, tmp_path: Path
+):
+    with pytest.raises(UserError, match="decoder.beam_width=2, but .* decoder.beam_width=null"):
+        evaluate(settings_of, base / "best.ckpt", tmp_path, "decoder.beam_width=2")
+
+
+def test_an_experiment_is_compared_option_by_option(base: Path, settings_of, tmp_path: Path):
+    for options in (["experiment=report_vgg16"], ["experiment=demo"]):
+        with pytest.raises(UserError, match="but the checkpoint was trained with"):
+            evaluate(settings_of, base / "best.ckpt", tmp_path, *options)
+
+
+def test_paths_and_machinery_may_change(base: Path, settings_of, tmp_path: Path):
+    options = ["data.workers=1", "logger.csv=false", f"cache_dir={tmp_path / 'cache'}",
+               "trainer=cpu", "callbacks.model_summary=true", "trainer.profiler=simple",
+               "trainer.log_every_n_steps=3", "report=true", "name=again",
+               "test=false"]  # fmt: skip
+    results = run(settings_of, tmp_path / "more", f"ckpt_path={base / 'last.ckpt'}", *options)
+    assert results["settings"]["data"]["workers"] == 1
+    assert results["settings"]["logger"]["csv"] is False
+    assert results["settings"]["name"] == "again"
+    assert (tmp_path / "cache").is_dir()
+    assert not any(name.startswith("test/") for name in results["scores"])
+
+
+def test_what_is_recorded_is_what_was_used(base: Path, settings_of, tmp_path: Path):
+    """Whatever the command line's defaults are, nothing but what may change is taken from it."""
+    settings = settings_of(f"ckpt_path={base / 'last.ckpt'}", "lstm.layers=3", "seed=7", "data=csv",
+                           "data.file=nowhere.csv", "optimizer=sgd")  # fmt: skip
+    results = train(settings, tmp_path, overrides=[])
+    own, recorded = results_of(base)["settings"], results["settings"]
+    changed = {key for key in own if own[key] != recorded[key]}
+    assert changed == {"ckpt_path"} and results["scores"] == results_of(base)["scores"]
+
+
+# ---- Rows -----------------------------------------------------------------------------------
+
+
+def test_data_that_is_not_named_is_the_checkpoints(on_rows: Path, settings_of, tmp_path: Path):
+    results = evaluate(settings_of, on_rows / "best.ckpt", tmp_path)
+    assert results["settings"]["data"]["name"] == "csv"
+    assert results["scores"] == pytest.approx(results_of(on_rows)["scores"], abs=1e-6)
+    assert results["rows"] == results_of(on_rows)["rows"]
+
+
+@pytest.mark.parametrize(
+    ("given", "own"),
+    [
+        ("data.split_seed=1", "data.split_seed=0"),
+        ("data.fractions=[0.6,0.2,0.2]", "data.fractions=[0.5,0.25,0.25]"),
+        ("data.folds=3 data.fold=1", "data.folds=null"),
+        ("data.caption_seed=2", "data.caption_seed=0"),
+        ("data.separator=,", "data.separator= "),
+    ],
+)
+@pytest.mark.parametrize("doing", ["resume", "evaluate"])
+def test_other_splits_are_refused(
+    on_rows: Path, rows: list[str], settings_of, tmp_path: Path, given: str, own: str, doing: str
+):
+    name = given.split("=")[0]
+    options = [o for o in rows if not o.startswith(f"{name}=")] + [f"ckpt_path={on_rows}/last.ckpt"]
+    options += ["train=false"] if doing == "evaluate" else []
+    with pytest.raises(UserError) as error:
+        run(settings_of, tmp_path, *options, *given.replace("=,", "=','").split(" "))
+    text = str(error.value)
+    assert text.startswith(given.split(" ")[0]) and f"trained with {own}" in text
+    assert ("data.allow_other_rows=true" in text) == (doing == "evaluate")
+
+
+def test_another_source_is_refused(on_rows: Path, made: Path, settings_of, tmp_path: Path):
+    for other in (["data=scenes"], ["data=usyd", f"data.root={made}"]):
+        with pytest.raises(UserError, match=rf"{other[0]}, but .* data=csv"):
+            evaluate(settings_of, on_rows / "best.ckpt", tmp_path, *other)
+
+
+def test_a_fold_is_its_fold(rows: list[str], settings_of, tmp_path: Path):
+    folds = [*[o for o in rows if "fractions" not in o], "data.folds=3", "data.fold=0"]
+    run(settings_of, tmp_path / "fold", *folds)
+    with pytest.raises(UserError, match="data.fold=2, but .* data.fold=0"):
+        evaluate(settings_of, tmp_path / "fold" / "best.ckpt", tmp_path / "x", *folds[:-1],
+                 "data.fold=2")  # fmt: skip
+
+
+def edited(made: Path, folder: Path, change: Callable[[list[str]], list[str]]) -> Path:
+    """A copy of the made CSV with other lines."""
+    head, *lines = (made / "rows.csv").read_text().splitlines()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "rows.csv"
+    path.write_text("\n".join([head, *change(lines)]) + "\n")
+    return path
+
+
+def relabelled(lines: list[str]) -> list[str]:
+    picture, labels, caption = lines[5].split(",")
+    return [*lines[:5], f"{picture},{'3' if labels != '3' else '1'},{caption}", *lines[6:]]
+
+
+def recaptioned(lines: list[str]) -> list[str]:
+    return [lines[0].rsplit(",", 1)[0] + ",quite another sentence", *lines[1:]]
+
+
+def test_files_may_move_and_must_hold_the_same_rows(
+    on_rows: Path, made: Path, settings_of, tmp_path: Path
+):
+    def again(file: Path) -> dict:
+        return evaluate(settings_of, on_rows / "best.ckpt", tmp_path / "out", "data=csv",
+                        f"data.file={file}", f"data.root={made}")  # fmt: skip
+
+    same = edited(made, tmp_path / "same", lambda lines: lines)
+    scores = again(same)["scores"]
+    assert scores == pytest.approx(results_of(on_rows)["scores"], abs=1e-6)
+    for change, what in ((relabelled, "rows"), (recaptioned, "captions of the"),
+                         (lambda lines: lines[1:], "rows"), (reversed, "rows")):  # fmt: skip
+        other = edited(made, tmp_path / "other", change)
+        with pytest.raises(UserError) as error:
+            again(other)
+        text = str(error.value)
+        assert f"data.file={other}" in text and f"{made}/rows.csv" in text and what in text
+
+
+def test_a_file_that_has_changed_is_refused(settings_of, made: Path, rows: list[str], tmp_path):
+    file = edited(made, tmp_path, lambda lines: lines)
+    options = [o for o in rows if not o.startswith("data.file")]
+    options += [f"data.file={file}", f"data.root={made}"]
+    run(settings_of, tmp_path / "run", *options)
+    edited(made, tmp_path, relabelled)
+    with pytest.raises(UserError, match="the files have changed: the data's .* rows are not those"):
+        evaluate(settings_of, tmp_path / "run" / "best.ckpt", tmp_path / "again")
+    with pytest.raises(UserError, match="the files have changed.*restore it"):
+        run(settings_of, tmp_path / "more", f"ckpt_path={tmp_path / 'run' / 'last.ckpt'}")
+
+
+def test_captions_do_not_matter_to_a_model_that_does_not_read_them(
+    settings_of, made: Path, tmp_path: Path
+):
+    file = edited(made, tmp_path, lambda lines: lines)
+    options = ["model=image_only", "data=csv", f"data.file={file}", f"data.root={made}"]
+    run(settings_of, tmp_path / "run", *options)
+    edited(made, tmp_path, recaptioned)
+    evaluate(settings_of, tmp_path / "run" / "best.ckpt", tmp_path / "again")
+
+
+def test_a_splits_file_may_move_and_must_say_the_same(
+    settings_of, made: Path, rows: list[str], tmp_path: Path
+):
+    ids = [line.split(",")[0] for line in (made / "rows.csv").read_text().splitlines()[1:]]
+    names = ["train", "val", "train", "test"]
+    for number, name in enumerate(("one", "same", "other")):
+        shift = number == 2
+        lines = [f"{id},{names[(i + shift) % 4]}" for i, id in enumerate(ids)]
+        (tmp_path / name).write_text("ImageID,split\n" + "\n".join(lines) + "\n")
+    options = [*[o for o in rows if "fractions" not in o], f"data.splits={tmp_path / 'one'}"]
+    run(settings_of, tmp_path / "run", *options)
+    best = tmp_path / "run" / "best.ckpt"
+    (tmp_path / "one").rename(tmp_path / "gone")
+    evaluate(settings_of, best, tmp_path / "a", *options[:-1], f"data.splits={tmp_path / 'same'}")
+    with pytest.raises(UserError, match=r"data.splits=.*other \(the checkpoint's: .*one\)"):
+        evaluate(settings_of, best, tmp_path / "b", *options[:-1],
+                 f"data.splits={tmp_path / 'other'}")  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_other_rows_are_scored_without_those_it_was_trained_on(
+    on_rows: Path, rows: list[str], settings_of, tmp_path: Path, seed: int
+):
+    trained = read_checkpoint(on_rows / "best.ckpt").rows
+    assert trained is not None
+    results = evaluate(settings_of, on_rows / "best.ckpt", tmp_path / "other", *rows,
+                       f"data.split_seed={seed}", "data.allow_other_rows=true")  # fmt: skip
+    test_before, _, _ = predictions(on_rows)
+    ids, targets, probabilities = predictions(tmp_path / "other")
+    assert ids and set(ids) <= set(test_before), "only rows that it has never seen"
+    assert results["rows"]["test"] == len(ids) < 18
+    (note,) = [note for note in results["notes"] if "allow_other_rows" in note]
+    left_out = 36 - results["rows"]["test"] - results["rows"]["val"]
+    assert f"of 36 validation and test rows, {left_out} that it was trained or selected" in note
+    for average in ("micro", "samples"):
+        expected = f1_score(targets, probabilities >= 0.5, average=average, zero_division=0)
+        assert results["scores"][f"test/f1_{average}"] == pytest.approx(expected, abs=1e-6)
+    assert results["settings"]["data"]["split_seed"] == seed
+    assert results["settings"]["data"]["fractions"] == [0.5, 0.25, 0.25]
+
+
+def test_another_source_is_scored_where_that_is_asked_for(
+    on_rows: Path, made: Path, settings_of, tmp_path: Path
+):
+    """The same pictures by other names, in COCO's files and in the report's."""
+    options = ["data=usyd", f"data.root={made}", "data.allow_other_rows=true", "data.upright=true"]
+    with pytest.raises(UserError, match="the checkpoint knows the labels"):
+        evaluate(settings_of, on_rows / "best.ckpt", tmp_path, *options)
+
+
+def test_nothing_but_rows_that_it_was_trained_on(
+    on_rows: Path, made: Path, rows: list[str], settings_of, tmp_path: Path
+):
+    ids = [line.split(",")[0] for line in (made / "rows.csv").read_text().splitlines()[1:]]
+    never, _, _ = predictions(on_rows)
+    lines = [f"{id},{'train' if id in never else ('val', 'test')[i % 2]}"
+             for i, id in enumerate(ids)]  # fmt: skip
+    (tmp_path / "splits.csv").write_text("ImageID,split\n" + "\n".join(lines) + "\n")
+    options = [*[o for o in rows if "fractions" not in o], f"data.splits={tmp_path}/splits.csv"]
+    with pytest.raises(UserError, match="no row is left in the test split"):
+        evaluate(settings_of, on_rows / "best.ckpt", tmp_path, *options,
+                 "data.allow_other_rows=true")  # fmt: skip
+
+
+def test_other_rows_are_not_trained_on(on_rows: Path, settings_of):
+    with pytest.raises(UserError, match="allow_other_rows is for evaluating"):
+        settings_of(f"ckpt_path={on_rows / 'last.ckpt'}", "data.allow_other_rows=true")
+
+
+def test_a_checkpoint_without_a_record_of_its_rows_says_so(base: Path, settings_of, tmp_path: Path):
+    saved = torch.load(base / "best.ckpt", weights_only=True)
+    del saved["mmlabel"]["rows"]
+    torch.save(saved, tmp_path / "older.ckpt")
+    results = evaluate(settings_of, tmp_path / "older.ckpt", tmp_path / "out")
+    assert any("does not say which rows" in note for note in results["notes"])
+
+
+# ---- Thresholds --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threshold", ["0.3", "auto", "per_label"])
+def test_another_threshold_when_evaluating(base: Path, settings_of, tmp_path: Path, threshold: str):
+    results = evaluate(settings_of, base / "best.ckpt", tmp_path, f"threshold={threshold}")
+    _, targets, probabilities = predictions(tmp_path)
+    chosen = results["threshold"]
+    if threshold == "0.3":
+        assert chosen == 0.3
+    if threshold == "per_label":
+        numbers = [int(n) for n in results["labels"]]
+        assert len(chosen) == 20 and numbers
+        chosen = np.array([t for n, t in enumerate(chosen) if n not in (0, 12)])
+    answers = probabilities.astype(np.float32) >= np.float32(chosen)
+    expected = f1_score(targets, answers, average="micro", zero_division=0)
+    assert results["scores"]["test/f1_micro"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_threshold_that_was_found_is_kept(settings_of, tmp_path: Path):
+    options = [*CAPTIONS, "threshold=auto"]
+    found = run(settings_of, tmp_path / "run", *options)["threshold"]
+    # On fewer rows of validation another one would be found.
+    again = evaluate(settings_of, tmp_path / "run" / "best.ckpt", tmp_path / "again",
+                     "trainer.limit_val_batches=0")  # fmt: skip
+    assert again["threshold"] == found
+    # An epoch's own checkpoint has none yet: it is found when that is evaluated.
+    last = evaluate(settings_of, tmp_path / "run" / "last.ckpt", tmp_path / "last")
+    assert last["settings"]["threshold"] == "auto"

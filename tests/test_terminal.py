@@ -1,0 +1,40 @@
+"""What is printed of a run and of a study, names and notes from data included."""
+
+from pathlib import Path
+
+import pytest
+from fake_runs import write_fake_run
+
+from mmlabel.report import StudyReport, VariantSummary
+from mmlabel.run_folder import read_results
+from mmlabel.terminal import print_study, print_table, printable
+
+
+def test_scores_and_labels_are_printed_and_names_are_shown_as_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    write_fake_run(tmp_path, seed=0, noise=0.1)
+    results = read_results(tmp_path)
+    results["scores"] |= {"val/map": 0.5, "val/loss": 0.3, "test/map": 0.25, "test/loss": 0.125}
+    row = {"support": 3, "precision": 0.5, "recall": 0.75, "f1": 0.6}
+    results["labels"] = {"1": {"name": "[/x] :car: \x1b[2J[red]"} | row}
+    results["notes"] = ["No [bold]vectors.\nAt all"]
+    print_table(results)
+    said = capsys.readouterr().out
+    assert "[/x] :car: ?[2J[red]" in said and "\x1b" not in said
+    assert "Note: No [bold]vectors. At all" in said
+    assert "0.250" in said and "0.125" in said and "0.750" in said
+    assert "1,000 parameters" in said and "within the report's limit" in said
+
+
+def test_a_studys_labels_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]):
+    variant = VariantSummary("a", "A [/b]", [], {})
+    study = StudyReport("T [/c]", "Q?", "a", [variant], "test/f1_micro", "Published", "command")
+    print_study(study)
+    said = capsys.readouterr().out
+    assert "A [/b]" in said and "T [/c]" in said
+
+
+def test_what_is_printable_stays():
+    assert printable("naïve 车 🚗  two\tthree") == "naïve 车 🚗 two three"
+    assert printable("\x1b]0;title\x07\u202e") == "?]0;title??"

@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from hydra import compose, initialize_config_dir
+from hydra.core.default_element import GroupDefault
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -293,7 +294,11 @@ def set_in_files(overrides: Sequence[str]) -> list[str]:
                 continue
             content: Any = OmegaConf.to_container(found.config, resolve=False)
             names += flatten(content)
-            groups = [entry.get_group() for entry in found.defaults_list or () if entry]
+            groups = [
+                str(entry.group).lstrip("/")
+                for entry in found.defaults_list or ()
+                if isinstance(entry, GroupDefault)
+            ]
             names += [
                 option
                 for option in option_names()

@@ -163,3 +163,15 @@ def test_a_data_parallel_multirun_scores_as_single_runs_do(quick: list[str], tmp
             f"hydra.run.dir=again{job}", f"lstm.layers={layers}", cwd=tmp_path)  # fmt: skip
         again = json.loads((tmp_path / f"again{job}" / "results.json").read_text())
         assert again["scores"] == pytest.approx(results["scores"], abs=1e-6)
+
+
+def test_what_an_experiments_file_sets_is_known():
+    """Its choices of groups too."""
+    from hydra import initialize_config_dir
+
+    from mmlabel.cli import CONF, set_in_files
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        found = set_in_files(["experiment=report_vgg16", "lstm.layers=2"])
+    assert {"backbone.name", "optimizer.name", "data.upright", "lstm.pooling"} <= set(found)
+    assert "lstm.layers" not in found

@@ -57,8 +57,9 @@ def test_a_batch_holds_what_the_files_say(data: CaptionedPictures):
 
 
 def test_the_vocabulary_is_the_training_splits_alone(data: CaptionedPictures):
-    training = " ".join(data.prepared.annotations.take(data.prepared.rows["train"]).captions).lower()
-    assert all(word in training for word in data.prepared.vocabulary.words[2:])
+    prepared = data.prepared
+    training = " ".join(prepared.annotations.take(prepared.rows["train"]).captions).lower()
+    assert all(word in training for word in prepared.vocabulary.words[2:])
 
 
 def test_flips_and_order_change_by_epoch_and_repeat_by_seed():

@@ -22,15 +22,14 @@ from pathlib import Path
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import Callback
 from torch import nn
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-import train as script  # noqa: E402
+from mmlabel import training  # noqa: E402
+from mmlabel.cli import load_settings  # noqa: E402
 from mmlabel.data.feature_store import FeatureStore  # noqa: E402
 from mmlabel.data.sources.report_csv import read_usyd  # noqa: E402
 from mmlabel.data.transforms import load_picture, stack_views  # noqa: E402
@@ -38,7 +37,9 @@ from mmlabel.errors import UserError  # noqa: E402
 from mmlabel.models.backbones import Backbone, build_backbone  # noqa: E402
 from mmlabel.models.engines import Engine, Precision, build_extract, choose_engine  # noqa: E402
 from mmlabel.models.weights import resolve_weights  # noqa: E402
+from mmlabel.parts import build, prepare  # noqa: E402
 from mmlabel.record import machine, versions  # noqa: E402
+from mmlabel.settings import Settings  # noqa: E402
 
 EPOCHS = 10  # of a run of the sweep that benchmark 3 works out
 
@@ -54,22 +55,21 @@ class Bench:
         self.fill_seconds: float | None = None
         self.live_epoch: float | None = None
 
-    def settings(self, *overrides: str) -> dict:
+    def settings(self, *overrides: str) -> Settings:
         source = ["data=scenes"] if self.data is None else ["data=usyd", f"data.root={self.data}"]
         common = [*source, f"cache_dir={self.folder / 'cache'}", "logger=csv", "report=false"]
         common += ["captions.lemmas=none", "embedding=learned", "embedding.dim=50", "test=false"]
-        with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
-            return OmegaConf.to_container(compose("train", [*common, *overrides]), resolve=True)
+        return load_settings([*common, *overrides])
 
     def epochs(self, *overrides: str) -> list["Clock"]:
-        """Run train.py's `train` and give the clock of each of its epochs."""
+        """Run `train` and give the clock of each of its epochs."""
         clock = Clocks()
-        original, script.progress_callback = script.progress_callback, lambda: clock
+        original, training.progress_callbacks = training.progress_callbacks, lambda: [clock]
         try:
             with tempfile.TemporaryDirectory(dir=self.folder) as run:
-                script.train(self.settings(*overrides), Path(run))
+                training.train(self.settings(*overrides), Path(run))
         finally:
-            script.progress_callback = original
+            training.progress_callbacks = original
         return clock.epochs
 
     def add(self, number: int, what: str, value: float, unit: str, target: str, note: str) -> None:
@@ -236,10 +236,11 @@ import torch, pytorch_lightning
 start = time.perf_counter()
 sys.path.insert(0, sys.argv[1]); sys.argv = sys.argv[1:]
 import train
+from mmlabel.classifier import Classifier
 def first_step(self, batch, index):
     print("SECONDS", time.perf_counter() - start, flush=True)
     os._exit(0)
-train.Classifier.training_step = first_step
+Classifier.training_step = first_step
 train.run_cli(train.main)
 """
     options = ["experiment=demo", "captions.lemmas=none", f"cache_dir={bench.folder / 'cache'}"]
@@ -262,7 +263,8 @@ def loop(bench: Bench) -> None:
     """5: training samples a second through Lightning over a plain PyTorch loop."""
     options = ["backbone=efficientnet_lite0", "patience=null"]
     settings = bench.settings(*options)
-    data, classifier = script.build(settings)
+    run = build(settings, None, wandb_id=None)
+    data, classifier = run.data, run.classifier
     data.setup("fit")
     split, device = data.split("train"), torch.device(DEVICE)
     network = classifier.network.to(device).train()
@@ -276,8 +278,8 @@ def loop(bench: Bench) -> None:
         for _ in range(3):
             start = time.perf_counter()
             order = np.random.permutation(len(split))
-            for begin in range(0, len(order), settings["data"]["batch_size"]):
-                rows = order[begin : begin + settings["data"]["batch_size"]]
+            for begin in range(0, len(order), settings.data.batch_size):
+                rows = order[begin : begin + settings.data.batch_size]
                 batch = split[rows, np.zeros(len(rows), dtype=bool)]
                 batch = data.transfer_batch_to_device(batch, device, 0)
                 optimizer.zero_grad()
@@ -299,7 +301,7 @@ import sys, numpy as np, torch
 sys.path.insert(0, sys.argv[1])
 from torch import nn
 from mmlabel.data.captions import EncodedCaptions
-from mmlabel.data.datamodule import EpochBatches, SplitRows
+from mmlabel.data.batches import EpochBatches, SplitRows
 from mmlabel.models.fusion import Head, ImageEncoder, LateFusion
 rows, path = int(sys.argv[2]), sys.argv[3]
 torch.set_num_threads(1)
@@ -310,7 +312,7 @@ features = torch.from_numpy(np.memmap(path, np.float32, "r+", shape=(rows, 1280)
 split = SplitRows(
     ids=[f"{n}.jpg" for n in range(rows)], targets=np.zeros((rows, 20), np.uint8),
     captions=EncodedCaptions.empty(rows), features=features,
-    feature_rows=np.arange(rows)[:, None].repeat(2, 1), image_size=224,
+    feature_rows=np.arange(rows)[:, None].repeat(2, 1), image_size=224, upright=False,
 )
 network = LateFusion(
     encoders={"image": ImageEncoder(features=1280, backbone=None)},
@@ -407,7 +409,7 @@ def captions(bench: Bench) -> None:
 def pictures_of(bench: Bench) -> list[Path]:
     if bench.data is not None:
         return read_usyd(bench.data).pictures
-    script.build(bench.settings("model=caption_only"))  # draws the built-in set
+    prepare(bench.settings("model=caption_only"), None)  # draws the built-in set
     return sorted((bench.folder / "cache").glob("scenes/*/data/*"))
 
 

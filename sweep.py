@@ -52,6 +52,8 @@ that have finished are not repeated, so the same command goes on after an interr
   study=NAME              which study; without it, the studies are listed
   seeds=N                 how many seeds; the study's file decides otherwise
   jobs=N                  how many runs at a time (default: 1); auto: one a core, or one with a GPU
+                          (each has its share of the cores; the last digits of a score follow the
+                          number of threads: with OMP_NUM_THREADS=1 they are the same for any N)
   out=DIR                 where everything goes (default: studies)
   wandb.workspace=true    save a view in wandb that compares the study's variants
   anything else           goes to every run, as train.py takes it: see python train.py --help"""

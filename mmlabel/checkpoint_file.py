@@ -103,7 +103,8 @@ def read_file(path: Path) -> dict[str, Any]:
         whole = _is_whole(path)
         checkpoint = None
         if whole:
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            # Not through a memory map: a file that is cut short meanwhile would end the process.
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # which one depends on what the file is instead
         raise no_checkpoint(path, type(error).__name__) from None
     if not whole:

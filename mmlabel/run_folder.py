@@ -14,7 +14,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -340,10 +340,8 @@ def seal(folder: Path) -> None:
 
 
 def write_failure(folder: Path, error: BaseException) -> None:
-    """Say in `folder` why the run has no results, unless another run has the folder."""
-    with suppress(UserError), hold(folder):
-        if not (folder / SUMS).exists():
-            write_json(folder / FAILED, {"status": "failed", "error": str(error)})
+    """Say in `folder`, which must be this process's, why the run has no results."""
+    write_json(folder / FAILED, {"status": "failed", "error": str(error)})
 
 
 def write_predictions(

@@ -180,14 +180,6 @@ def test_a_finished_run_is_never_written_over(tmp_path: Path):
         pass
 
 
-def test_a_run_that_was_refused_a_folder_writes_nothing_there(tmp_path: Path):
-    with claim(tmp_path):
-        write_failure(tmp_path, UserError("of another process"))
-        write_fake_run(tmp_path, seed=0, noise=0.1)
-    write_failure(tmp_path, UserError("holds a finished run"))
-    assert not (tmp_path / "failed.json").exists()
-
-
 def test_what_an_unfinished_run_left_does_not_pass_for_the_next_ones(tmp_path: Path):
     folder = tmp_path / "run"
     with claim(folder):

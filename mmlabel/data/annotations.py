@@ -190,6 +190,8 @@ def _check_text(path: Path, ids: list[str], captions: list[str]) -> None:
     # JSON can hold halves of characters, which no file in UTF-8 can.
     for row, texts in enumerate(zip(ids, captions, strict=True), start=1):
         for text in texts:
+            if "\0" in text:
+                raise UserError(f"{path}: row {row} has a zero byte in it: {text[:60]!r}")
             if not text.isascii():
                 try:
                     text.encode()

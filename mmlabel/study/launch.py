@@ -4,7 +4,7 @@ import inspect
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from glob import glob
 from pathlib import Path
@@ -12,10 +12,12 @@ from pathlib import Path
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn
 from hydra.types import HydraContext, RunMode
 
 from mmlabel.cli import CONF
-from mmlabel.run_folder import FAILED, empty, finished, write_failure
+from mmlabel.errors import UserError
+from mmlabel.run_folder import FAILED, empty, finished, hold, write_failure
 from mmlabel.study.definition import override_key
 from mmlabel.study.job_lines import JobLines
 from mmlabel.study.plan import Job
@@ -51,10 +53,9 @@ def launch(
     """
     for job in jobs:
         empty(job.folder)  # what an interrupted run has left would end up in the new one
-    run = partial(_run, main=main, runs=runs, options=options)
     if names_launcher(options):
         try:
-            run(*jobs)
+            _run(jobs, main=main, runs=runs, options=options)
         except Exception as error:
             # Of the launcher itself, a worker that was killed for instance: what finished counts.
             log.error("the launcher stopped: %s", error)
@@ -65,7 +66,7 @@ def launch(
     lines = JobLines(len(jobs), metric=metric, live=count > 1 and sys.stderr.isatty())
     ends = side_by_side(
         jobs,
-        run,
+        partial(_run_alone, main=main, runs=runs, options=options),
         workers=count,
         preload=PRELOAD,
         # What one run says can be followed, what several say cannot.
@@ -75,7 +76,8 @@ def launch(
     with closing(ends), lines:
         for job, reason in ends:
             if reason and not finished(job.folder) and not (job.folder / FAILED).exists():
-                write_failure(job.folder, RuntimeError(reason))
+                with suppress(UserError), hold(job.folder):  # unless it is another process's
+                    write_failure(job.folder, RuntimeError(reason))
             lines.ended(job)
 
 
@@ -97,8 +99,16 @@ def _at_a_time(jobs: Sequence[Job]) -> int:
     return 1 if gpu and any(job.settings.trainer.accelerator != "cpu" for job in jobs) else cores()
 
 
-def _run(*jobs: Job, main: Callable, runs: Path, options: Sequence[str]) -> None:
-    """Give the jobs to Hydra's launcher, as its multirun does.
+def _run_alone(job: Job, *, main: Callable, runs: Path, options: Sequence[str]) -> None:
+    """Run one job in this process; raises what the job raises."""
+    for done in _run([job], main=main, runs=runs, options=options):
+        _ = done.return_value  # or the error that the job ended with
+
+
+def _run(
+    jobs: Sequence[Job], *, main: Callable, runs: Path, options: Sequence[str]
+) -> Sequence[JobReturn]:
+    """Give the jobs to Hydra's launcher, as its multirun does, and return what it returns.
 
     A sweep of Hydra's is a grid, and a study's variants are not, so the list of jobs is made here;
     the launcher (basic, joblib, submitit, ray) gets it as it would from a sweeper.
@@ -125,7 +135,7 @@ def _run(*jobs: Job, main: Callable, runs: Path, options: Sequence[str]) -> None
             task_function=task,
             config=config,
         )
-        launcher.launch(
+        return launcher.launch(
             [[*job.overrides, f"hydra.sweep.subdir={job.folder.name}"] for job in jobs],
             initial_job_idx=0,
         )

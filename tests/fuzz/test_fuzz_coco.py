@@ -21,7 +21,7 @@ from mmlabel.errors import UserError
 
 EXAMPLES = int(os.environ.get("MMLABEL_FUZZ") or 0)
 fuzz = settings(
-    max_examples=EXAMPLES or 150,
+    max_examples=EXAMPLES or 300,
     derandomize=not EXAMPLES,
     database=None,
     deadline=None,
@@ -163,8 +163,8 @@ def test_coco(tmp_path: Path) -> None:
     (tmp_path / "annotations").mkdir()
 
     @fuzz
-    @given(PICTURES, EDITS, st.integers(0, 5))
-    def check(*files) -> None:
+    @given(st.tuples(PICTURES, EDITS, st.integers(0, 5)))
+    def check(files) -> None:
         check_coco(tmp_path, tally, *files)
 
     check()

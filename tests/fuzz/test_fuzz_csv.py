@@ -28,7 +28,7 @@ from mmlabel.errors import UserError
 
 EXAMPLES = int(os.environ.get("MMLABEL_FUZZ") or 0)
 fuzz = settings(
-    max_examples=EXAMPLES or 150,
+    max_examples=EXAMPLES or 300,
     derandomize=not EXAMPLES,
     database=None,
     deadline=None,
@@ -61,13 +61,18 @@ DAMAGE = [*'",\n\r\t ;.x13', ".jpg", "é", "\x00", "\ufeff"]
 
 # What is found in captions; raw files have no id-like text, as only doubled marks could tell it
 # from rows.
-MARKED = st.lists(st.sampled_from(WORDS + FOREIGN + MARKS), max_size=8).map(
-    # Two marks side by side could be one that was doubled.
-    lambda pieces: re.sub('"+', '"', "".join(pieces))
-)
+
+
+def raw_caption(pieces: list[str]) -> str:
+    """No marks side by side, which could be one that was doubled, nor a lone one in front."""
+    caption = re.sub('"+', '"', "".join(pieces))
+    return caption[1:] if caption[:1] == '"' and caption.count('"') % 2 else caption
+
+
+MARKED = st.lists(st.sampled_from(WORDS + FOREIGN + MARKS), max_size=8).map(raw_caption)
 ANYTHING = st.lists(st.sampled_from(WORDS + FOREIGN + MARKS + ID_LIKE), max_size=8).map("".join)
-# In raw files this would be the end of a row and the beginning of the next one.
-TWO_ROWS = re.compile(r'"\n.*,"')
+# In raw files this would be the beginning of a row, or the end of one.
+ROW = re.compile(r'\n.*,"|"\n')
 # An edit: where (a share of the text), what, and the text that is inserted.
 EDITS = st.lists(
     st.tuples(
@@ -102,8 +107,8 @@ def rfc_4180(text: str) -> list[list[str]] | None:
     rows: list[list[str]] = [[]]
     position, end = 0, len(text)
     while position < end:
-        cell = ""
-        if text[position] == '"':
+        cell, quoted = "", text[position] == '"'
+        if quoted:
             position += 1
             while True:
                 if position >= end:
@@ -123,7 +128,8 @@ def rfc_4180(text: str) -> list[list[str]] | None:
                 position += 1
             if cell.endswith('"'):
                 return None
-        rows[-1].append(cell)
+        if rows[-1] or cell or quoted or text[position : position + 1] == ",":  # no empty line
+            rows[-1].append(cell)
         if position >= end:
             break
         if text[position] == ",":
@@ -135,7 +141,7 @@ def rfc_4180(text: str) -> list[list[str]] | None:
             rows.append([])
         elif position < end and text[position - 1] != ",":
             return None
-    rows = [row for row in rows if row not in ([], [""])]
+    rows = [row for row in rows if row]
     return rows if rows and all(len(row) == len(rows[0]) for row in rows) else None
 
 
@@ -189,12 +195,14 @@ class Damaged:
             changes = self.changes[number]
             if original != read and (
                 distance(original[0], read[0]) > changes
+                # A mark may have become one of two that stand for one, or the closing one, behind
+                # which spaces are none of the caption's.
                 or min(
-                    distance(original[2], read[2]),
-                    # Spaces behind the closing mark are none of the caption's.
-                    distance(original[2].rstrip(), read[2].rstrip()),
+                    distance(written, said)
+                    for written in (original[2], original[2].rstrip())
+                    for said in (read[2], read[2].rstrip())
                 )
-                > changes
+                > 2 * changes
                 # One digit can be a label of two, or make a label equal to another.
                 or distance("".join(original[1]), "".join(read[1])) > 3 * changes
             ):
@@ -215,7 +223,6 @@ def judge(
         answer = read()
     except UserError as error:
         assert not undamaged, f"{error}\n{text!r}"
-        assert "\n" not in str(error) or "\n" in text
         tally["message"] += 1
         return
     assert meant(answer), f"{answer}\n{text!r}"
@@ -286,11 +293,15 @@ def check_raw_file(
         middle = f"{' '.join(labels)}," if labelled else ""
         pieces.append((number, f'{image_id},{middle}"{caption}"\n'))
     damaged = Damaged(pieces, edits)
-    written, _ = with_ends(damaged.text, end)
+    written, same = with_ends(damaged.text, end)
     judge(
         tally,
         lambda: read_report(folder, written, labelled=labelled),
-        meant=lambda answer: damaged.explains(rows, answer),
+        # Two edits may take marks of two captions, which makes valid CSV of one.
+        meant=lambda answer: (
+            damaged.explains(rows, answer)
+            or (len(edits) > 1 and table_says(same, answer, labelled=labelled))
+        ),
         undamaged=False,  # a raw file may be refused for what its captions hold
         text=written,
     )
@@ -307,6 +318,8 @@ def check_saved_file(
 ) -> None:
     """What a CSV library writes."""
     rows = without_labels(rows, labelled)
+    if edits:  # of which one can make a row of what looks like one
+        rows = [(image_id, labels, ROW.sub(" ", caption)) for image_id, labels, caption in rows]
     pieces = [(-1, "ImageID,Labels,Caption\n" if labelled else "ImageID,Caption\n")]
     for number, (image_id, labels, caption) in enumerate(rows):
         cells = [image_id, *[" ".join(labels)] * labelled, caption]
@@ -323,7 +336,7 @@ def check_saved_file(
         tally,
         lambda: read_report(folder, written, labelled=labelled),
         meant=meant,
-        undamaged=not edits and not any(TWO_ROWS.search(caption) for *_, caption in rows),
+        undamaged=not edits and not any(ROW.search(caption) for *_, caption in rows),
         text=written,
     )
 
@@ -332,8 +345,8 @@ def test_raw_files(tmp_path: Path) -> None:
     tally: Counter[str] = Counter()
 
     @fuzz
-    @given(rows_of(MARKED, NUMBERS, "{}.jpg"), EDITS, ENDS, st.booleans())
-    def check(*file) -> None:
+    @given(st.tuples(rows_of(MARKED, NUMBERS, "{}.jpg"), EDITS, ENDS, st.booleans()))
+    def check(file) -> None:
         check_raw_file(tmp_path, tally, *file)
 
     check()
@@ -345,8 +358,8 @@ def test_saved_files(tmp_path: Path) -> None:
     tally: Counter[str] = Counter()
 
     @fuzz
-    @given(rows_of(ANYTHING, NUMBERS, "{}.jpg"), EDITS, ENDS, st.booleans(), QUOTING)
-    def check(*file) -> None:
+    @given(st.tuples(rows_of(ANYTHING, NUMBERS, "{}.jpg"), EDITS, ENDS, st.booleans(), QUOTING))
+    def check(file) -> None:
         check_saved_file(tmp_path, tally, *file)
 
     check()
@@ -431,15 +444,17 @@ def test_any_csv(tmp_path: Path) -> None:
 
     @fuzz
     @given(
-        rows_of(ANYTHING, NAMES, "some folder/{}.png"),
-        EDITS,
-        ENDS,
-        st.permutations(["picture", "labels", "caption", "more"]),
-        QUOTING,
-        st.booleans(),
-        st.one_of(st.none(), st.tuples(st.integers(0, 5), st.permutations(range(3)))),
+        st.tuples(
+            rows_of(ANYTHING, NAMES, "some folder/{}.png"),
+            EDITS,
+            ENDS,
+            st.permutations(["picture", "labels", "caption", "more"]),
+            QUOTING,
+            st.booleans(),
+            st.one_of(st.none(), st.tuples(st.integers(0, 5), st.permutations(range(3)))),
+        )
     )
-    def check(*file) -> None:
+    def check(file) -> None:
         check_any_csv(tmp_path, tally, *file)
 
     check()

@@ -22,20 +22,22 @@ class Table(NamedTuple):
     rows: list[list[str]]
 
 
-def parse_delimited(text: str, *, delimiter: str = ",") -> Table:
+def parse_delimited(text: str, *, delimiter: str = ",", bare_marks: bool = True) -> Table:
     """The cells of a CSV; see `delimited_rows`, which gives them one row at a time."""
-    rows = delimited_rows(io.StringIO(text, newline=""), delimiter=delimiter)
+    rows = delimited_rows(io.StringIO(text, newline=""), delimiter=delimiter, bare_marks=bare_marks)
     return Table(next(rows, []), list(rows))
 
 
-def delimited_rows(lines: Iterable[str], *, delimiter: str = ",") -> Iterator[list[str]]:
+def delimited_rows(
+    lines: Iterable[str], *, delimiter: str = ",", bare_marks: bool = True
+) -> Iterator[list[str]]:
     """The header and then the rows of a CSV, as RFC 4180 has it; empty lines are no rows.
 
     `lines` end as they do in the file, which has to be open with `newline=""`.
 
     A cell with a quotation mark, a line break or the delimiter in it stands between quotation
-    marks and has its own ones doubled. Marks inside a cell without marks around it are taken as
-    they are (5" board), but not at its end, where they tell of one that was lost.
+    marks and has its own ones doubled. With `bare_marks`, marks inside a cell without marks around
+    it are taken as they are (5" board), but not at its end, where they tell of one that was lost.
 
     Raises:
         NotDelimited: a lone quotation mark; a row with more or fewer cells than the header; a row
@@ -58,7 +60,7 @@ def delimited_rows(lines: Iterable[str], *, delimiter: str = ",") -> Iterator[li
             written = "".join(of_row)
             of_row.clear()
             if cells:
-                if problem := _problem(cells, written, header):
+                if problem := _problem(cells, written, header, bare_marks):
                     which = "the header" if header is None else f"row {count + 1}"
                     raise NotDelimited(f"{which} {problem} (line {begin})")
                 if header is None:
@@ -74,12 +76,21 @@ def delimited_rows(lines: Iterable[str], *, delimiter: str = ",") -> Iterator[li
         ) from None
 
 
-def _problem(cells: list[str], written: str, header: list[str] | None) -> str | None:
+def _problem(
+    cells: list[str], written: str, header: list[str] | None, bare_marks: bool
+) -> str | None:
     if header and len(cells) != len(header):
         return f"has {len(cells)} fields, but the header has {len(header)}"
     for cell in cells:
-        if cell.endswith('"') and '"' + cell.replace('"', '""') + '"' not in written:
-            return f"has a cell that ends with a quotation mark but does not begin so: {cell[-60:]}"
+        if '"' in cell and '"' + cell.replace('"', '""') + '"' not in written:
+            end = cell[-60:]
+            if end.endswith('"'):
+                return f"has a cell that ends with a quotation mark but begins with none: {end!r}"
+            if not bare_marks:
+                return f"has a quotation mark in a cell that begins with none: {cell[:60]!r}"
+    # The first may be row numbers.
+    if header and any(cell for cell, name in list(zip(cells, header, strict=True))[1:] if not name):
+        return "has text in a column without a name"
     if [cell.strip() for cell in cells] == header:
         return "is the header again"
     return None
@@ -97,8 +108,9 @@ def find_delimiter(first_line: str, columns: Sequence[str]) -> str:
 
 def header_of(first_line: str, delimiter: str) -> list[str]:
     """The names in a header of one line; none if it is no such line."""
+    reader = csv.reader([first_line], delimiter=delimiter, strict=True)
     try:
-        return [cell.strip() for cell in next(csv.reader([first_line], delimiter=delimiter), [])]
+        return [cell.strip() for cell in next(reader, [])]
     except csv.Error:
         return []
 

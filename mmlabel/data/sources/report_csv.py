@@ -158,55 +158,79 @@ def _columns(path: Path, *, labels: bool, require_captions: bool, encoding: str 
 
 def _table(path: Path, text: str, header: list[str], body: str, delimiter: str) -> Table:
     """The rows of valid CSV, or else those of the raw form."""
-
-    def raw(problem: str) -> Table:
-        return Table(header, _raw_records(path, body, problem=problem, labels="Labels" in header))
-
     may_be_raw = header in (["ImageID", "Labels", "Caption"], ["ImageID", "Caption"])
     try:
-        table = parse_delimited(text, delimiter=delimiter)
+        table = parse_delimited(text, delimiter=delimiter, bare_marks=False)
     except NotDelimited as problem:
-        if may_be_raw:
-            return raw(str(problem))
-        raise UserError(f"{path}: {problem}") from None
-    # Marks at a raw caption's end and at the next one's beginning make one cell of two rows; marks
-    # elsewhere in it are then not doubled.
-    for number, row in enumerate(table.rows if may_be_raw else [], start=1):
-        found = _TWO_ROWS.search(row[-1])
-        if found and '"' not in _TWO_ROWS.sub("", row[-1]):
+        if not may_be_raw:
+            raise UserError(f"{path}: {problem}") from None
+        records = _raw_records(path, body, problem=str(problem), labels="Labels" in header)
+        return Table(header, records)
+    if not may_be_raw:
+        return table
+    numbered = any(_REPORT_ID.fullmatch(row[0]) for row in table.rows)
+    for number, row in enumerate(table.rows, start=1):
+        if numbered and not _PICTURE_NAME.search(row[0]):
             raise UserError(
-                f"{path}: row {number} can be read in two ways, as its caption has a line that "
-                f"could be a row: {_shown(found[0][2:])}; change that line, or double the "
-                "quotation marks inside captions"
+                f"{path}: row {number} has the image id {row[0]!r}, but others are like 2.jpg: "
+                "this could be a part of the row above"
+            )
+        if _could_be_rows(row[-1]):
+            raise UserError(
+                f"{path}: row {number} ({row[0]}) can be read in two ways, as its caption has a "
+                "line that could be a row between quotation marks; change that line, or double "
+                "the marks inside captions"
             )
     return table
+
+
+def _could_be_rows(caption: str) -> bool:
+    """Whether a caption of valid CSV could be several rows of a raw file.
+
+    Marks at the end of a raw caption and at the beginning of the next one look doubled, and make
+    one cell of both. Then a line behind a mark begins with a picture's name, or one that could
+    begin a row stands between marks, or all marks are beside such lines.
+    """
+    parts = caption.split('"')
+    if len(parts) == 1:
+        return False
+    begins = [bool(_ROW_BEGINNING.search(part)) for part in parts]
+    closes = [part.startswith("\n") and begins[n] for n, part in enumerate(parts[1:], start=1)]
+    beside = [a or b for a, b in zip(begins[:-1], closes, strict=True)]
+    return any(closes) or all(beside) or bool(_NAME_BEHIND_MARK.search(caption))
 
 
 # ---- The raw form ---------------------------------------------------------------------------
 
 # A mark before the id or after it is there in records that a library saved.
+_PICTURE = r"\.(?:jpe?g|png|gif|bmp|webp|tiff?)"
+_PICTURE_NAME = re.compile(rf"{_PICTURE}\s*\Z", re.IGNORECASE)
+_REPORT_ID = re.compile(r"\d+\.jpg")
 _RECORD_START = re.compile(r'\n(?="?\d+\.jpg"?,)')
 _FIRST_FIELDS = {
-    True: re.compile(r'("?)(?P<id>\d+\.jpg)\1,("?)(?P<labels>[^",\n]*)\3,'),
+    True: re.compile(r'("?)(?P<id>\d+\.jpg)\1,\1(?P<labels>[^",\n]*)\1,'),
     False: re.compile(r'("?)(?P<id>\d+\.jpg)\1,(?P<labels>)'),
 }
 _BREAKS = "\n\r\v\f\x85\u2028\u2029"
 # What no caption should hold, as a record that nobody recognises would become part of the caption
 # above it: the name of a picture; a line of something, a comma and labels; labels between commas
-# and then a mark; a number and a comma behind a mark that closes; a line with a comma after one
-# that ends with a mark, as records do.
+# and then a mark; a number and a comma behind a mark that closes; behind a line that ends with a
+# mark, as records do, a digit or a comma.
 _COULD_BE_RECORD = re.compile(
-    r"\.(?:jpe?g|png|gif|bmp|webp|tiff?)\b"
+    rf"{_PICTURE}\b"
     rf'|[{_BREAKS}][^,{_BREAKS}]*,(?:"|\s*,|[\s"]*\d[\s\d"]*[,"])'
     r'|,[\s"]*\d[\s\d"]*,\s*"'
-    r'|(?<!\s)"\d[^\s",]*,|"\d[^\s",]*,+"\S',
+    rf'|[{_BREAKS}][\s"]*\d+\.[a-z]'
+    r'|\A\s*\d[\s\d]*,"|(?<=[^\s"])"\d[^",]{0,12},"'
+    r'|(?<!\s)"\d[^\s",]*,|"\d[^\s",]*,+"\S|"\d+\s*\.[\s,]*[a-z]',
     re.IGNORECASE,
 )
-_END_OF_RECORD = re.compile(rf'"[^\S{_BREAKS}]*[{_BREAKS}]')
+_END_OF_RECORD = re.compile(rf'"[^\S{_BREAKS}]*[{_BREAKS}](?:[\s"]*\d|(?=[^,]{{0,5000}},))')
 # A mark that closes, a comma and a mark that opens: of two marks the first opens.
 _ANOTHER_FIELD = re.compile(r'(?:[^"]*"[^"]*")*?[^"]*("\s*,\s*)"')
 _MARKS = re.compile('"+')
-_TWO_ROWS = re.compile(r'"\n[^\n,"]*,(?:[^\n,"]*,)?"')
+_ROW_BEGINNING = re.compile(r"\n[^\n,]*,(?:[^\n,]*,)?\Z")
+_NAME_BEHIND_MARK = re.compile(rf'"\n[^\s,"]*{_PICTURE}', re.IGNORECASE)
 
 
 def _raw_records(path: Path, body: str, *, problem: str, labels: bool) -> list[list[str]]:
@@ -238,8 +262,10 @@ def _raw_records(path: Path, body: str, *, problem: str, labels: bool) -> list[l
             start = text.rfind("\n", 0, fields.end() + position) + 1
             raise refuse(line, f"{reason}: {_shown(text[start:])}")
         marks = sorted(len(marks) for marks in _MARKS.findall(caption))
+        if text.startswith('"') and any(length % 2 for length in marks):
+            raise refuse(line, "has marks around all fields, but not all marks in them are doubled")
         if marks and marks[-1] == 1:
-            lone += 1
+            lone += text.rstrip().endswith('"')
         elif marks:
             doubled += 1
             if all(length % 2 == 0 for length in marks):
@@ -264,15 +290,15 @@ def _raw_caption(field: str) -> tuple[str, str | None, int]:
     opened = text.startswith('"')
     closed = opened and len(text) > 1 and text.endswith('"')
     caption = text[1:-1] if closed else text[1:] if opened else field.rstrip("\n")
-    found = _COULD_BE_RECORD.search(caption)
-    if found is None and (found := _END_OF_RECORD.search(caption)):
-        found = found if "," in caption[found.end() :] else None
+    found = _COULD_BE_RECORD.search(caption) or _END_OF_RECORD.search(caption)
     if found:
         # The line in which it stands, or the one after the break that it begins with.
         place = found.end() - len(found[0].lstrip('" \t' + _BREAKS))
         return caption, "could be a row of its own, but is not quite one", opened + place
     if opened and not closed:
         return caption, "has a caption whose closing quotation mark is not there", 0
+    if '"' in caption and not caption.strip('" \t\n'):
+        return caption, "has a caption of nothing but quotation marks", 0
     if opened and (another := _ANOTHER_FIELD.match(caption)):
         return caption, "has more fields than the header", 1 + another.start(1)
     if not opened and (found := re.search(r'[\n,]|""|"$', text)):

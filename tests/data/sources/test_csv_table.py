@@ -124,7 +124,7 @@ def test_mistakes_in_any_csv(text, options, message, tmp_path):
     [
         # A mark that was lost at the beginning of a cell, and what follows looks like a row.
         (COLUMNS + '1.png,cat,a man\nx,y,z"\n', "row 2 has a cell that ends with a quotation mark"),
-        (COLUMNS + '1.png,cat,a man"\n', "row 1 has a cell that ends .* but does not begin"),
+        (COLUMNS + '1.png,cat,a man"\n', "row 1 has a cell that ends .* but begins with none"),
         # One that was lost at its end.
         (COLUMNS + '1.png,cat,"a man\n2.png,cat,b\n', "line 2 is no valid CSV"),
         (COLUMNS + '1.png,cat,"a\n2.png,cat,", b"\n', "row 1 has a cell that ends|has 4 fields"),
@@ -133,6 +133,7 @@ def test_mistakes_in_any_csv(text, options, message, tmp_path):
         (COLUMNS + "1.png,cat,a2.png,cat,b\n", "row 1 has 5 fields"),
         (COLUMNS + "1.png,cat,a\npath,tags,text\n2.png,cat,b\n", "row 2 is the header again"),
         ('path,tags,text"\n1.png,cat,a\n', "the header has a cell that ends"),
+        ("path,tags,text,\n1.png,cat,a,b\n", "row 1 has text in a column without a name"),
         ("path,tags,text,text\n1.png,cat,a,b\n", "2 columns of the name text"),
         ("path,tag,text\n1.png,cat,a\n", 'no column tags; .* did you mean "tag"'),
         (COLUMNS + "a\0b.png,cat,a\n", "zero byte"),

@@ -181,7 +181,7 @@ def test_valid_csv_may_have_any_ids(ids, tmp_path):
 def test_what_is_quoted_in_valid_csv_is_a_caption(tmp_path):
     """Lines that look like records are none inside quotation marks that are doubled."""
     rows = [
-        ("1.jpg", [1], 'a\n2.jpg,1,"b"\n3.jpg,8,c'),
+        ("1.jpg", [1], 'a\n2.jpg,1,"b" x\n3.jpg,8,c'),
         ("4.jpg", [3], "\n5.jpg,1,"),
         ("6.jpg", [1], ""),
     ]
@@ -227,11 +227,11 @@ def test_other_encodings(tmp_path):
 
 
 def test_a_model_that_does_not_look_needs_no_captions_and_no_pictures(tmp_path):
-    saved(tmp_path, "ImageID,Labels\n1.jpg,1 3\n2,8\n")
+    saved(tmp_path, "ImageID,Labels\n1.jpg,1 3\n2.png,8\n")
     with pytest.raises(UserError, match="no column Caption"):
         read_usyd(tmp_path, require_pictures=False)
     annotations = read_usyd(tmp_path, require_pictures=False, require_captions=False)
-    assert as_rows(annotations) == [("1.jpg", [1, 3], ""), ("2", [8], "")]
+    assert as_rows(annotations) == [("1.jpg", [1, 3], ""), ("2.png", [8], "")]
     assert annotations.notes == ()
     saved(tmp_path, "ImageID\n1.jpg\n2.jpg\n")
     with pytest.raises(UserError, match="no column Caption"):
@@ -315,12 +315,20 @@ def test_no_unlabelled_row_becomes_part_of_the_caption_above_it(row, tmp_path):
 
 
 def test_a_saved_row_whose_caption_holds_a_record_is_not_cut_in_two(tmp_path):
-    rows = [("1.jpg", [1], 'a "b"\n3.jpg,1,"x"'), ("4.jpg", [1], "c")]
-    saved(tmp_path, saved_again(rows))
-    assert as_rows(read_usyd(tmp_path, require_pictures=False)) == rows
-    saved(tmp_path, saved_again(rows) + FIRST)
-    with pytest.raises(UserError, match="line [23] has a caption with both doubled and lone"):
-        read_usyd(tmp_path, require_pictures=False)
+    for caption, alone, beside in (
+        ('a "b" c\n3.jpg,1,"x"', None, "line 2 has a caption whose closing"),
+        ('a "b"\n3.jpg,1,"x"', "row 1 .*two ways", "line [23] has a caption with both doubled"),
+    ):
+        rows = [("1.jpg", [1], caption), ("4.jpg", [1], "c")]
+        saved(tmp_path, saved_again(rows))
+        if alone is None:
+            assert as_rows(read_usyd(tmp_path, require_pictures=False)) == rows
+        else:
+            with pytest.raises(UserError, match=alone):
+                read_usyd(tmp_path, require_pictures=False)
+        saved(tmp_path, saved_again(rows) + FIRST)  # which is no valid CSV
+        with pytest.raises(UserError, match=beside):
+            read_usyd(tmp_path, require_pictures=False)
 
 
 def test_one_slip_of_the_pen_is_left_as_it_is(tmp_path):
@@ -365,6 +373,7 @@ def test_an_empty_label_list_is_no_label(tmp_path):
         (HEADER + '2.jpg,0,"a"\n', "label 0 is out of range"),
         (HEADER + '2.jpg,-1,"a"\n', "label -1 is out of range"),
         (HEADER + '2.jpg,1,"a"\n4.jpg,1,"b"\n2.jpg,3,"c"\n', r"twice: 2.jpg \(rows 1 and 3\)"),
+        ('ImageID,Labels,"Caption\n2.jpg,1,""a"\n4.jpg,1,b\n', "no column ImageID"),
         (HEADER + 'a.jpg,1,"a "b" c"\n', 'line 2 does not start with an id .*: a.jpg,1,"a'),
         (HEADER + '2.jpg,1,"a "b" c"\nx.png,1,"b"\n', "line 3 could be a row of its own"),
     ],
@@ -397,8 +406,15 @@ def test_missing_pictures_are_listed_up_to_ten_with_the_total(tmp_path):
     assert len(read_usyd(folder, require_pictures=False)) == 30
 
 
+def test_an_id_of_another_kind_than_the_others(tmp_path):
+    """One lost mark makes valid CSV of raw rows, with a row more."""
+    saved(tmp_path, 'ImageID,Caption\n1.jpg,"a"\n7.jpg," "\nstop," he said"\n')
+    with pytest.raises(UserError, match="row 3 has the image id 'stop', but others are like 2"):
+        read_unlabelled(tmp_path / "train.csv", require_pictures=False)
+
+
 def test_a_file_that_can_be_read_in_two_ways(tmp_path):
     """Raw, these are two rows with lone marks; as CSV it is one row with a row in its caption."""
     saved(tmp_path, HEADER + '1.jpg,1,"""\n2.jpg,3,""a"\n')
-    with pytest.raises(UserError, match="row 1 can be read in two ways, .* 2.jpg,3,"):
+    with pytest.raises(UserError, match=r"row 1 \(1.jpg\) can be read in two ways"):
         read_usyd(tmp_path, require_pictures=False)

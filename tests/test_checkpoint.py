@@ -239,7 +239,8 @@ def test_files_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
             path,
             _use_new_zipfile_serialization=not legacy,
         )
-        with pytest.raises(UserError, match="is not a checkpoint of mmlabel, or is damaged"):
+        # An archive that speaks of mmlabel and has no seal passes for one that lost it.
+        with pytest.raises(UserError, match="is not a checkpoint of mmlabel|is damaged"):
             load_classifier(path)
     assert not (tmp_path / "planted").exists()
     for path in (tmp_path / "nowhere.ckpt", tmp_path):

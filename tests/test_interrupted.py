@@ -17,8 +17,10 @@ LONG = ["model=caption_only", "trainer.max_epochs=100000", "patience=null"]
 
 def start(quick: list[str], *options: str, cwd: Path) -> subprocess.Popen:
     fitting = [o for o in quick if not o.startswith(("backbone", "features"))]
+    flags = [option for option in options if option.startswith("-")]
+    given = [option for option in options if option not in flags]
     return subprocess.Popen(
-        [sys.executable, str(REPOSITORY / "train.py"), *fitting, *options],
+        [sys.executable, str(REPOSITORY / "train.py"), *flags, *fitting, *given],
         cwd=cwd,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,

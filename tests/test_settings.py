@@ -167,9 +167,13 @@ def test_every_good_value_is_taken(option: Option):
             other = [o.name for o in OPTIONS if o.name != option.name and o.name in str(error)]
             assert other or "add up to 1" in str(error) or "null" in str(error), error
             continue
-        assert flatten(settings.plain()).get(option.name) == (
-            str(value) if "text" in option.allowed and not accepts_exactly(option, value) else value
-        )
+        taken = flatten(settings.plain()).get(option.name)
+        if "a list of text" in option.allowed and isinstance(value, list):
+            assert taken == [str(item) for item in value]
+        elif "text" in option.allowed and not accepts_exactly(option, value):
+            assert taken == str(value)
+        else:
+            assert taken == value
 
 
 def accepts_exactly(option: Option, value: object) -> bool:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 import torch
@@ -15,15 +15,11 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from mmlabel.data.batches import Batch
 from mmlabel.metrics import best_threshold, best_thresholds, score
 
+if TYPE_CHECKING:
+    from mmlabel.models.build import BackboneSource
+
 CALIBRATED = ("auto", "per_label")  # thresholds that are found on validation
 BACKBONE = "network.encoders.image.backbone."  # where a checkpoint's state dict keeps it
-
-
-class LazyBackbone(Protocol):
-    """A frozen backbone that is built at its first use."""
-
-    @property
-    def backbone(self) -> nn.Module: ...
 
 
 @dataclass(frozen=True)
@@ -76,7 +72,7 @@ class Classifier(pl.LightningModule):
         seed: int = 0,
         configure: Callable[[list[nn.Parameter], int], Any] | None = None,
         content: dict[str, Any] | None = None,
-        backbone: LazyBackbone | None = None,
+        backbone: "BackboneSource | None" = None,
     ) -> None:
         super().__init__()
         self.network = network

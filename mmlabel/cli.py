@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from hydra import compose, initialize_config_dir
 from hydra.core.default_element import GroupDefault
@@ -336,7 +336,7 @@ def one_job(folder: Path) -> Iterator[None]:
     """
     arguments, environment = sys.argv, dict(os.environ)
     sys.argv = [arguments[0], *task_overrides()]
-    config = HydraConfig.get()
+    config = cast(DictConfig, HydraConfig.get())
     with read_write(config):
         config.run.dir = str(folder.absolute())
     try:

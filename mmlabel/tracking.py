@@ -120,6 +120,7 @@ def wandb_logger(
         id: of the run that this one goes on with.
     """
     import wandb
+    from wandb.errors import CommError, UsageError
 
     mode = chosen.mode or os.environ.get("WANDB_MODE")
     if not mode:
@@ -146,10 +147,10 @@ def wandb_logger(
 
     try:
         return begin(mode)
-    except wandb.errors.CommError as error:
+    except CommError as error:
         log.warning("wandb cannot be reached (%s): this run is logged offline", error)
         return begin("offline")
-    except (wandb.errors.UsageError, ValueError, TypeError) as error:
+    except (UsageError, ValueError, TypeError) as error:
         line = " ".join(str(error).split())
         raise UserError(
             f"wandb refuses the run's name, project, group or tags ({line}); see logger.wandb.* and"

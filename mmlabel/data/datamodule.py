@@ -101,7 +101,7 @@ class CaptionedPictures(pl.LightningDataModule):
         self.upright = upright
         self.batch_size = batch_size
         self.workers = workers
-        self.on_bad_image = on_bad_image
+        self.on_bad_image: Literal["error", "skip"] = on_bad_image
         self.seed = seed
         self.group_by_length = group_by_length
         self.cache_dir = cache_dir
@@ -258,7 +258,7 @@ class CaptionedPictures(pl.LightningDataModule):
                 batch_size=self.batch_size,
                 seed=self.seed,
                 training=training,
-                fixed=bool(trainer and trainer.overfit_batches),
+                fixed=bool(trainer and trainer.overfit_batches),  # type: ignore[attr-defined]
                 lengths=dataset.captions.lengths if self.group_by_length else None,
                 rank=trainer.global_rank if trainer else 0,
                 world_size=trainer.world_size if trainer else 1,

@@ -152,9 +152,19 @@ class FeatureStore:
 
 
 class PictureScorer(Protocol):
-    """What `detector_scores` needs of a detector."""
+    """What `detector_scores` needs of a detector, and a run's record tells of it."""
 
     num_labels: int
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers it has learned."""
+        ...
+
+    @property
+    def megabytes(self) -> float:
+        """Of its weights, 10^6 bytes each."""
+        ...
 
     def key(self) -> dict[str, object]:
         """All that scores depend on besides the picture, as plain values."""

@@ -8,7 +8,7 @@ from mmlabel.criterion import MeanOverKnown
 from mmlabel.data.batches import Batch
 from mmlabel.errors import UserError
 from mmlabel.losses import Bce
-from mmlabel.models.backbones import backbone_info, build_backbone
+from mmlabel.models.backbones import Backbone, backbone_info, build_backbone
 from mmlabel.models.caption_encoder import CaptionEncoder
 from mmlabel.models.encoder import Encoder
 from mmlabel.models.fusion import Head, ImageEncoder, LateFusion, fused_features
@@ -17,7 +17,10 @@ from mmlabel.models.weights import resolve_weights
 LABELS = 20
 CRITERION = MeanOverKnown(Bce(name="bce"))
 
-RANDOM = resolve_weights(name="resnet18", weights="none")
+
+def random_backbone(*, frozen: bool = True) -> Backbone:
+    weights = resolve_weights(name="resnet18", weights="none")
+    return build_backbone(name="resnet18", weights=weights, frozen=frozen)
 
 
 def captions(**options) -> CaptionEncoder:
@@ -67,7 +70,7 @@ def test_the_reports_widths(name: str, width: int) -> None:
 
 
 def test_pictures_and_their_cached_features_give_the_same_logits() -> None:
-    backbone = build_backbone(name="resnet18", weights=RANDOM)
+    backbone = random_backbone()
     torch.manual_seed(0)
     half = captions()
     whole = network({"image": ImageEncoder(features=512, backbone=backbone), "caption": half})
@@ -106,7 +109,7 @@ def test_each_half_alone() -> None:
 
 @pytest.mark.parametrize("frozen", [True, False])
 def test_gradients_reach_all_that_is_trained(frozen: bool) -> None:
-    backbone = build_backbone(name="resnet18", weights=RANDOM, frozen=frozen)
+    backbone = random_backbone(frozen=frozen)
     encoders = {
         "image": ImageEncoder(features=512, backbone=backbone),
         "caption": captions(embeddings=torch.randn(30, 7)),
@@ -173,7 +176,7 @@ def test_parts_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match="encoders for one or both"):
         LateFusion(encoders={"picture": cached()}, head=head)
     with pytest.raises(ValueError, match="width 512, not 2048"):
-        ImageEncoder(features=2048, backbone=build_backbone(name="resnet18", weights=RANDOM))
+        ImageEncoder(features=2048, backbone=random_backbone())
 
 
 def test_it_learns_what_only_both_halves_tell() -> None:

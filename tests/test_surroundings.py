@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import QUICK, REPOSITORY
 from PIL import Image
 
 from mmlabel import cache as cache_module
 from mmlabel.training import train
 
+REPOSITORY = Path(__file__).resolve().parent.parent
 WORDS = ["embedding=word2vec", "embedding.dim=8"]
 
 
@@ -85,7 +85,7 @@ def test_a_cache_that_is_a_file(settings_of, scores, tmp_path, caplog) -> None:
     assert len(said) == 1 and (tmp_path / "cache").read_text() == "a file"
 
 
-def test_a_closed_machine_with_a_terminal_of_ascii(tmp_path: Path) -> None:
+def test_a_closed_machine_with_a_terminal_of_ascii(quick: list[str], tmp_path: Path) -> None:
     """No network, nothing fetched before, no UTF-8, and names that ASCII does not have."""
     random = np.random.default_rng(0)
     names = ["caf\u00e9", "\u72ac", "na\u00efve"]
@@ -97,7 +97,7 @@ def test_a_closed_machine_with_a_terminal_of_ascii(tmp_path: Path) -> None:
         lines.append(f"{number}.png,{' '.join(own)},une {own[0]} \u2014 \U0001f436")
     (tmp_path / "rows.csv").write_text("\n".join(lines), encoding="utf-8")
     taken = ("data.", "captions.", "embedding", "backbone.weights", "report=")
-    common = [option for option in QUICK if not option.startswith(taken)]
+    common = [option for option in quick if not option.startswith(taken)]
     options = [
         "data=csv",
         f"data.file={tmp_path / 'rows.csv'}",

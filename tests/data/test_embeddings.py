@@ -68,11 +68,11 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         ("word2vec.txt", text_of(VECTORS, header=True)),
         ("glove.txt", text_of(VECTORS, header=False)),
-        ("word2vec.txt.gz", gzip.compress(text_of(VECTORS, header=True))),
-        ("glove.txt.gz", gzip.compress(text_of(VECTORS, header=False))),
-        ("glove.gz.renamed", gzip.compress(text_of(VECTORS, header=False))),
+        ("word2vec.txt.gz", gzip.compress(text_of(VECTORS, header=True), mtime=0)),
+        ("glove.txt.gz", gzip.compress(text_of(VECTORS, header=False), mtime=0)),
+        ("glove.gz.renamed", gzip.compress(text_of(VECTORS, header=False), mtime=0)),
         ("vectors.bin", binary_of(VECTORS)),
-        ("vectors.bin.gz", gzip.compress(binary_of(VECTORS))),
+        ("vectors.bin.gz", gzip.compress(binary_of(VECTORS), mtime=0)),
     ],
 )
 def test_every_format_gives_the_same_vectors(name: str, content: bytes, tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_words_with_spaces_are_passed_over(tmp_path: Path) -> None:
         ("nan.txt", b"the 1 2\ndog nan 2\n", "line 2"),
         ("text.txt", b"the 1 2\ndog a b\n", "line 2"),
         ("fewer.txt", b"3 2\nthe 1 2\ndog 1 2\n", "2 vectors, not the 3"),
-        ("torn.txt.gz", gzip.compress(text_of(VECTORS, header=True))[:-9], "damaged"),
+        ("torn.txt.gz", gzip.compress(text_of(VECTORS, header=True), mtime=0)[:-9], "damaged"),
         ("torn.bin", binary_of(VECTORS)[:-20], "damaged"),
     ],
 )

@@ -280,7 +280,7 @@ def test_a_set_is_downloaded_once(
     keys = ["checksum"] if parts == 1 else [f"checksum-{part}" for part in range(parts)]
     entry = {"parts": parts, "file_name": "tiny-3.gz"}
     entry |= {k: hashlib.md5(p).hexdigest() for k, p in zip(keys, pieces, strict=True)}
-    wrong = entry | {key: "0" for key in keys}
+    wrong = entry | {key: "0" * 32 for key in keys}
     listing = {"corpora": {}, "models": {"tiny-3": entry, "other-3": wrong}}
     files = {"/list.json": json.dumps(listing).encode()}
     for name in ("tiny-3", "other-3"):

@@ -31,9 +31,9 @@ from mmlabel.study.plan import (
     plan,
     seconds_needed,
 )
+from mmlabel.study.printed import print_study
 from mmlabel.study.summary import study_report
 from mmlabel.study.wandb_run import log_to_wandb
-from mmlabel.terminal import print_study
 
 log = logging.getLogger("mmlabel")
 

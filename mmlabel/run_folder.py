@@ -13,7 +13,7 @@ import csv
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mmlabel.classifier import Classifier
+    from mmlabel.data.annotations import Annotations
     from mmlabel.data.prepare import PreparedData
 
 CONFIG, HISTORY, PREDICTIONS = "config.yaml", "metrics.csv", "predictions.csv"
@@ -295,7 +296,7 @@ def write_run(
     *,
     prepared: "PreparedData",
     classifier: "Classifier",
-    page: bool,
+    page: "Callable[[Path, Annotations], object] | None",
 ) -> None:
     """Write a run's files, the checksums last.
 
@@ -305,7 +306,7 @@ def write_run(
         prepared: what it read.
         classifier: as evaluated last; of a test split that was not looked at there are no
             predictions.
-        page: also write report.html, of a tested run.
+        page: writes report.html, given the folder and the test rows; None: there is none.
     """
     from omegaconf import OmegaConf
 
@@ -324,10 +325,8 @@ def write_run(
             label_names=classifier.label_names,
         )
     write_json(folder / RESULTS, results)
-    if rows is not None and page:
-        from mmlabel.report import write_run_report
-
-        write_run_report(folder, rows)
+    if rows is not None and page is not None:
+        page(folder, rows)
     seal(folder)
 
 

@@ -1,4 +1,4 @@
-"""What runs and studies say on a terminal.
+"""What runs say on a terminal.
 
 Names, notes and captions come from data: rich reads no markup in them, and what would move the
 cursor or change the terminal's colours is shown as a question mark.
@@ -13,8 +13,6 @@ from mmlabel.score_table import SCORES
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from mmlabel.report import StudyReport
 
 
 def escape_what_is_missing() -> None:
@@ -45,7 +43,8 @@ class PlainFormatter(logging.Formatter):
         return "\n".join(map(_visible, lines))
 
 
-def _console(width: int | None = None) -> "Console":
+def console(width: int | None = None) -> "Console":
+    """A terminal that reads no markup in what it is given; `width` None: as wide as it is."""
     from rich.console import Console
 
     return Console(soft_wrap=True, width=width, markup=False, emoji=False)
@@ -56,7 +55,7 @@ def print_table(results: dict) -> None:
     from rich import box
     from rich.table import Table
 
-    console = _console()
+    output = console()
     table = Table(title="Scores", box=box.SIMPLE_HEAD)
     for heading in ("split", *(row.title for row in SCORES.values()), "rows"):
         table.add_column(heading, justify="left" if heading == "split" else "right")
@@ -65,7 +64,7 @@ def print_table(results: dict) -> None:
         if scores:
             cells = [f"{scores[name]:.3f}" for name in SCORES]
             table.add_row(split, *cells, str(results["rows"][split]))
-    console.print(table)
+    output.print(table)
 
     if results["labels"]:
         table = Table(title="Test split by label", box=box.SIMPLE_HEAD)
@@ -74,7 +73,7 @@ def print_table(results: dict) -> None:
         for number, row in results["labels"].items():
             cells = [f"{row[name]:.3f}" for name in ("precision", "recall", "f1")]
             table.add_row(number, printable(row["name"]), str(row["support"]), *cells)
-        console.print(table)
+        output.print(table)
 
     size, limit = results["megabytes"], 100
     size_note = "within" if size < limit else "over"
@@ -92,38 +91,6 @@ def print_table(results: dict) -> None:
     if "detector" in seconds:
         rate = sum(results["rows"].values()) / max(seconds["detector"], 1e-9)
         facts.append(f"detection {seconds['detector']:.1f} s ({rate:.1f} pictures a second)")
-    console.print(", ".join(facts))
+    output.print(", ".join(facts))
     for note in results["notes"]:
-        console.print(f"Note: {printable(note)}")
-
-
-def print_study(report: "StudyReport") -> None:
-    """The table and the verdicts on standard output."""
-    from rich import box
-    from rich.table import Table
-
-    from mmlabel.report import result_rows, verdicts
-    from mmlabel.study.output import run_notes
-
-    metric = report.metric
-    table = Table(title=printable(report.title), title_justify="left", box=box.SIMPLE_HEAD)
-    extra = list(dict.fromkeys(name for variant in report.variants for name in variant.extra))
-    published = [report.published_label] if report.has_published else []
-    heads = ["variant", metric, *published, "difference", "p", "verdict", "runs"]
-    for heading in [*heads, "parameters", "MB", "seconds", *extra]:
-        table.add_column(
-            printable(heading),
-            justify="left" if heading in ("variant", "verdict") else "right",
-            no_wrap=True,
-        )
-    for row in result_rows(report):
-        score = row[metric] + (f" ± {row[f'{metric}_std']}" if row[f"{metric}_std"] else "")
-        cells = [row["label"], score, *([row["published"]] if published else [])]
-        cells += [row["difference"], row["p_value"]]
-        cells += [row[name] for name in ("verdict", "runs", "parameters", "megabytes", "seconds")]
-        table.add_row(*map(printable, cells), *(row[name] for name in extra))
-    # Whole lines even into a file or a narrow terminal: a figure cut short would be worthless.
-    console = _console(width=1000)
-    console.print(table)
-    for line in [*verdicts(report), *report.warnings, *report.notes, *run_notes(report)]:
-        console.print(printable(line))
+        output.print(f"Note: {printable(note)}")

@@ -32,6 +32,7 @@ from mmlabel.data.prepare import PreparedData
 from mmlabel.errors import UserError
 from mmlabel.parts import build, scheduler_for
 from mmlabel.record import describe
+from mmlabel.report import write_run_report
 from mmlabel.resuming import check_length, with_checkpoint
 from mmlabel.run_folder import read_history, write_run
 from mmlabel.settings import Settings
@@ -148,7 +149,7 @@ def train(
                 results,
                 prepared=run.prepared,
                 classifier=run.classifier,
-                page=settings.report,
+                page=write_run_report if settings.report else None,
             )
             summarise(loggers, results)
             print_table(results)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mmlabel.evidence import METRICS, scores
 from mmlabel.run_folder import seal
-from mmlabel.study.evidence import METRICS, scores
 
 LABELS = (1, 2, 3)
 

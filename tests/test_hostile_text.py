@@ -11,7 +11,8 @@ from fake_runs import write_fake_run
 
 from mmlabel.report import StudyReport, VariantSummary
 from mmlabel.run_folder import read_results
-from mmlabel.terminal import PlainFormatter, print_study, print_table, printable
+from mmlabel.study.printed import print_study
+from mmlabel.terminal import PlainFormatter, print_table, printable
 
 HOSTILE = [
     "\x1b[2J\x1b]0;owned\x07",

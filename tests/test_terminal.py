@@ -7,7 +7,8 @@ from fake_runs import write_fake_run
 
 from mmlabel.report import StudyReport, VariantSummary
 from mmlabel.run_folder import read_results
-from mmlabel.terminal import print_study, print_table, printable
+from mmlabel.study.printed import print_study
+from mmlabel.terminal import print_table, printable
 
 
 def test_scores_and_labels_are_printed_and_names_are_shown_as_they_are(

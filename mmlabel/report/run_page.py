@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
+from mmlabel.evidence import METRICS, bootstrap_interval
 from mmlabel.report.charts import line_chart, mean_curve
 from mmlabel.report.gallery import RUN_PICTURES, gallery, label_names
 from mmlabel.report.label_sections import confusions, label_curves, label_table, thresholds
@@ -23,7 +24,6 @@ from mmlabel.report.pages import (
 from mmlabel.report.tables import fixed, grouped
 from mmlabel.run_folder import RunRecord, read_run
 from mmlabel.score_table import SCORES
-from mmlabel.study.evidence import METRICS, bootstrap_interval
 
 if TYPE_CHECKING:
     from mmlabel.data.annotations import Annotations

@@ -12,10 +12,10 @@ from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 from yaml import YAMLError
 
-from mmlabel.cli import CONF
 from mmlabel.errors import UserError, nearest
+from mmlabel.evidence import METRICS
+from mmlabel.help import CONF
 from mmlabel.study.columns import COLUMNS
-from mmlabel.study.evidence import METRICS
 
 CHECKED = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 F1 = Annotated[float, Field(ge=0, le=1)]

@@ -15,8 +15,8 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
 from hydra.types import HydraContext, RunMode
 
-from mmlabel.cli import CONF
 from mmlabel.errors import UserError
+from mmlabel.help import CONF
 from mmlabel.run_folder import FAILED, empty, finished, hold, write_failure
 from mmlabel.study.definition import override_key
 from mmlabel.study.job_lines import JobLines

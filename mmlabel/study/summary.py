@@ -7,11 +7,7 @@ from statistics import fmean, median
 import numpy as np
 
 from mmlabel.data.annotations import Annotations
-from mmlabel.report import Score, StudyReport, VariantSummary
-from mmlabel.run_folder import RunRecord, failure, finished, read_run
-from mmlabel.study.columns import COLUMNS
-from mmlabel.study.definition import Study, Variant
-from mmlabel.study.evidence import (
+from mmlabel.evidence import (
     METRICS,
     Comparison,
     bootstrap_interval,
@@ -21,6 +17,10 @@ from mmlabel.study.evidence import (
     summarise,
     verdict,
 )
+from mmlabel.report import Score, StudyReport, VariantSummary
+from mmlabel.run_folder import RunRecord, failure, finished, read_run
+from mmlabel.study.columns import COLUMNS
+from mmlabel.study.definition import Study, Variant
 from mmlabel.study.plan import Job
 
 METHOD = (

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from made_up_study import finish, planned
 
+from mmlabel.evidence import bootstrap_interval, compare, holm
 from mmlabel.study.definition import Study
-from mmlabel.study.evidence import bootstrap_interval, compare, holm
 from mmlabel.study.output import write_study
 from mmlabel.study.summary import comparisons, study_report
 

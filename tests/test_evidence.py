@@ -10,8 +10,8 @@ import pytest
 from scipy import stats
 from sklearn.metrics import f1_score
 
-from mmlabel.study import evidence
-from mmlabel.study.evidence import (
+from mmlabel import evidence
+from mmlabel.evidence import (
     METRICS,
     Comparison,
     bootstrap_interval,

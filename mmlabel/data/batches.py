@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset, Sampler, SequentialSampler
 
 from mmlabel.data.captions import EncodedCaptions
 from mmlabel.data.pictures import read_picture
@@ -50,7 +50,6 @@ class EpochBatches(Sampler):
         batch_size: rows a batch.
         seed: of order and flips.
         training: whether rows are shuffled and flipped.
-        fixed: every epoch is like the first (to overfit a few batches).
         lengths: (num_rows,) of the captions, for training batches of similar ones; None: as drawn.
         rank, world_size: which process this is, and how many there are.
     """
@@ -62,7 +61,6 @@ class EpochBatches(Sampler):
         batch_size: int,
         seed: int = 0,
         training: bool = False,
-        fixed: bool = False,
         lengths: np.ndarray | None = None,
         rank: int = 0,
         world_size: int = 1,
@@ -71,7 +69,6 @@ class EpochBatches(Sampler):
         self.batch_size = batch_size
         self.seed = seed
         self.training = training
-        self.fixed = fixed
         self.lengths = lengths
         self.rank = rank
         self.world_size = world_size
@@ -79,7 +76,7 @@ class EpochBatches(Sampler):
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before each epoch."""
-        self.epoch = 0 if self.fixed else epoch
+        self.epoch = epoch
 
     @cached_property
     def _starts(self) -> list[int]:
@@ -127,6 +124,22 @@ def group_by_length(
     pooled = [pool[np.argsort(lengths[pool], kind="stable")] for pool in pools]
     batches = np.concatenate([order[:0], *pooled]).reshape(-1, batch_size)
     return np.concatenate([generator.permutation(batches).ravel(), order[whole:]])
+
+
+class RepeatedBatches(SequentialSampler):
+    """The same batches in every epoch, to see whether a network can learn them by heart.
+
+    Lightning takes the place of any other kind of sampler when batches are to be overfitted.
+    """
+
+    def __init__(self, batches: EpochBatches) -> None:
+        self.batches = list(batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:  # type: ignore[override]
+        return iter(self.batches)
 
 
 class SplitRows(Dataset):

@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from mmlabel.data.batches import Batch, EpochBatches, SplitRows
+from mmlabel.data.batches import Batch, EpochBatches, RepeatedBatches, SplitRows
 from mmlabel.data.digests import unreadable_pictures
 from mmlabel.data.feature_store import FeatureStore, PictureScorer, detector_scores
 from mmlabel.data.prepare import SPLITS, PreparedData
@@ -250,19 +250,20 @@ class CaptionedPictures(pl.LightningDataModule):
         dataset = self.split(name)
         workers = self.workers if dataset.pictures else 0
         trainer = self.trainer
+        batches = EpochBatches(
+            len(dataset),
+            batch_size=self.batch_size,
+            seed=self.seed,
+            training=training,
+            lengths=dataset.captions.lengths if self.group_by_length else None,
+            rank=trainer.global_rank if trainer else 0,
+            world_size=trainer.world_size if trainer else 1,
+        )
+        overfitting = bool(trainer and trainer.overfit_batches)  # type: ignore[attr-defined]
         return DataLoader(
             dataset,
             batch_size=None,  # the sampler yields whole batches
-            sampler=EpochBatches(
-                len(dataset),
-                batch_size=self.batch_size,
-                seed=self.seed,
-                training=training,
-                fixed=bool(trainer and trainer.overfit_batches),  # type: ignore[attr-defined]
-                lengths=dataset.captions.lengths if self.group_by_length else None,
-                rank=trainer.global_rank if trainer else 0,
-                world_size=trainer.world_size if trainer else 1,
-            ),
+            sampler=RepeatedBatches(batches) if overfitting else batches,
             num_workers=workers,
             persistent_workers=workers > 0 and training,
             pin_memory=torch.cuda.is_available() and dataset.pictures is not None,

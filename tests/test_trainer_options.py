@@ -1,0 +1,181 @@
+"""Every option of Lightning's Trainer that --help lists does what Lightning's users know."""
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmlabel import training
+from mmlabel.classifier import Classifier
+from mmlabel.errors import UserError
+from mmlabel.help import choices
+from mmlabel.options import declared
+from mmlabel.settings import Settings
+from mmlabel.training import train
+
+# 60, 24 and 24 rows: with 10 rows a batch these are 6, 3 and 3 batches.
+COMMON = ["model=caption_only", "data.batch_size=10", "patience=null", "scheduler=none"]
+
+# A value of each option with which a run is to end as any other does.
+PLAIN = {
+    "min_epochs": "1",
+    "accelerator": "cpu",
+    "devices": "1",
+    "num_nodes": "1",
+    "strategy": "auto",
+    "precision": "bf16-mixed",
+    "gradient_clip_val": "0.5",
+    "gradient_clip_algorithm": "value",
+    "accumulate_grad_batches": "2",
+    "log_every_n_steps": "1",
+    "detect_anomaly": "true",
+    "deterministic": "true",
+    "benchmark": "true",
+    "sync_batchnorm": "true",
+}
+# Those whose effect is looked at below.
+LOOKED_AT = {
+    "max_epochs", "max_steps", "max_time", "limit_train_batches", "limit_val_batches",
+    "limit_test_batches", "overfit_batches", "fast_dev_run", "val_check_interval",
+    "check_val_every_n_epoch", "profiler",
+}  # fmt: skip
+
+
+def run(settings_of, folder: Path, *options: str) -> dict:
+    given = [*COMMON, *options]
+    return train(settings_of(*given), folder, overrides=given)
+
+
+def history(folder: Path, column: str) -> list[float]:
+    with open(folder / "metrics.csv", newline="") as file:
+        return [float(row[column]) for row in csv.DictReader(file) if row.get(column)]
+
+
+def predicted(folder: Path) -> int:
+    return len((folder / "predictions.csv").read_text().splitlines()) - 1
+
+
+def test_no_option_is_forgotten():
+    names = {o.name.split(".")[1] for o in declared(Settings) if o.name.startswith("trainer.")}
+    assert names == PLAIN.keys() | LOOKED_AT
+
+
+@pytest.mark.parametrize("option", sorted(PLAIN))
+def test_a_run_with_it_ends_as_any_other(option: str, settings_of, tmp_path: Path):
+    extra = ["trainer.gradient_clip_val=0.5"] if option == "gradient_clip_algorithm" else []
+    given = f"trainer.{option}={PLAIN[option]}"
+    results = run(settings_of, tmp_path, given, *extra, "trainer.max_epochs=1")
+    assert results["rows"] == {"train": 60, "val": 24, "test": 24}
+    assert results["epochs"] == 1 and predicted(tmp_path) == 24
+    assert json.loads((tmp_path / "results.json").read_text())["scores"] == results["scores"]
+
+
+def test_epochs_and_steps_end_training(settings_of, tmp_path: Path):
+    assert run(settings_of, tmp_path / "epochs", "trainer.max_epochs=3")["epochs"] == 3
+    results = run(settings_of, tmp_path / "steps", "trainer.max_epochs=null", "trainer.max_steps=9")
+    assert results["epochs"] == 2, "9 steps are one epoch and a half"
+    assert results["rows"]["train"] == 30, "of the last epoch"
+
+
+def test_time_ends_training(settings_of, tmp_path: Path):
+    options = ("trainer.max_epochs=null", "trainer.max_time=00:00:00:02")
+    results = run(settings_of, tmp_path, *options)
+    assert results["epochs"] >= 1 and predicted(tmp_path) == 24
+
+
+def test_a_limit_is_the_true_number_of_rows(settings_of, tmp_path: Path):
+    limits = ("trainer.limit_train_batches=2", "trainer.limit_val_batches=0.34")
+    results = run(settings_of, tmp_path, *limits, "trainer.limit_test_batches=1")
+    assert results["rows"] == {"train": 20, "val": 10, "test": 10}
+    assert predicted(tmp_path) == 10
+
+
+def test_what_was_not_looked_at_has_no_scores_and_no_file(settings_of, tmp_path: Path):
+    results = run(settings_of, tmp_path / "test", "trainer.limit_test_batches=0")
+    assert results["rows"]["test"] == 0
+    assert not any(name.startswith("test/") for name in results["scores"])
+    assert not (tmp_path / "test" / "predictions.csv").exists()
+    results = run(settings_of, tmp_path / "val", "trainer.limit_val_batches=0", "patience=2")
+    assert results["rows"]["val"] == 0 and results["best_epoch"] is None
+    assert not any(name.startswith("val/") for name in results["scores"])
+    assert any("no epoch was validated" in note for note in results["notes"])
+    with pytest.raises(UserError, match="threshold=auto"):
+        run(settings_of, tmp_path / "auto", "trainer.limit_val_batches=0", "threshold=auto")
+
+
+def test_overfitting_sees_the_same_rows_in_every_epoch(settings_of, tmp_path: Path, monkeypatch):
+    seen: list[tuple[int, list[int]]] = []
+    step = Classifier.training_step
+
+    def watched(self: Classifier, batch, batch_idx: int) -> torch.Tensor:
+        seen.append((self.current_epoch, batch.rows.tolist()))
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(training.Classifier, "training_step", watched)
+    run(settings_of, tmp_path, "trainer.overfit_batches=2", "trainer.max_epochs=3")
+    epochs = [[rows for epoch, rows in seen if epoch == number] for number in range(3)]
+    assert len(epochs[0]) == 2 and epochs[0] == epochs[1] == epochs[2]
+    losses = history(tmp_path, "train/loss")
+    assert losses[-1] < losses[0]
+
+
+def test_a_fast_run_keeps_nothing_and_says_so(settings_of, tmp_path: Path, caplog):
+    caplog.set_level("INFO", logger="mmlabel")
+    run(settings_of, tmp_path, "trainer.fast_dev_run=true")
+    assert "no checkpoint, scores or page are kept" in caplog.text
+    left = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert left.isdisjoint({"results.json", "predictions.csv", "best.ckpt", "SHA256SUMS"})
+
+
+def test_validation_within_an_epoch_and_not_in_every_one(settings_of, tmp_path: Path):
+    run(settings_of, tmp_path / "within", "trainer.val_check_interval=0.5", "trainer.max_epochs=2")
+    assert len(history(tmp_path / "within", "val/f1_micro")) == 4
+    options = ("trainer.check_val_every_n_epoch=2", "trainer.max_epochs=4")
+    results = run(settings_of, tmp_path / "some", *options)
+    assert len(history(tmp_path / "some", "val/f1_micro")) == 2
+    assert len(history(tmp_path / "some", "train/loss")) == 4
+    assert results["best_epoch"] in (1, 3)
+
+
+def test_a_profile_is_given(settings_of, tmp_path: Path, capsys, caplog):
+    caplog.set_level("INFO")
+    run(settings_of, tmp_path, "trainer.profiler=simple", "trainer.max_epochs=1")
+    said = capsys.readouterr()
+    assert "training_step" in said.out + said.err + caplog.text
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "trainer.val_check_interval=1000",
+        "trainer.accelerator=abacus",
+        "trainer.precision=nonsense",
+        "trainer.strategy=nonsense",
+        "trainer.max_time=tomorrow",
+        "trainer.devices=[7]",
+        "+trainer.min_steps=-5.5",
+    ],
+)
+def test_what_lightning_refuses_is_one_message(option: str, settings_of, tmp_path: Path):
+    try:
+        results = run(settings_of, tmp_path, option, "trainer.max_epochs=1")
+    except UserError as error:
+        assert "\n" not in str(error) and str(error).startswith("trainer")
+    else:
+        assert option == "+trainer.min_steps=-5.5" and math.isfinite(results["scores"]["val/loss"])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_is_not_there(settings_of, tmp_path: Path):
+    with pytest.raises(UserError, match="trainer: .*gpu"):
+        run(settings_of, tmp_path, "trainer.accelerator=gpu")
+
+
+@pytest.mark.parametrize("name", choices("debug"))
+def test_the_files_of_debug_run(name: str, settings_of, tmp_path: Path):
+    given = ["model=caption_only", f"debug={name}", "trainer.max_epochs=2"]
+    results = train(settings_of(*given), tmp_path, overrides=given)
+    assert results["epochs"] in (1, 2)

@@ -199,17 +199,16 @@ class BestCheckpoint(ModelCheckpoint):
             super().on_train_epoch_end(trainer, pl_module)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # Only on going on: Lightning loads it again from whatever checkpoint is evaluated then.
+        resumed_from, self.resumed_from = self.resumed_from, None
         score = state_dict["best_model_score"]
-        if score is None or self.resumed_from is None:
+        if score is None or resumed_from is None:
             return
-        best, former = (
-            Path(str(self.dirpath)) / "best.ckpt",
-            self.resumed_from.with_name("best.ckpt"),
-        )
+        best, former = Path(str(self.dirpath)) / "best.ckpt", resumed_from.with_name("best.ckpt")
         if not former.is_file() or self._score_of(former) != score.item():
             self.note(
                 f"there is no best.ckpt with {self.monitor} {score.item():.4f} beside"
-                f" {self.resumed_from}: the best epoch is chosen from here on"
+                f" {resumed_from}: the best epoch is chosen from here on"
             )
             return
         if rank_zero_only.rank == 0 and former.resolve() != best.resolve():

@@ -215,7 +215,8 @@ def test_the_best_checkpoint_is_found_beside_the_last(settings_of, tmp_path: Pat
     if moved in ("folder", "both files"):
         assert not missing and results["best_epoch"] == best_epoch
     else:
-        assert "the best epoch is chosen from here on" in missing[0]
+        (said,) = missing
+        assert "the best epoch is chosen from here on" in said
         assert results["best_epoch"] == 2
 
 

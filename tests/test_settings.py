@@ -2,9 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterator
 from functools import cache
-from itertools import product
 from typing import Any, Literal, get_args, get_origin
 
 import annotated_types
@@ -31,14 +29,6 @@ GIVEN = {
     "backbone=timm": ["backbone.model_name=resnet18"],
     "embedding=file": ["embedding.file=somewhere.txt"],
     "detector=file": ["detector.weights=somewhere.pt"],
-}
-# Refused for what they are beside others rather than by themselves.
-TOGETHER = {
-    ("data.fractions", "[0.1,0.2,0.7]"),
-    ("train", "false"),
-    ("features.mode", "on"),
-    ("data.folds", ""),
-    ("data.fold", ""),
 }
 
 
@@ -126,12 +116,6 @@ def _within(metadata: tuple[object, ...], value: Any) -> bool:
             if isinstance(bound, annotated_types.MaxLen) and len(value) > bound.max_length:
                 return False
     return True
-
-
-def bad_values() -> Iterator[tuple[Option, object]]:
-    for option, value in product(OPTIONS, VALUES):
-        if not option.choice and not accepts(option, value):
-            yield option, value
 
 
 @pytest.mark.parametrize("option", [o for o in OPTIONS if not o.choice], ids=lambda o: o.name)

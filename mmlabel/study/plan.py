@@ -168,7 +168,7 @@ def run_key(differing: Mapping[str, object], files: Mapping[str, str], data: str
         files: digests of the files that options name.
         data: stands for the content of the data.
     """
-    kept = {name: value for name, value in differing.items() if not _is_recording(name)}
+    kept = {name: value for name, value in differing.items() if not is_recording(name)}
     return fingerprint(__version__, kept, dict(files), data)
 
 
@@ -177,12 +177,13 @@ def _files(settings: Settings) -> dict[str, str]:
     paths = {
         name: Path(value).expanduser()
         for name, value in flatten(settings.plain()).items()
-        if isinstance(value, str) and not _is_recording(name)
+        if isinstance(value, str) and not is_recording(name)
     }
     return {name: file_digest(path) for name, path in paths.items() if path.is_file()}
 
 
-def _is_recording(name: str) -> bool:
+def is_recording(name: str) -> bool:
+    """Whether an option says how a run is recorded or read, and does not change its result."""
     return any(name == part or name.startswith(f"{part}.") for part in RECORDING)
 
 
@@ -220,7 +221,7 @@ def changes(recorded: dict, wanted: dict, complete: Callable[[dict], dict]) -> l
     return [
         f"{name} was {then.get(name, 'not there')} and is now {now.get(name, 'not there')}"
         for name in sorted(then.keys() | now.keys())
-        if not _is_recording(name) and then.get(name, MISSING) != now.get(name, MISSING)
+        if not is_recording(name) and then.get(name, MISSING) != now.get(name, MISSING)
     ]
 
 

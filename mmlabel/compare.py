@@ -1,0 +1,282 @@
+"""`python -m mmlabel.compare FOLDER FOLDER…`: finished runs against one another, with evidence."""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmlabel.cache import cache_folder
+from mmlabel.data.annotations import Annotations
+from mmlabel.errors import UserError
+from mmlabel.evidence import METRICS
+from mmlabel.former_settings import completed
+from mmlabel.options import shown
+from mmlabel.progress import say
+from mmlabel.report import StudyReport
+from mmlabel.run_folder import FAILED, LOCK, SUMS, RunRecord, failure, read_run
+from mmlabel.settings import Settings, differing, flatten, read_settings
+from mmlabel.study.definition import Study, Variant
+from mmlabel.study.output import write_study
+from mmlabel.study.plan import MISSING, Job, is_recording
+from mmlabel.study.printed import print_study
+from mmlabel.study.summary import study_report
+from mmlabel.terminal import escape_what_is_missing, printable
+
+HELP = """\
+Compare finished runs that were tested on the same rows. Runs that differ in their seed alone are
+one configuration; the first folder's is the baseline. Differences come with the intervals and
+tests of a study (see mmlabel/evidence.py).
+
+  python -m mmlabel.compare outputs/DATE/TIME outputs/DATE/OTHER
+  python -m mmlabel.compare multirun/DATE/TIME              all runs in a folder
+  python -m mmlabel.compare RUN RUN … --out DIR             also a page, Markdown and CSV"""
+
+# Not of a configuration: "data.root" is where the same data lie, which a fingerprint tells.
+_APART = ("seed", "data.root")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    escape_what_is_missing()
+    options = _parser().parse_args(arguments)
+    try:
+        runs = read_runs(run_folders(options.folders))
+        jobs, notes = grouped(runs)
+        command = "\n".join(
+            shlex.join(["python", "train.py", *(run.results.get("overrides") or [])])
+            for run in runs
+        )
+        study = _study(jobs, metric=f"test/{options.metric}", notes=notes)
+        annotations = None if options.out is None else _annotations(jobs[0].settings)
+        report = study_report(study, jobs, command=command, annotations=annotations)
+        print_study(report)
+        if options.out is not None:
+            _write(options.out, report, jobs, options)
+    except UserError as error:
+        say(f"mmlabel: {printable(str(error))}")
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m mmlabel.compare",
+        description=HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("folders", nargs="+", type=Path, metavar="FOLDER", help="of a run, or of several runs")
+    add("--metric", choices=METRICS, default="f1_micro", help="(default: %(default)s)")
+    add("--out", type=Path, metavar="DIR", help="write report.html, table.md and CSV files there")
+    return parser
+
+
+def run_folders(given: Iterable[Path]) -> list[Path]:
+    """The folders of runs that are meant, each once: those given, or what lies in them.
+
+    Raises UserError for a folder that is none of a run and holds none.
+    """
+    found: dict[Path, Path] = {}
+    for folder in given:
+        inside = [folder]
+        if not _is_run(folder):
+            names = folder.iterdir() if folder.is_dir() else ()
+            # Jobs of a multirun are numbered: 10 comes after 9.
+            ordered = sorted(names, key=lambda path: (len(path.name), path.name))
+            inside = [path for path in ordered if _is_run(path)]
+        if not inside:
+            what = "holds no run" if folder.is_dir() else "is no folder"
+            raise UserError(f"{folder} {what}: give the folder of a finished run")
+        for path in inside:
+            found.setdefault(path.resolve(), path)
+    if len(found) < 2:
+        raise UserError(f"{next(iter(found.values()))} is one run alone: give two or more")
+    return list(found.values())
+
+
+def _is_run(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in (SUMS, FAILED, LOCK))
+
+
+def read_runs(folders: Iterable[Path]) -> list[RunRecord]:
+    """Finished runs on the same test rows.
+
+    Raises UserError, which says why, for a run that has not finished or has other rows.
+    """
+    runs: list[RunRecord] = []
+    for folder in folders:
+        if not (folder / SUMS).is_file():
+            why = failure(folder) if (folder / FAILED).is_file() else "it has not finished"
+            raise UserError(f"{folder} cannot be compared: {why}")
+        run = read_run(folder)
+        if runs and (difference := _other_rows(runs[0], run)):
+            raise UserError(
+                f"{folder} was not tested on the rows of {runs[0].folder}: {difference}. Compare"
+                " runs on the same data with the same splits (data.split_seed, data.splits)"
+            )
+        runs.append(run)
+    return runs
+
+
+def _other_rows(one: RunRecord, other: RunRecord) -> str | None:
+    """How the test rows of two runs differ, in words; None if they are the same."""
+    ours, theirs = one.predictions, other.predictions
+    if ours.labels != theirs.labels:
+        return f"its labels are {_listed(theirs.labels)}, not {_listed(ours.labels)}"
+    if ours.ids != theirs.ids:
+        missing = [id for id in ours.ids if id not in set(theirs.ids)]
+        if not missing and len(ours.ids) == len(theirs.ids):
+            return "they stand in another order"
+        which = f", and {missing[0]} is not among them" if missing else ""
+        return f"it has {len(theirs.ids):,}, not {len(ours.ids):,}{which}"
+    if not (
+        np.array_equal(ours.targets, theirs.targets) and np.array_equal(ours.known, theirs.known)
+    ):
+        row = int(((ours.targets != theirs.targets) | (ours.known != theirs.known)).any(1).argmax())
+        return f"the labels of {ours.ids[row]} have changed"
+    return None
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+# ---- Configurations --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Configuration:
+    runs: dict[int, RunRecord]  # by seed
+    settings: Settings
+    options: dict[str, Any]  # all that decide a result, but the seed
+
+
+def grouped(runs: Sequence[RunRecord]) -> tuple[list[Job], list[str]]:
+    """The runs as those of a study, the first one's configuration first, and what to note.
+
+    Raises UserError for two runs of one configuration with one seed.
+    """
+    found: dict[str, _Configuration] = {}
+    for run in runs:
+        settings = _settings(run)
+        options = {
+            name: value
+            for name, value in flatten(settings.plain()).items()
+            if name not in _APART and not is_recording(name)
+        }
+        options["data"] = run.results.get("data_fingerprint")
+        key = repr(sorted(options.items()))
+        one = found.setdefault(key, _Configuration({}, settings, options))
+        if (twin := one.runs.setdefault(settings.seed, run)) is not run:
+            raise UserError(
+                f"{twin.folder} and {run.folder} are the same run (seed {settings.seed}) twice:"
+                " leave one out"
+            )
+    configurations = list(found.values())
+    first, jobs, notes = configurations[0], [], []
+    if len(configurations) == 1:
+        notes.append("These runs differ in their seed alone: there is nothing to compare.")
+    chosen = set().union(*(differing(one.settings) for one in configurations))
+    names = _names([one.options for one in configurations], chosen=chosen)
+    for name, one in zip(names, configurations, strict=True):
+        seeds = list(one.runs)
+        if not first.runs.keys() & one.runs.keys():
+            # A seed ties nothing together but the order of the rows and the like.
+            seeds = [*first.runs, *range(2**32, 2**32 + len(seeds))][: len(seeds)]
+            notes.append(
+                f"{name} has seeds {_listed(sorted(one.runs))} and the baseline"
+                f" {_listed(sorted(first.runs))}: their runs are paired in the order given."
+            )
+        variant = Variant(name=name, label=name, overrides=[])
+        for seed, run in zip(seeds, one.runs.values(), strict=True):
+            given = [str(item) for item in run.results.get("overrides") or []]
+            jobs.append(Job(variant, seed, given, run.folder, one.settings))
+    return jobs, notes
+
+
+def _settings(run: RunRecord) -> Settings:
+    try:
+        return read_settings(completed(run.results["settings"]))
+    except (UserError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{run.folder}: its settings are no longer understood ({error}); run it again"
+        ) from None
+
+
+def _names(configurations: Sequence[Mapping[str, Any]], *, chosen: set[str]) -> list[str]:
+    """A name for each: the options in which they differ, without what follows from a choice.
+
+    `chosen` are the options that any of them has set to something else than the default.
+    """
+    everywhere = set.intersection(*(set(one) for one in configurations))
+    every = sorted(set().union(*configurations))
+    differ = [
+        name for name in every if len({repr(one.get(name, MISSING)) for one in configurations}) > 1
+    ]
+    # An option that only some have comes with the choice of its group, or of the model.
+    telling = [name for name in differ if name in everywhere and name in chosen]
+    for shown_options in (telling, differ):
+        names = [_name(one, shown_options) for one in configurations]
+        if len(set(names)) == len(names):
+            return names
+    return [f"configuration {number}" for number in range(1, len(configurations) + 1)]
+
+
+def _name(options: Mapping[str, Any], shown_options: Iterable[str]) -> str:
+    parts = [
+        f"{name.removesuffix('.name').removesuffix('.kind')}={shown(options[name])}"
+        for name in shown_options
+        if name in options
+    ]
+    return ", ".join(parts) or "all runs"
+
+
+# ---- What is shown ----------------------------------------------------------------------------
+
+
+def _study(jobs: Sequence[Job], *, metric: str, notes: list[str]) -> Study:
+    variants = list({job.variant.name: job.variant for job in jobs}.values())
+    return Study(
+        name="comparison",
+        title=f"Comparison of {len(jobs)} runs",
+        question="Do these configurations differ on the same test rows?",
+        baseline=variants[0].name,
+        variants=variants,
+        metric=metric,
+        notes=notes,
+    )
+
+
+def _annotations(settings: Settings) -> Annotations | None:
+    """The data of a run, for the page's pictures; None where they are not to be had any more."""
+    try:
+        return settings.data.read(
+            cache_dir=cache_folder(settings.cache_dir),
+            require_pictures=False,
+            require_captions=False,
+        )
+    except UserError as error:
+        say(f"the page has no pictures: {printable(str(error))}")
+        return None
+
+
+def _write(
+    out: Path, report: StudyReport, jobs: Sequence[Job], options: argparse.Namespace
+) -> None:
+    command = ["python", "-m", "mmlabel.compare", *map(str, options.folders)]
+    command += ["--metric", options.metric, "--out", str(out)]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_study(out, report, jobs=jobs, command=shlex.join(command))
+    except OSError as error:
+        raise UserError(f"--out {out} cannot be written: {error.strerror}") from None
+    print(f"the page is {out / 'report.html'}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

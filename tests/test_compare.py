@@ -1,0 +1,145 @@
+"""Finished runs against one another: grouped by settings, with the evidence of a study."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_runs import write_fake_run
+
+from mmlabel.cli import load_settings
+from mmlabel.compare import main
+from mmlabel.evidence import compare, explain, holm
+from mmlabel.run_folder import read_run, seal, write_failure
+
+
+def write_run(folder: Path, *overrides: str, seed: int = 0, noise: float = 0.1, rows: int = 60):
+    settings = load_settings([*overrides, f"seed={seed}"]).plain()
+    write_fake_run(folder, seed=seed, noise=noise, rows=rows, settings=settings)
+    return folder
+
+
+def run(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def answers(folders: list[Path]) -> np.ndarray:
+    return np.stack([read_run(folder).answers for folder in folders])
+
+
+def test_seeds_are_grouped_and_differences_are_those_of_the_evidence(tmp_path: Path, capsys):
+    """Where things are and how a run is recorded make no configuration of its own."""
+    layers = {1: 0.02, 2: 0.05, 8: 0.3}
+    for place, (count, noise) in enumerate(layers.items()):
+        for seed in (0, 1, 2):
+            recorded = ["logger=csv", f"cache_dir={tmp_path}/{seed}"][: 2 * (seed % 2)]
+            folder = tmp_path / "runs" / str(3 * place + seed + 8)
+            write_run(folder, f"lstm.layers={count}", *recorded, seed=seed, noise=noise)
+    assert run(tmp_path / "runs", "--out", tmp_path / "out", "--metric", "f1_samples") == 0
+    printed = capsys.readouterr().out
+    with open(tmp_path / "out" / "results.csv", newline="") as file:
+        rows = list(csv.DictReader(line for line in file if line[0] != "#"))
+    assert [row["variant"] for row in rows] == [f"lstm.layers={count}" for count in layers]
+    assert [row["runs"] for row in rows] == ["3"] * 3
+    groups = [[tmp_path / "runs" / str(3 * g + seed + 8) for seed in (0, 1, 2)] for g in range(3)]
+    targets = read_run(groups[0][0]).predictions.targets
+    found = [
+        compare(
+            baseline=answers(groups[0]),
+            variant=answers(group),
+            targets=targets,
+            metric="f1_samples",
+        )
+        for group in groups[1:]
+    ]
+    for row, one, p_value in zip(rows[1:], found, holm([c.p_value for c in found]), strict=True):
+        assert float(row["difference"]) == pytest.approx(one.difference, abs=5e-5)
+        assert f"{row['variant']}: {explain(one, p_value)}" in printed
+    assert rows[2]["verdict"] == "worse"
+    assert "lstm.layers=8" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_what_follows_from_a_choice_is_no_part_of_a_name(tmp_path: Path, capsys):
+    folders = [
+        write_run(tmp_path / "a"),
+        write_run(tmp_path / "b", "model=caption_only", noise=0.2),
+        write_run(tmp_path / "c", "model=caption_only", "optimizer=adamw", noise=0.2),
+    ]
+    assert run(*folders) == 0
+    printed = capsys.readouterr().out
+    assert "model=caption_only, optimizer=adamw: " in printed
+    assert "model=caption_only, optimizer=adam: " in printed
+    assert "lstm" not in printed and "backbone" not in printed
+
+
+def test_other_seeds_are_paired_in_order_and_said_to_be(tmp_path: Path, capsys):
+    base = [write_run(tmp_path / f"a{seed}", seed=seed) for seed in (0, 1)]
+    other = [write_run(tmp_path / f"b{n}", "loss=bce_pos_weight", seed=n) for n in (7, 8, 9)]
+    assert run(*base, *other) == 0
+    printed = capsys.readouterr().out
+    assert "loss=bce_pos_weight has seeds 7, 8, 9 and the baseline 0, 1: their runs are" in printed
+    targets = read_run(base[0]).predictions.targets
+    found = compare(
+        baseline=answers(base), variant=answers(other[:2]), targets=targets, metric="f1_micro"
+    )
+    assert explain(found) in printed
+
+
+def test_seeds_alone_are_shown_and_said_to_be_no_comparison(tmp_path: Path, capsys):
+    assert run(*(write_run(tmp_path / str(seed), seed=seed) for seed in (0, 1))) == 0
+    assert "nothing to compare" in capsys.readouterr().out
+
+
+def change(folder: Path, name: str, old: str, new: str) -> None:
+    text = (folder / name).read_text()
+    assert old in text
+    (folder / name).write_text(text.replace(old, new, 1))
+    seal(folder)
+
+
+def test_other_rows_are_refused_with_the_reason(tmp_path: Path, capsys):
+    first = write_run(tmp_path / "first")
+    fewer = write_run(tmp_path / "fewer", "lstm.layers=2", rows=50)
+    renamed = write_run(tmp_path / "renamed", "lstm.layers=2")
+    change(renamed, "predictions.csv", "\n7.jpg", "\nx.jpg")
+    relabelled = write_run(tmp_path / "relabelled", "lstm.layers=2")
+    lines = (relabelled / "predictions.csv").read_text().splitlines()
+    cells = lines[5].split(",")
+    cells[1] = str(1 - int(cells[1]))
+    change(relabelled, "predictions.csv", lines[5], ",".join(cells))
+    for folder, reason in {
+        fewer: "it has 50, not 60, and 50.jpg is not among them",
+        renamed: "it has 60, not 60, and 7.jpg is not among them",
+        relabelled: "the labels of 4.jpg have changed",
+    }.items():
+        assert run(first, folder) == 1
+        said = capsys.readouterr()
+        assert reason in said.err and folder.name in said.err and not said.out
+
+
+def test_runs_that_are_not_whole_are_refused_with_the_reason(tmp_path: Path, capsys):
+    first = write_run(tmp_path / "first")
+    failed = tmp_path / "failed"
+    failed.mkdir()
+    write_failure(failed, ValueError("the disk is full"))
+    running = tmp_path / "running"
+    running.mkdir()
+    (running / ".lock").touch()
+    damaged = write_run(tmp_path / "damaged", "lstm.layers=2")
+    results = json.loads((damaged / "results.json").read_text())
+    (damaged / "results.json").write_text(json.dumps(results | {"threshold": 0.4}))
+    (tmp_path / "empty").mkdir()
+    twin = write_run(tmp_path / "twin", "logger=csv")
+    for folder, reason in {
+        failed: "the disk is full",
+        running: "has not finished",
+        damaged: "results.json is not as the run wrote it",
+        tmp_path / "empty": "holds no run",
+        tmp_path / "nowhere": "is no folder",
+        first: "is one run alone",
+        twin: "are the same run (seed 0) twice",
+    }.items():
+        assert run(first, folder) == 1
+        said = capsys.readouterr()
+        assert reason in said.err and str(folder) in said.err and len(said.err.splitlines()) == 1

@@ -100,7 +100,7 @@ def gallery(
         caption, picture = "", None
         if (known := place.get(shared.ids[row])) is not None:
             caption = annotations.captions[known]
-            picture = _thumbnail(annotations.pictures[known], budget)
+            picture = thumbnail(annotations.pictures[known], budget)
             budget -= len(picture or "")
         cards.append(_card(shared, row, caption, picture, names))
     several = len(shared.names) > 1
@@ -262,7 +262,7 @@ def label_names(runs: Sequence[RunRecord], annotations: "Annotations | None") ->
     return names
 
 
-def _thumbnail(path: Path, budget: int) -> str | None:
+def thumbnail(path: Path, budget: int) -> str | None:
     """The picture as a small JPEG in a data URI; None if unreadable or larger than the budget."""
     from PIL import Image
 

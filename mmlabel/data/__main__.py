@@ -1,0 +1,219 @@
+"""`python -m mmlabel.data OPTION=VALUE…`: what a data set holds, and what is wrong with it."""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from mmlabel.cache import cache_folder
+from mmlabel.cli import explain, load_settings
+from mmlabel.data.annotations import Annotations
+from mmlabel.data.captions import Vocabulary, tokenise
+from mmlabel.data.embeddings import load_embeddings
+from mmlabel.data.overview import (
+    Captions,
+    Labels,
+    Pictures,
+    captions_of,
+    labels_of,
+    pictures_of,
+    words_of,
+)
+from mmlabel.errors import UserError
+from mmlabel.progress import say
+from mmlabel.report.data_page import DataSet, write_data_page
+from mmlabel.settings import Settings
+from mmlabel.terminal import console, escape_what_is_missing, printable
+
+HELP = """\
+What a data set holds, before anything is trained on it: rows and splits, labels with counts and
+what they occur with, lengths of captions, words without a vector, sizes of pictures, pictures that
+are there twice (also across splits, which is a leak) and files that cannot be read.
+
+Options are those of train.py (python train.py --help):
+
+  python -m mmlabel.data                                      the built-in data set
+  python -m mmlabel.data data=usyd data.root=DIR --out data.html
+  python -m mmlabel.data data=csv data.file=FILE model=image_only"""
+
+_SHOWN = 5  # of a kind, on the terminal
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    escape_what_is_missing()
+    options = _parser().parse_intermixed_args(arguments)
+    try:
+        settings = load_settings(options.options)
+        found = look_at(settings)
+        _print(found)
+        if options.out is not None:
+            command = ["python", "-m", "mmlabel.data", *options.options]
+            try:
+                options.out.parent.mkdir(parents=True, exist_ok=True)
+                write_data_page(options.out, found, command=command)
+            except OSError as error:
+                raise UserError(f"--out {options.out}: {error.strerror}") from None
+            print(f"the page is {options.out}")
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        say(f"mmlabel: {printable(explain(error))}")
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m mmlabel.data",
+        description=HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("options", nargs="*", metavar="OPTION=VALUE", help="as train.py takes them")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write a page there, as HTML")
+    return parser
+
+
+def look_at(settings: Settings) -> DataSet:
+    """Read and measure the data set that settings name.
+
+    Raises UserError for rows that cannot be read or divided.
+    """
+    data, cache_dir = settings.data, cache_folder(settings.cache_dir)
+    captioned = "caption" in settings.inputs
+    annotations = data.read(cache_dir=cache_dir, require_pictures=False, require_captions=captioned)
+    rows = data.divide(annotations, cache_dir=cache_dir)
+    captions, notes = _captions(settings, annotations, rows["train"]) if captioned else (None, [])
+    pictures = None
+    if "image" in settings.inputs:
+        pictures = pictures_of(annotations, rows, upright=data.upright)
+    return DataSet(
+        name=data.name,
+        rows={split: len(own) for split, own in rows.items()},
+        total=len(annotations),
+        labels=labels_of(annotations, rows),
+        captions=captions,
+        pictures=pictures,
+        notes=[*annotations.notes, *notes],
+    )
+
+
+def _captions(
+    settings: Settings, annotations: Annotations, training: np.ndarray
+) -> tuple[Captions, list[str]]:
+    cache_dir, chosen = cache_folder(settings.cache_dir), settings.captions
+    assert chosen is not None and settings.embedding is not None
+    # What cannot be had is a note here: the rest is worth knowing all the same.
+    tokenised = tokenise(
+        annotations.captions, lemmas=chosen.lemmas, cache_dir=cache_dir, on_missing="continue"
+    )
+    vocabulary = Vocabulary.build(tokenised, training, min_count=chosen.min_count)
+    embeddings, notes = None, list(tokenised.notes)
+    if settings.embedding.kind in ("glove", "file"):
+        embeddings = load_embeddings(
+            vocabulary,
+            **settings.embedding.model_dump(exclude={"frozen", "dropout"}),
+            seed=settings.seed,
+            cache_dir=cache_dir,
+            on_missing="continue",
+        )
+        notes += [embeddings.note] if embeddings.note else []
+    captions = captions_of(annotations.captions, tokenised)
+    return words_of(captions, tokenised, vocabulary, embeddings, training), notes
+
+
+# ---- On the terminal ---------------------------------------------------------------------------
+
+
+def _print(found: DataSet) -> None:
+    output = console(width=1000)
+    splits = ", ".join(f"{split} {count:,}" for split, count in found.rows.items())
+    output.print(f"rows: {found.total:,} ({splits})")
+    _print_labels(found.labels, found.rows)
+    lines = [*_label_lines(found.labels)]
+    lines += _caption_lines(found.captions) if found.captions else []
+    lines += _picture_lines(found.pictures) if found.pictures else []
+    for line in [*lines, *(f"Note: {note}" for note in found.notes)]:
+        output.print(printable(line))
+
+
+def _print_labels(labels: Labels, rows: dict[str, int]) -> None:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in ("label", "name", "rows", *rows, "most often with"):
+        words = heading in ("name", "most often with")
+        table.add_column(heading, justify="left" if words else "right", no_wrap=True)
+    for place in labels.commonest_first:
+        other = labels.companion(place)
+        beside = ""
+        if other is not None:
+            beside = f"{labels.names[other]} ({labels.together[place, other]:,})"
+        counts = [labels.counts[split][place] for split in rows]
+        cells = [f"{count:,}" for count in (labels.together[place, place], *counts)]
+        name = printable(labels.names[place])
+        table.add_row(str(labels.numbers[place]), name, *cells, printable(beside))
+    console(width=1000).print(table)
+
+
+def _label_lines(labels: Labels) -> Iterator[str]:
+    per_row = labels.per_row
+    line = f"labels a row: {per_row.mean():.2f} on average, at most {per_row.max():,}"
+    yield f"{line}; {(per_row == 0).sum():,} rows have none, {(per_row == 1).sum():,} have one"
+    if labels.unknown:
+        yield f"not known: {labels.unknown:,} of {labels.per_row.size * len(labels.names):,} cells"
+
+
+def _caption_lines(captions: Captions) -> Iterator[str]:
+    lengths = captions.lengths
+    middle, most = np.percentile(lengths, [50, 95]).round().astype(int)
+    yield (
+        f"captions: {middle} words in the middle, 95 % have up to {most}, the longest"
+        f" {lengths.max():,}; {(lengths == 0).sum():,} are empty, {captions.repeated:,} rows have"
+        " one that another row has, too"
+    )
+    if captions.without_vector is None:
+        yield f"words: {captions.words:,} in the training captions"
+        return
+    lacking = captions.without_vector
+    yield (
+        f"words: {captions.words:,} in the training captions, {len(lacking):,} of them"
+        f" ({captions.share_without:.1%} of the text) without a vector in {captions.source}"
+        + (f": {_up_to_five(f'{word} ({n:,})' for word, n in lacking)}" if lacking else "")
+    )
+
+
+def _picture_lines(pictures: Pictures) -> Iterator[str]:
+    sizes = _up_to_five(f"{w}x{h} ({count:,})" for (w, h), count in pictures.sizes)
+    yield f"pictures: {pictures.count:,}, of {len(pictures.sizes):,} sizes: {sizes}"
+    again = sum(len(group) - 1 for group in pictures.copies)
+    others = _groups(pictures.contradictions)
+    yield f"the same pixels as another: {again:,}, with other labels in {others}"
+    if pictures.leaks:
+        yield (
+            f"LEAK: the same pictures in several splits, {_groups(pictures.leaks)}: "
+            + _up_to_five(
+                " = ".join(f"{copy.id} ({copy.split})" for copy in group)
+                for group in pictures.leaks
+            )
+        )
+    if pictures.unreadable:
+        bad = _up_to_five(f"{id} ({reason})" for id, reason in pictures.unreadable)
+        yield f"UNREADABLE: {len(pictures.unreadable):,}: {bad}"
+
+
+def _groups(groups: Sequence) -> str:
+    return f"{len(groups):,} group{'' if len(groups) == 1 else 's'}"
+
+
+def _up_to_five(texts: Iterator[str]) -> str:
+    every = list(texts)
+    more = len(every) - _SHOWN
+    return ", ".join(every[:_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,225 @@
+"""What a data set holds: labels, captions, pictures, and what is wrong with them."""
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from mmlabel.data.annotations import Annotations
+from mmlabel.data.captions import SPECIAL_WORDS, TokenisedCaptions, Vocabulary, encode
+from mmlabel.data.embeddings import Embeddings
+from mmlabel.data.pictures import BadPicture, decode, read_picture
+from mmlabel.progress import progress
+
+_AT_ONCE = 256  # pictures whose pixels are in memory at a time, at most
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels of N rows, L of them that have a name.
+
+    Attributes:
+        numbers, names: of each.
+        counts: by split, (L,) rows that have it.
+        together: (L, L) rows that have both; on the diagonal rows that have the one.
+        per_row: (N,) how many a row has.
+        unknown: cells of which it is not known whether the row has the label.
+    """
+
+    numbers: list[int]
+    names: list[str]
+    counts: dict[str, np.ndarray]
+    together: np.ndarray
+    per_row: np.ndarray
+    unknown: int
+
+    @property
+    def commonest_first(self) -> list[int]:
+        """Places in the lists above."""
+        return np.argsort(-self.together.diagonal(), kind="stable").tolist()
+
+    def companion(self, place: int) -> int | None:
+        """The label that most rows with this one have too; None if it is always alone."""
+        others = self.together[place].copy()
+        others[place] = 0
+        return int(others.argmax()) if others.any() else None
+
+
+@dataclass(frozen=True)
+class Captions:
+    """The captions of N rows.
+
+    Attributes:
+        lengths: (N,) words.
+        repeated: rows whose caption another row has, too, word for word.
+        words: how many different ones the training rows have; None without a tokeniser's look.
+        without_vector: those without a ready-made vector and how often they occur there, commonest
+            first; None where there are no ready-made vectors.
+        share_without: of the training rows' words, 0..1.
+        source: of the vectors.
+    """
+
+    lengths: np.ndarray
+    repeated: int
+    words: int | None = None
+    without_vector: list[tuple[str, int]] | None = None
+    share_without: float = 0.0
+    source: str = ""
+
+
+class Copy(NamedTuple):
+    """A picture of several that are the same, pixel for pixel."""
+
+    id: str
+    split: str
+    path: Path
+    labels: str
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The picture files of a data set, each once.
+
+    Attributes:
+        count: how many.
+        sizes: (width, height) in px as they are shown, and how many have it, commonest first.
+        copies: groups of pictures with the same pixels.
+        unreadable: image id and reason.
+    """
+
+    count: int
+    sizes: list[tuple[tuple[int, int], int]]
+    copies: list[list[Copy]]
+    unreadable: list[tuple[str, str]]
+
+    @cached_property
+    def leaks(self) -> list[list[Copy]]:
+        """The groups whose pictures stand in several splits."""
+        return [group for group in self.copies if len({copy.split for copy in group}) > 1]
+
+    @cached_property
+    def contradictions(self) -> list[list[Copy]]:
+        """The groups whose pictures have different labels."""
+        return [group for group in self.copies if len({copy.labels for copy in group}) > 1]
+
+
+def labels_of(annotations: Annotations, rows: Mapping[str, np.ndarray]) -> Labels:
+    """Counts of the labels; `rows` are the row numbers of each split."""
+    numbers = [number for number, name in enumerate(annotations.label_names) if name]
+    targets = annotations.targets[:, numbers].astype(np.int64)
+    return Labels(
+        numbers=numbers,
+        names=[annotations.label_names[number] for number in numbers],
+        counts={split: targets[own].sum(axis=0) for split, own in rows.items()},
+        together=targets.T @ targets,
+        per_row=targets.sum(axis=1),
+        unknown=0 if annotations.known is None else int((~annotations.known[:, numbers]).sum()),
+    )
+
+
+def captions_of(captions: Sequence[str], tokenised: TokenisedCaptions | None) -> Captions:
+    """Lengths of the captions, in words as they are tokenised, or else between spaces."""
+    if tokenised is None:
+        lengths = np.array([len(caption.split()) for caption in captions], dtype=np.int64)
+    else:
+        lengths = np.diff(tokenised.offsets)
+    times = Counter(captions)
+    repeated = sum(n for caption, n in times.items() if n > 1 and caption.strip())
+    return Captions(lengths=lengths, repeated=repeated)
+
+
+def words_of(
+    captions: Captions,
+    tokenised: TokenisedCaptions,
+    vocabulary: Vocabulary,
+    embeddings: Embeddings | None,
+    training: np.ndarray,
+) -> Captions:
+    """The same with what is known of the words in the training rows."""
+    found = Captions(captions.lengths, captions.repeated, len(vocabulary) - len(SPECIAL_WORDS))
+    if embeddings is None or not embeddings.pretrained:
+        return found
+    tokens = encode(tokenised, vocabulary).take(training).ids
+    times = np.bincount(tokens, minlength=len(vocabulary))
+    lacking = [n for n in range(len(SPECIAL_WORDS), len(vocabulary)) if not embeddings.found[n]]
+    lacking.sort(key=lambda n: (-times[n], vocabulary.words[n]))
+    return Captions(
+        captions.lengths,
+        captions.repeated,
+        found.words,
+        [(vocabulary.words[n], int(times[n])) for n in lacking],
+        float(times[lacking].sum() / max(1, times.sum())),
+        embeddings.source,
+    )
+
+
+class _Seen(NamedTuple):
+    size: tuple[int, int]
+    pixels: bytes
+
+
+def pictures_of(
+    annotations: Annotations, rows: Mapping[str, np.ndarray], *, upright: bool
+) -> Pictures:
+    """Decode every picture: sizes, those with the same pixels, those that cannot be read.
+
+    Args:
+        annotations: of the data set.
+        rows: the row numbers of each split.
+        upright: whether pictures are turned as their EXIF data says.
+    """
+    split_of = {annotations.ids[row]: split for split, own in rows.items() for row in own.tolist()}
+    first: dict[str, int] = {}
+    for row, id in enumerate(annotations.ids):
+        first.setdefault(id, row)
+
+    def look(row: int) -> _Seen | str:
+        path = annotations.pictures[row]
+        try:
+            picture = decode(read_picture(path), path, upright=upright)
+        except BadPicture as error:
+            return error.reason
+        return _Seen(picture.size, hashlib.sha256(picture.tobytes()).digest())
+
+    sizes: Counter[tuple[int, int]] = Counter()
+    unreadable: list[tuple[str, str]] = []
+    same: dict[tuple, list[Copy]] = {}
+    chosen = list(first.values())
+    with (
+        progress("looking at pictures", len(chosen)) as advance,
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+    ):
+        for at in range(0, len(chosen), _AT_ONCE):
+            part = chosen[at : at + _AT_ONCE]
+            for row, seen in zip(part, pool.map(look, part), strict=True):
+                id = annotations.ids[row]
+                advance(1)
+                if isinstance(seen, str):
+                    unreadable.append((id, seen))
+                    continue
+                sizes[seen.size] += 1
+                copy = Copy(
+                    id,
+                    split_of.get(id, "none"),
+                    annotations.pictures[row],
+                    _names(annotations, row),
+                )
+                same.setdefault(tuple(seen), []).append(copy)
+    return Pictures(
+        count=len(chosen),
+        sizes=sizes.most_common(),
+        copies=[group for group in same.values() if len(group) > 1],
+        unreadable=unreadable,
+    )
+
+
+def _names(annotations: Annotations, row: int) -> str:
+    numbers = np.flatnonzero(annotations.targets[row])
+    return ", ".join(annotations.label_names[number] for number in numbers) or "no label"

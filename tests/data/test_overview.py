@@ -1,0 +1,145 @@
+"""What a data set holds: counted by hand, and by pandas on the rows of a table."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from mmlabel.cli import load_settings
+from mmlabel.data.__main__ import look_at, main
+
+COMMON = ["captions.lemmas=none", "embedding=learned"]
+
+
+def run(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def faulty(made: Path, tmp_path: Path) -> Path:
+    """The made data, with copies, a leak and three pictures that cannot be read."""
+    folder = tmp_path / "faulty"
+    shutil.copytree(made, folder)
+    data = folder / "data"
+    with Image.open(data / "10.jpg") as picture:
+        picture.save(data / "11.jpg", "BMP")  # other bytes, the same pixels
+    shutil.copy(data / "20.jpg", data / "60.jpg")
+    (data / "30.jpg").write_bytes(b"no picture")
+    (data / "31.jpg").write_bytes((data / "31.jpg").read_bytes()[:200])
+    (data / "32.jpg").unlink()
+    Image.new("RGB", (31, 50)).save(data / "33.jpg", "PNG")
+    with open(folder / "splits.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["ImageID", "split"])
+        for n in range(72):
+            split = "train" if n < 50 else "val" if n < 58 else "test"
+            writer.writerow([f"data/{n}.jpg", split])
+    return folder
+
+
+def options_for(folder: Path, cache: Path) -> list[str]:
+    return [
+        "data=csv",
+        f"data.file={folder}/rows.csv",
+        f"data.splits={folder}/splits.csv",
+        'data.label_names=["",person,"",car,"","","","","","","","","","","","","",cat]',
+        f"cache_dir={cache}",
+        *COMMON,
+    ]
+
+
+def test_counts_are_those_of_the_table(faulty: Path, cache: Path):
+    found = look_at(load_settings(options_for(faulty, cache)))
+    table = pd.read_csv(faulty / "rows.csv", dtype=str)
+    lists = table["labels"].str.split()
+    numbers = {1: "person", 3: "car", 17: "cat"}
+    has = pd.DataFrame({n: lists.map(lambda own, n=str(n): n in own) for n in numbers})
+    assert found.rows == {"train": 50, "val": 8, "test": 14} and found.total == 72
+    labels = found.labels
+    assert labels.numbers == list(numbers) and labels.names == list(numbers.values())
+    assert labels.counts["train"].tolist() == has[:50].sum().tolist()
+    assert labels.counts["test"].tolist() == has[58:].sum().tolist()
+    for i, one in enumerate(numbers):
+        for j, other in enumerate(numbers):
+            assert labels.together[i, j] == (has[one] & has[other]).sum()
+    assert labels.per_row.tolist() == has.sum(axis=1).tolist()
+    captions = found.captions
+    assert captions is not None
+    assert captions.lengths.tolist() == table["caption"].str.split().map(len).tolist()
+    assert captions.repeated == table["caption"].duplicated(keep=False).sum()
+    words = {word for caption in table["caption"][:50] for word in caption.split()}
+    assert captions.words == len(words) and captions.without_vector is None
+
+
+def test_pictures_that_are_there_twice_and_unreadable_ones(faulty: Path, cache: Path):
+    found = look_at(load_settings(options_for(faulty, cache)))
+    pictures = found.pictures
+    assert pictures is not None and pictures.count == 72
+    assert pictures.sizes == [((44, 36), 68), ((31, 50), 1)]
+    groups = [[copy.id for copy in group] for group in pictures.copies]
+    assert sorted(groups) == [["data/10.jpg", "data/11.jpg"], ["data/20.jpg", "data/60.jpg"]]
+    (leak,) = pictures.leaks
+    assert [(copy.id, copy.split) for copy in leak] == [
+        ("data/20.jpg", "train"),
+        ("data/60.jpg", "test"),
+    ]
+    with open(faulty / "rows.csv", newline="") as file:
+        given = {row["picture"]: row["labels"] for row in csv.DictReader(file)}
+    differ = [group for group in groups if given[group[0]] != given[group[1]]]
+    assert [[copy.id for copy in group] for group in pictures.contradictions] == differ
+    bad = dict(pictures.unreadable)
+    assert set(bad) == {f"data/{n}.jpg" for n in (30, 31, 32)}
+    assert bad["data/30.jpg"] == "not an image file" and "No such file" in bad["data/32.jpg"]
+
+
+def test_words_without_a_vector(made: Path, cache: Path, tmp_path: Path):
+    with open(made / "rows.csv", newline="") as file:
+        text = [word for row in csv.DictReader(file) for word in row["caption"].split()]
+    known = sorted(set(text) - {"grass", "sofa"})
+    (tmp_path / "vectors.txt").write_text("".join(f"{word} 0.1 0.2\n" for word in known))
+    options = ["data=csv", f"data.file={made}/rows.csv", f"cache_dir={cache}", "data.image_size=32"]
+    options += ["data.fractions=[0.98,0.01,0.01]", "captions.lemmas=none"]
+    options += ["embedding=file", f"embedding.file={tmp_path}/vectors.txt"]
+    captions = look_at(load_settings(options)).captions
+    assert captions is not None and captions.without_vector is not None
+    assert {word for word, _ in captions.without_vector} == {"grass", "sofa"}
+    lacking = sum(word in ("grass", "sofa") for word in text) / len(text)
+    assert captions.share_without == pytest.approx(lacking, abs=0.03)  # of 70 of the 72 rows
+    assert captions.source == "vectors.txt"
+
+
+def test_the_terminal_and_the_page_say_what_is_wrong(faulty: Path, cache: Path, tmp_path, capsys):
+    page = tmp_path / "made" / "data.html"
+    assert run(*options_for(faulty, cache), "--out", page) == 0
+    printed = capsys.readouterr().out
+    assert "LEAK" in printed and "data/20.jpg (train) = data/60.jpg (test)" in printed
+    assert "UNREADABLE: 3: data/30.jpg (not an image file)" in printed
+    assert "person (" in printed  # what a label is most often with
+    html = page.read_text()
+    for text in ("data/60.jpg (test)", "In several splits", "44 × 36", "not an image file"):
+        assert text in html
+
+
+def test_a_model_without_captions_needs_none(made: Path, cache: Path, capsys):
+    options = ["data=csv", f"data.file={made}/rows.csv", f"cache_dir={cache}", "model=image_only"]
+    assert run(*options, "data.caption_column=null") == 0
+    printed = capsys.readouterr().out
+    assert "pictures: 72" in printed and "words" not in printed
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["data=usyd", "data.root=nowhere"], "nowhere"),
+        (["data=usyd"], "data.root"),
+        (["data=cvs"], 'did you mean "csv"?'),
+        (["data.row=3"], 'did you mean "data.rows"?'),
+    ],
+)
+def test_a_mistake_is_one_message(options: list[str], said: str, cache: Path, capsys):
+    assert run(*options, f"cache_dir={cache}") == 1
+    printed = capsys.readouterr()
+    assert said in printed.err and len(printed.err.splitlines()) == 1 and not printed.out

@@ -10,16 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from mmlabel.cache import cache_folder
-from mmlabel.data.annotations import Annotations
 from mmlabel.errors import UserError
 from mmlabel.evidence import METRICS
-from mmlabel.former_settings import completed
+from mmlabel.finished_runs import annotations_of, read_finished, run_folders, settings_of
 from mmlabel.options import shown
 from mmlabel.progress import say
 from mmlabel.report import StudyReport
-from mmlabel.run_folder import FAILED, LOCK, SUMS, RunRecord, failure, read_run
-from mmlabel.settings import Settings, differing, flatten, read_settings
+from mmlabel.run_folder import RunRecord
+from mmlabel.settings import Settings, differing, flatten
 from mmlabel.study.definition import Study, Variant
 from mmlabel.study.output import write_study
 from mmlabel.study.plan import MISSING, Job, is_recording
@@ -52,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for run in runs
         )
         study = _study(jobs, metric=f"test/{options.metric}", notes=notes)
-        annotations = None if options.out is None else _annotations(jobs[0].settings)
+        annotations = None if options.out is None else annotations_of(jobs[0].settings)
         report = study_report(study, jobs, command=command, annotations=annotations)
         print_study(report)
         if options.out is not None:
@@ -76,44 +74,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run_folders(given: Iterable[Path]) -> list[Path]:
-    """The folders of runs that are meant, each once: those given, or what lies in them.
-
-    Raises UserError for a folder that is none of a run and holds none.
-    """
-    found: dict[Path, Path] = {}
-    for folder in given:
-        inside = [folder]
-        if not _is_run(folder):
-            names = folder.iterdir() if folder.is_dir() else ()
-            # Jobs of a multirun are numbered: 10 comes after 9.
-            ordered = sorted(names, key=lambda path: (len(path.name), path.name))
-            inside = [path for path in ordered if _is_run(path)]
-        if not inside:
-            what = "holds no run" if folder.is_dir() else "is no folder"
-            raise UserError(f"{folder} {what}: give the folder of a finished run")
-        for path in inside:
-            found.setdefault(path.resolve(), path)
-    if len(found) < 2:
-        raise UserError(f"{next(iter(found.values()))} is one run alone: give two or more")
-    return list(found.values())
-
-
-def _is_run(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in (SUMS, FAILED, LOCK))
-
-
 def read_runs(folders: Iterable[Path]) -> list[RunRecord]:
     """Finished runs on the same test rows.
 
     Raises UserError, which says why, for a run that has not finished or has other rows.
     """
     runs: list[RunRecord] = []
+    folders = list(folders)
+    if len(folders) < 2:
+        raise UserError(f"{folders[0]} is one run alone: give two or more")
     for folder in folders:
-        if not (folder / SUMS).is_file():
-            why = failure(folder) if (folder / FAILED).is_file() else "it has not finished"
-            raise UserError(f"{folder} cannot be compared: {why}")
-        run = read_run(folder)
+        run = read_finished(folder)
         if runs and (difference := _other_rows(runs[0], run)):
             raise UserError(
                 f"{folder} was not tested on the rows of {runs[0].folder}: {difference}. Compare"
@@ -163,7 +134,7 @@ def grouped(runs: Sequence[RunRecord]) -> tuple[list[Job], list[str]]:
     """
     found: dict[str, _Configuration] = {}
     for run in runs:
-        settings = _settings(run)
+        settings = settings_of(run)
         options = {
             name: value
             for name, value in flatten(settings.plain()).items()
@@ -197,15 +168,6 @@ def grouped(runs: Sequence[RunRecord]) -> tuple[list[Job], list[str]]:
             given = [str(item) for item in run.results.get("overrides") or []]
             jobs.append(Job(variant, seed, given, run.folder, one.settings))
     return jobs, notes
-
-
-def _settings(run: RunRecord) -> Settings:
-    try:
-        return read_settings(completed(run.results["settings"]))
-    except (UserError, LookupError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{run.folder}: its settings are no longer understood ({error}); run it again"
-        ) from None
 
 
 def _names(configurations: Sequence[Mapping[str, Any]], *, chosen: set[str]) -> list[str]:
@@ -250,19 +212,6 @@ def _study(jobs: Sequence[Job], *, metric: str, notes: list[str]) -> Study:
         metric=metric,
         notes=notes,
     )
-
-
-def _annotations(settings: Settings) -> Annotations | None:
-    """The data of a run, for the page's pictures; None where they are not to be had any more."""
-    try:
-        return settings.data.read(
-            cache_dir=cache_folder(settings.cache_dir),
-            require_pictures=False,
-            require_captions=False,
-        )
-    except UserError as error:
-        say(f"the page has no pictures: {printable(str(error))}")
-        return None
 
 
 def _write(

@@ -1,0 +1,69 @@
+"""The finished runs that a command line's folders mean."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from mmlabel.cache import cache_folder
+from mmlabel.data.annotations import Annotations
+from mmlabel.errors import UserError
+from mmlabel.former_settings import completed
+from mmlabel.progress import say
+from mmlabel.run_folder import FAILED, LOCK, SUMS, RunRecord, failure, read_run
+from mmlabel.settings import Settings, read_settings
+from mmlabel.terminal import printable
+
+
+def run_folders(given: Iterable[Path]) -> list[Path]:
+    """The folders of runs that are meant, each once: those given, or what lies in them.
+
+    Raises UserError for a folder that is none of a run and holds none.
+    """
+    found: dict[Path, Path] = {}
+    for folder in given:
+        inside = [folder]
+        if not _is_run(folder):
+            names = folder.iterdir() if folder.is_dir() else ()
+            # Jobs of a multirun are numbered: 10 comes after 9.
+            ordered = sorted(names, key=lambda path: (len(path.name), path.name))
+            inside = [path for path in ordered if _is_run(path)]
+        if not inside:
+            what = "holds no run" if folder.is_dir() else "is no folder"
+            raise UserError(f"{folder} {what}: give the folder of a finished run")
+        for path in inside:
+            found.setdefault(path.resolve(), path)
+    return list(found.values())
+
+
+def _is_run(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in (SUMS, FAILED, LOCK))
+
+
+def read_finished(folder: Path) -> RunRecord:
+    """Read a run. Raises UserError, which says why, for one that has not finished."""
+    if not (folder / SUMS).is_file():
+        why = failure(folder) if (folder / FAILED).is_file() else "it has not finished"
+        raise UserError(f"{folder} has no results to look at: {why}")
+    return read_run(folder)
+
+
+def settings_of(run: RunRecord) -> Settings:
+    """A run's settings as this version reads them. Raises UserError if it cannot."""
+    try:
+        return read_settings(completed(run.results["settings"]))
+    except (UserError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{run.folder}: its settings are no longer understood ({error}); run it again"
+        ) from None
+
+
+def annotations_of(settings: Settings) -> Annotations | None:
+    """The data of a run, for a page's pictures; None, and said, where they are gone."""
+    try:
+        return settings.data.read(
+            cache_dir=cache_folder(settings.cache_dir),
+            require_pictures=False,
+            require_captions=False,
+        )
+    except UserError as error:
+        say(f"the page has no pictures: {printable(str(error))}")
+        return None

@@ -1,0 +1,126 @@
+"""Which answers of finished runs are wrong, and where rather the label may be."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mmlabel.errors import UserError
+from mmlabel.run_folder import RunRecord
+
+
+@dataclass(frozen=True)
+class AnsweredRows:
+    """Rows that runs were tested on, each once; a mean where several runs had it.
+
+    Attributes:
+        ids: N image ids.
+        labels: K label numbers.
+        targets: (N, K) bool.
+        known: (N, K) bool: which of the targets are.
+        probs: (N, K) float, 0..1.
+        thresholds: (N, K) float, from which probability on a label is answered.
+        runs: how many runs they are of.
+    """
+
+    ids: list[str]
+    labels: list[int]
+    targets: np.ndarray
+    known: np.ndarray
+    probs: np.ndarray
+    thresholds: np.ndarray
+    runs: int
+
+    @property
+    def wrong(self) -> np.ndarray:
+        """(N, K) bool: a label that was missed, or answered without being there."""
+        return ((self.probs >= self.thresholds) != self.targets) & self.known
+
+    @property
+    def sureness(self) -> np.ndarray:
+        """(N,) float: how sure the model is of its worst mistake in a row; 0 without one."""
+        sure = np.where(self.probs >= self.thresholds, self.probs, 1 - self.probs)
+        return np.where(self.wrong, sure, 0).max(axis=1, initial=0)
+
+
+@dataclass(frozen=True)
+class Suspicion:
+    """What confident learning says of the labels of N rows.
+
+    Attributes:
+        cells: (N, K) bool: the label is probably wrong, there or missing.
+        quality: (N,) how likely a row's labels are right, 0..1.
+        left_out: rows that were not looked at, as not all of their labels are known.
+    """
+
+    cells: np.ndarray
+    quality: np.ndarray
+    left_out: int
+
+
+def answered_rows(runs: Sequence[RunRecord]) -> AnsweredRows:
+    """The rows on which runs were tested, put together.
+
+    Raises UserError for runs of different labels, or that know other labels of the same row.
+    """
+    first = runs[0]
+    place: dict[str, int] = {}
+    for run in runs:
+        if run.predictions.labels != first.predictions.labels:
+            raise UserError(f"{run.folder} has other labels than {first.folder}: look at one alone")
+        for id in run.predictions.ids:
+            place.setdefault(id, len(place))
+    shape = len(place), len(first.predictions.labels)
+    targets, known = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
+    probs, thresholds, times = np.zeros(shape), np.zeros(shape), np.zeros(len(place))
+    for run in runs:
+        found = run.predictions
+        rows = np.array([place[id] for id in found.ids])
+        before = times[rows] > 0
+        other = (targets[rows] != found.targets) | (known[rows] != found.known)
+        if (changed := before & other.any(axis=1)).any():
+            raise UserError(
+                f"{run.folder} has other labels for {found.ids[int(changed.argmax())]} than the"
+                " runs before it: give runs on the same data"
+            )
+        threshold = np.asarray(run.results["threshold"], dtype=float)
+        if threshold.ndim:
+            threshold = threshold[found.labels]
+        targets[rows], known[rows] = found.targets, found.known
+        probs[rows] += found.probs
+        thresholds[rows] += threshold
+        times[rows] += 1
+    return AnsweredRows(
+        ids=list(place),
+        labels=first.predictions.labels,
+        targets=targets,
+        known=known,
+        probs=probs / times[:, None],
+        thresholds=thresholds / times[:, None],
+        runs=len(runs),
+    )
+
+
+def suspicion(rows: AnsweredRows) -> Suspicion:
+    """Probable label errors by confident learning (Northcutt, Jiang & Chuang, 2021; cleanlab's
+    multi-label scores: Thyagarajan et al., 2022).
+
+    Raises UserError where cleanlab is not installed.
+    """
+    try:
+        from cleanlab.multilabel_classification.filter import find_multilabel_issues_per_class
+        from cleanlab.multilabel_classification.rank import get_label_quality_scores
+    except ImportError:
+        raise UserError(
+            "label errors are found by cleanlab: pip install -e '.[mistakes]'"
+        ) from None
+    cells, quality = np.zeros(rows.targets.shape, dtype=bool), np.ones(len(rows.ids))
+    whole = rows.known.all(axis=1)
+    # A label that every row has or none has cannot be told right from wrong.
+    some = rows.targets[whole].any(axis=0) & ~rows.targets[whole].all(axis=0)
+    if some.any():
+        lists = [np.flatnonzero(row).tolist() for row in rows.targets[whole][:, some]]
+        probs = rows.probs[whole][:, some]
+        cells[np.ix_(whole, some)] = find_multilabel_issues_per_class(lists, probs, n_jobs=1)
+        quality[whole] = get_label_quality_scores(lists, probs)
+    return Suspicion(cells, quality, int((~whole).sum()))

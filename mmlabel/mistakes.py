@@ -1,0 +1,175 @@
+"""`python -m mmlabel.mistakes FOLDER…`: what finished runs get wrong, and which labels may be."""
+
+import argparse
+import csv
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmlabel.cache import atomic_write
+from mmlabel.data.annotations import Annotations
+from mmlabel.errors import UserError
+from mmlabel.finished_runs import annotations_of, read_finished, run_folders, settings_of
+from mmlabel.label_errors import AnsweredRows, answered_rows, suspicion
+from mmlabel.progress import say
+from mmlabel.report.mistakes_page import Mistakes, write_mistakes_page
+from mmlabel.run_folder import RunRecord
+from mmlabel.spreadsheet import to_cell
+from mmlabel.terminal import escape_what_is_missing, printable
+
+HELP = """\
+The mistakes that finished runs are surest of, and the labels that are probably wrong, as a page
+with pictures (OUT/report.html) and as a table (OUT/mistakes.csv).
+
+  python train.py -m data.folds=5 data.fold=0,1,2,3,4 …     predictions for every row
+  python -m mmlabel.mistakes multirun/DATE/TIME             of all of these runs
+  python -m mmlabel.mistakes outputs/DATE/TIME              of one run's test rows
+
+Label errors are found by cleanlab (pip install -e '.[mistakes]'); they are worth looking at with
+runs of all folds, where every row was answered by a model that was not trained on it."""
+
+_PRINTED = 10
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    escape_what_is_missing()
+    options = _parser().parse_args(arguments)
+    try:
+        _show(options)
+    except UserError as error:
+        say(f"mmlabel: {printable(str(error))}")
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m mmlabel.mistakes",
+        description=HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("folders", nargs="+", type=Path, metavar="FOLDER", help="of a run, or of several runs")
+    add("--out", type=Path, default=Path("mistakes"), metavar="DIR", help="(default: %(default)s)")
+    add("--pictures", type=int, default=100, metavar="N", help="on the page (default: %(default)s)")
+    return parser
+
+
+def _show(options: argparse.Namespace) -> None:
+    runs = [read_finished(folder) for folder in run_folders(options.folders)]
+    rows = answered_rows(runs)
+    notes = _notes(runs, rows)
+    suspected = None
+    try:
+        suspected = suspicion(rows)
+    except UserError as error:
+        notes.append(f"Mistakes alone: {error}.")
+    if suspected is not None and suspected.left_out:
+        notes.append(
+            f"{suspected.left_out:,} rows of which not every label is known were not looked at for"
+            " label errors."
+        )
+    annotations = annotations_of(settings_of(runs[0]))
+    found = Mistakes(rows, suspected, annotations, _label_names(runs, annotations), notes)
+    out = options.out
+    command = ["python", "-m", "mmlabel.mistakes", *map(str, options.folders), "--out", str(out)]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_table(out / "mistakes.csv", found)
+        write_mistakes_page(
+            out / "report.html",
+            found,
+            runs=runs,
+            most=options.pictures,
+            command=shlex.join(command),
+        )
+    except OSError as error:
+        raise UserError(f"--out {out} cannot be written: {error.strerror}") from None
+    _print(found)
+    print(f"the page is {out / 'report.html'}, the table {out / 'mistakes.csv'}")
+
+
+def _notes(runs: Sequence[RunRecord], rows: AnsweredRows) -> list[str]:
+    """What the runs leave out of the data set's rows."""
+    notes = []
+    data = [settings_of(run).data for run in runs]
+    folds = {getattr(one, "folds", None) for one in data}
+    if folds == {None}:
+        notes.append(
+            "These are test rows alone. Runs with data.folds=5 data.fold=0,1,2,3,4 give predictions"
+            " for every row."
+        )
+    elif len(folds) == 1:
+        wanted = range(folds.pop() or 0)
+        if missing := sorted(set(wanted) - {getattr(one, "fold", None) for one in data}):
+            listed = ", ".join(map(str, missing))
+            notes.append(f"No run of data.fold={listed} is among them: its rows are left out.")
+    return notes
+
+
+def _label_names(runs: Sequence[RunRecord], annotations: Annotations | None) -> dict[int, str]:
+    from mmlabel.report.gallery import label_names
+
+    return label_names(list(runs), annotations)
+
+
+def write_table(path: Path, found: Mistakes) -> None:
+    """A line for each row with a mistake or a suspected label, the likeliest label errors first.
+
+    Columns: ImageID, given (labels in the data), answered, missed, extra (the model's mistakes),
+    sureness (of the worst of them, 0..1), probably_missing and probably_not_there (labels that may
+    be errors of the data), label_quality (0..1, how likely the labels are right), caption.
+    """
+    columns = ["ImageID", "given", "answered", "missed", "extra", "sureness"]
+    with (
+        atomic_write(path) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.writer(file)
+        writer.writerow(
+            [*columns, "probably_missing", "probably_not_there", "label_quality", "caption"]
+        )
+        for row in found.in_order():
+            rows = found.rows
+            answered = rows.probs[row] >= rows.thresholds[row]
+            wrong = rows.wrong[row]
+            quality = "" if found.suspected is None else f"{found.suspected.quality[row]:.4f}"
+            cells = [
+                rows.ids[row],
+                found.names_of(rows.targets[row]),
+                found.names_of(answered),
+                found.names_of(wrong & rows.targets[row]),
+                found.names_of(wrong & ~rows.targets[row]),
+                f"{rows.sureness[row]:.4f}",
+                *found.doubted(row),
+                quality,
+                found.caption(row),
+            ]
+            writer.writerow(map(to_cell, cells))
+
+
+def _print(found: Mistakes) -> None:
+    rows, suspected = found.rows, found.suspected
+    wrong = rows.wrong
+    print(
+        f"{len(rows.ids):,} rows tested in {rows.runs} run{'' if rows.runs == 1 else 's'}:"
+        f" {wrong.any(axis=1).sum():,} with a mistake ({(wrong & rows.targets).sum():,} labels"
+        f" missed, {(wrong & ~rows.targets).sum():,} too many)"
+    )
+    if suspected is not None:
+        rows_with = int(suspected.cells.any(axis=1).sum())
+        print(f"probable label errors: {suspected.cells.sum():,} in {rows_with:,} rows, the first:")
+        for row in found.suspects()[:_PRINTED]:
+            missing, not_there = found.doubted(row)
+            words = [f"{missing} missing"] if missing else []
+            words += [f"{not_there} not there"] if not_there else []
+            caption = f' "{text}"' if (text := found.caption(row)) else ""
+            print(printable(f"  {rows.ids[row]}: {'; '.join(words)}?{caption}"))
+    for note in found.notes:
+        print(f"Note: {printable(note)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,176 @@
+"""Mistakes and probable label errors: planted ones are found, and shown with their rows."""
+
+import csv
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_runs import write_fake_run
+
+from mmlabel.cli import load_settings
+from mmlabel.errors import UserError
+from mmlabel.label_errors import answered_rows, suspicion
+from mmlabel.mistakes import main
+from mmlabel.run_folder import Predictions, RunRecord, read_run, seal
+
+pytest.importorskip("cleanlab", reason="cleanlab is not installed: pip install -e '.[mistakes]'")
+LABELS = [1, 3, 17]
+
+
+def record(ids: list[str], targets: np.ndarray, probs: np.ndarray, known=None, threshold=0.5):
+    known = np.ones(targets.shape, dtype=bool) if known is None else known
+    predictions = Predictions(ids, LABELS, targets, probs, known)
+    return RunRecord(Path(ids[0]), {"threshold": threshold}, [], predictions)
+
+
+def planted() -> tuple[np.ndarray, np.ndarray, list[tuple[int, int]]]:
+    """Targets of which a few are turned around, and probabilities that know the truth."""
+    random = np.random.default_rng(0)
+    truth = random.random((300, 3)) < 0.35
+    probs = np.clip(np.where(truth, 0.9, 0.1) + random.normal(0, 0.06, truth.shape), 0.01, 0.99)
+    turned = [(11 * n + 5, n % 3) for n in range(24)]
+    targets = truth.copy()
+    for row, column in turned:
+        targets[row, column] = ~targets[row, column]
+    return targets, probs, turned
+
+
+def ids_of(rows: np.ndarray) -> list[str]:
+    return [f"{row}.jpg" for row in rows]
+
+
+def test_planted_label_errors_are_found_over_folds():
+    targets, probs, turned = planted()
+    folds = [np.arange(fold, 300, 3) for fold in range(3)]
+    rows = answered_rows([record(ids_of(own), targets[own], probs[own]) for own in folds])
+    assert sorted(rows.ids) == sorted(ids_of(np.arange(300))) and rows.runs == 3
+    found = suspicion(rows)
+    cells = {(rows.ids[row], int(column)) for row, column in np.argwhere(found.cells)}
+    # It estimates how many there are, and flags no more than that.
+    assert cells <= {(f"{row}.jpg", column) for row, column in turned} and len(cells) >= 18
+    lowest = np.argsort(found.quality)[:24]
+    assert {rows.ids[row] for row in lowest} == {f"{row}.jpg" for row, _ in turned}
+
+
+def test_rows_that_are_not_known_are_left_out_and_counted():
+    targets, probs, turned = planted()
+    known = np.ones(targets.shape, dtype=bool)
+    known[5, 2] = known[50, 1] = False  # row 5 has another label that was turned around
+    found = suspicion(answered_rows([record(ids_of(np.arange(300)), targets, probs, known)]))
+    assert (
+        found.left_out == 2
+        and not found.cells[5].any()
+        and found.quality[5] == 1
+        and found.cells[38, 0]
+    )
+
+
+def test_a_label_that_no_row_has_is_no_suspect():
+    targets, probs, _ = planted()
+    targets[:, 1] = False
+    found = suspicion(answered_rows([record(ids_of(np.arange(300)), targets, probs)]))
+    assert not found.cells[:, 1].any() and found.cells[:, 0].sum() >= 5
+
+
+def test_several_runs_on_a_row_are_averaged():
+    ids, targets = ["a.jpg", "b.jpg"], np.array([[1, 0, 0], [0, 1, 0]], dtype=bool)
+    first = record(ids, targets, np.array([[0.9, 0.2, 0.1], [0.3, 0.1, 0.6]]), threshold=0.5)
+    levels = [0.0] * 18
+    levels[1], levels[3], levels[17] = 0.7, 0.9, 0.3
+    second = record(
+        ids[::-1],
+        targets[::-1],
+        np.array([[0.5, 0.3, 0.4], [0.7, 0.0, 0.3]]),
+        threshold=levels,
+    )
+    rows = answered_rows([first, second])
+    np.testing.assert_allclose(rows.probs, [[0.8, 0.1, 0.2], [0.4, 0.2, 0.5]])
+    np.testing.assert_allclose(rows.thresholds, [[0.6, 0.7, 0.4]] * 2)
+    # b: label 3 is missed at 0.2 < 0.7, label 17 answered at 0.5 >= 0.4.
+    assert rows.wrong.tolist() == [[False, False, False], [False, True, True]]
+    assert rows.sureness.tolist() == pytest.approx([0, 0.8])
+
+
+def test_runs_that_contradict_each_other_are_refused():
+    targets, probs, _ = planted()
+    first = record(ids_of(np.arange(300)), targets, probs)
+    targets = targets.copy()
+    targets[3, 0] = ~targets[3, 0]
+    with pytest.raises(UserError, match="other labels for 3.jpg"):
+        answered_rows([first, record(ids_of(np.arange(300)), targets, probs)])
+
+
+# ---- The command -------------------------------------------------------------------------------
+
+
+def write_run(folder: Path, made: Path, *options: str, seed: int = 0, noise: float = 0.15) -> Path:
+    settings = load_settings(["data=usyd", f"data.root={made}", f"seed={seed}", *options]).plain()
+    write_fake_run(folder, seed=seed, noise=noise, settings=settings)
+    return folder
+
+
+def test_the_table_and_the_page_show_mistakes_with_their_rows(made: Path, tmp_path: Path, capsys):
+    run = write_run(tmp_path / "run", made)
+    assert main([str(run), "--out", str(tmp_path / "out"), "--pictures", "10"]) == 0
+    printed = capsys.readouterr().out
+    found = read_run(run)
+    wrong = found.answers != found.predictions.targets
+    assert f"60 rows tested in 1 run: {wrong.any(axis=1).sum()} with a mistake" in printed
+    assert "These are test rows alone" in printed
+    with open(tmp_path / "out" / "mistakes.csv", newline="") as file:
+        rows = {row["ImageID"]: row for row in csv.DictReader(file)}
+    with open(made / "train.csv", newline="") as file:
+        captions = {row["ImageID"]: row["Caption"] for row in csv.DictReader(file)}
+    names = {1: "person", 2: "bicycle", 3: "car"}
+    for place, id in enumerate(found.predictions.ids):
+        missed = wrong[place] & found.predictions.targets[place]
+        extra = wrong[place] & ~found.predictions.targets[place]
+        if not wrong[place].any():
+            assert id not in rows or rows[id]["probably_missing"] + rows[id]["probably_not_there"]
+            continue
+        said = rows[id]
+        assert said["missed"] == ", ".join(names[k + 1] for k in np.flatnonzero(missed))
+        assert said["extra"] == ", ".join(names[k + 1] for k in np.flatnonzero(extra))
+        assert said["sureness"] == "0.9000" and said["caption"] == captions[id]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count('<img src="data:image/jpeg') == 10
+
+
+def test_missing_folds_are_said(made: Path, tmp_path: Path, capsys):
+    for fold in (0, 2):
+        write_run(tmp_path / "m" / str(fold), made, "data.folds=4", f"data.fold={fold}", seed=fold)
+    assert main([str(tmp_path / "m"), "--out", str(tmp_path / "out")]) == 0
+    assert "No run of data.fold=1, 3 is among them" in capsys.readouterr().out
+
+
+def test_without_cleanlab_there_are_mistakes_and_a_word(made, tmp_path, monkeypatch, capsys):
+    for name in list(sys.modules):
+        if name.split(".")[0] == "cleanlab":
+            monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setitem(sys.modules, "cleanlab.multilabel_classification.filter", None)
+    run = write_run(tmp_path / "run", made)
+    assert main([str(run), "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert "pip install -e '.[mistakes]'" in printed and "probable label errors" not in printed
+
+
+def test_without_the_data_there_are_no_pictures_and_a_word(made, tmp_path, capsys):
+    run = write_run(tmp_path / "run", tmp_path / "gone")
+    assert main([str(run), "--out", str(tmp_path / "out")]) == 0
+    assert "no pictures" in capsys.readouterr().err
+    assert "<img" not in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_mistake_of_the_user_is_one_message(made: Path, tmp_path: Path, capsys):
+    assert main([str(tmp_path / "nothing")]) == 1
+    assert "is no folder" in capsys.readouterr().err
+    run = write_run(tmp_path / "run", made)
+    (tmp_path / "file").write_text("")
+    assert main([str(run), "--out", str(tmp_path / "file")]) == 1
+    assert "--out" in capsys.readouterr().err
+    settings = (run / "results.json").read_text().replace('"usyd"', '"other"')
+    (run / "results.json").write_text(settings)
+    seal(run)
+    assert main([str(run), "--out", str(tmp_path / "out")]) == 1
+    assert "no longer understood" in capsys.readouterr().err

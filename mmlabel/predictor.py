@@ -96,6 +96,8 @@ class Predictor:
         label_numbers: their numbers in the data set.
         thresholds: (L,) the probability at which each is answered.
         settings: of the run.
+        vocabulary: of its captions.
+        pretrained: where the weights of its parts come from, in words.
 
     Raises UserError for what is no checkpoint.
     """
@@ -112,10 +114,16 @@ class Predictor:
         every = np.broadcast_to(threshold, len(read.label_names))
         self.thresholds = every[self.label_numbers]
         self._classifier = classifier.to(self.device)
-        self._vocabulary = read.vocabulary
+        self.vocabulary = read.vocabulary
+        self.pretrained = read.pretrained
         self._all_names = read.label_names
         self._fastest = fastest
         self.notes: list[str] = []  # of the captions read so far, each once
+
+    @property
+    def network(self) -> torch.nn.Module:
+        """Gives logits (B, num_labels) for a batch of pictures and captions."""
+        return self._classifier.network
 
     @property
     def looks_at_pictures(self) -> bool:
@@ -212,7 +220,7 @@ class Predictor:
         settings = self.settings.captions
         if settings is None or not any(captions):
             return EncodedCaptions.empty(len(captions))
-        encoded = encode_texts(captions, self._vocabulary, max_length=settings.max_length)
+        encoded = encode_texts(captions, self.vocabulary, max_length=settings.max_length)
         self.notes += [note for note in encoded.notes if note not in self.notes]
         return encoded
 

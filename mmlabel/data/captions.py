@@ -215,6 +215,11 @@ def encode_texts(
     return encode(tokenised, vocabulary)
 
 
+def lemmas_of(words: Sequence[str], known: dict[str, str]) -> tuple[dict[str, str], str | None]:
+    """Each word's lemma, from `known` or else from WordNet; without it the word, and a note."""
+    return _lemmatise(words, known, on_missing="continue")
+
+
 def _notes_on_lengths(lengths: np.ndarray, uncut: np.ndarray | None) -> Iterator[str]:
     if uncut is not None:
         yield (

@@ -94,7 +94,7 @@ class CaptionEncoder(Encoder):
     def _run_padded(self, words: Tensor, steps: Tensor) -> Tensor:
         outputs = run_padded(self.lstm, words, steps)  # of each direction (B, T, H)
         if self.pooling == "last":
-            rows = torch.arange(len(steps))
+            rows = torch.arange(steps.shape[0])
             return torch.cat([output[rows, steps - 1] for output in outputs], dim=1)
         padding = torch.arange(words.shape[1]) >= steps[:, None]  # (B, T)
         hidden = [output.masked_fill(padding.unsqueeze(2), -torch.inf) for output in outputs]

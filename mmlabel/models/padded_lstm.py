@@ -45,7 +45,7 @@ def _run_direction(lstm: nn.LSTM, inputs: Tensor, suffix: str) -> Tensor:
     """The outputs (B, T, H) of one direction of one layer, whose parameters end in `suffix`."""
     names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
     parameters = [getattr(lstm, name + suffix) for name in names]
-    zero = inputs.new_zeros(1, len(inputs), lstm.hidden_size)
+    zero = inputs.new_zeros(1, inputs.shape[0], lstm.hidden_size)
     options = {"dropout": 0.0, "train": lstm.training, "bidirectional": False, "batch_first": True}
     return torch.lstm(inputs, (zero, zero), parameters, has_biases=True, num_layers=1, **options)[0]
 
@@ -56,7 +56,7 @@ class _Reversal:
     def __init__(self, lengths: Tensor, steps: int) -> None:
         time = torch.arange(steps)
         turned = torch.where(time < lengths[:, None], lengths[:, None] - 1 - time, time)  # (B, T)
-        self.source = (turned + torch.arange(len(lengths))[:, None] * steps).flatten()
+        self.source = (turned + torch.arange(lengths.shape[0])[:, None] * steps).flatten()
 
     def __call__(self, sequences: Tensor) -> Tensor:
         return sequences.flatten(0, 1).index_select(0, self.source).view_as(sequences)

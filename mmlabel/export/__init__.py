@@ -1,0 +1,1 @@
+"""A trained network for use without this project: see `python -m mmlabel.export --help`."""

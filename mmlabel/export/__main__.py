@@ -1,0 +1,204 @@
+"""`python -m mmlabel.export CHECKPOINT --format FORMAT --out DIR`: a model for another runtime."""
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from importlib import resources
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from mmlabel.errors import UserError
+from mmlabel.progress import say
+from mmlabel.terminal import escape_what_is_missing, printable
+
+if TYPE_CHECKING:
+    from mmlabel.predictor import Predictor
+
+HELP = """\
+Write a folder that labels pictures without mmlabel: the network, the numbers of words, label names
+and thresholds, a model card (MODEL.md) and a runner of one file (run.py) that needs numpy, Pillow
+and the runtime alone.
+
+  python -m mmlabel.export outputs/…/best.ckpt --format onnx --out model
+  python model/run.py picture.jpg --caption "a dog on a bench"
+
+Each export is compared with the checkpoint on made-up rows, and with --check on real test rows of
+its data; `python run.py --check` repeats the first where the model is used. Packages that write a
+format: pip install -e '.[export]'."""
+
+FORMATS = ("onnx", "openvino", "torch")
+RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino", "torch": "torch"}
+# By which probabilities may differ from the checkpoint's.
+CLOSE = {"float32": 1e-4, "float16": 2e-2}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    escape_what_is_missing()
+    options = _parser().parse_args(arguments)
+    try:
+        export(options)
+    except UserError as error:
+        say(f"mmlabel: {printable(str(error))}")
+        return 1
+    except KeyboardInterrupt:
+        say("mmlabel: interrupted")
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m mmlabel.export",
+        description=HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("checkpoint", type=Path, help="best.ckpt of a run")
+    add("--format", choices=FORMATS, required=True)
+    add("--out", type=Path, required=True, metavar="DIR", help="a new folder, or an earlier export")
+    add(
+        "--precision",
+        choices=list(CLOSE),
+        default="float32",
+        help="of the weights on disk: float16 halves the folder (default: %(default)s)",
+    )
+    add(
+        "--check",
+        nargs="?",
+        type=int,
+        const=200,
+        metavar="ROWS",
+        help="compare on so many test rows of the checkpoint's data (200 without a number)",
+    )
+    return parser
+
+
+def export(options: argparse.Namespace) -> None:
+    """Write the folder; raises UserError for what cannot be exported, or does not prove right."""
+    out: Path = options.out
+    if options.format == "torch" and options.precision != "float32":
+        raise UserError("--precision float16 is for --format onnx and openvino")
+    if options.check is not None and options.check < 1:
+        raise UserError(f"--check {options.check}: give how many rows, 1 or more")
+    if out.exists() and not ((out / "model.json").is_file() or _is_empty(out)):
+        raise UserError(f"--out {out} holds other files: give a new folder")
+    # Torch is not needed to say what is wrong with the options.
+    from mmlabel.export.proof import load_runner, prove, write_made_up_rows
+    from mmlabel.predictor import Predictor
+
+    predictor = Predictor(options.checkpoint, device="cpu")
+    _check_kind(predictor)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "model.json").unlink(missing_ok=True)  # without it there is no model
+        notes = _write(predictor, options)
+        write_made_up_rows(out / "check.json", predictor)
+        limit = CLOSE[options.precision]
+        difference = load_runner(out).check(out)
+        if not difference <= limit:
+            (out / "model.json").unlink()
+            raise UserError(
+                f"the {options.format} model answers otherwise than the checkpoint: probabilities"
+                f" differ by {difference:.2g}; {out} is not to be used. Try another --format"
+            )
+        made = [_how(options), f"made-up rows: probabilities differ by {difference:.1g} at most"]
+        proof = None
+        if options.check is not None:
+            proof = prove(out, predictor, rows=options.check)
+            made.append(str(proof))
+        (out / "MODEL.md").write_text(_card(predictor, options, made, notes), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--out {out} cannot be written: {error.strerror}") from None
+    size = sum(path.stat().st_size for path in out.iterdir()) / 1e6
+    for line in [*made[1:], *notes]:
+        print(printable(line))
+    print(f"{out}: {size:.1f} MB; python {out / 'run.py'} PICTURE --caption TEXT")
+    if proof is not None and not proof.difference <= limit:
+        raise UserError(f"{out} answers otherwise than the checkpoint, by {proof.difference:.2g}")
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())
+
+
+def _check_kind(predictor: "Predictor") -> None:
+    model = predictor.settings.model.name
+    if model not in ("fusion", "image_only", "caption_only"):
+        reason = "answers one label after the other" if model == "decoder" else "needs its detector"
+        raise UserError(
+            f"model={model} {reason} and cannot be exported; fusion, image_only and caption_only"
+            " can"
+        )
+
+
+def _write(predictor: "Predictor", options: argparse.Namespace) -> list[str]:
+    """Network, words, runner and model.json; returns what the model goes without."""
+    from mmlabel.export.graph import FILES, Format, Inputs, write_graph
+    from mmlabel.export.words import spellings
+
+    assert options.format in get_args(Format)
+    settings, out = predictor.settings, options.out
+    size, crop = _seen(predictor)
+    network = Inputs(
+        predictor.network, numbers=predictor.label_numbers, halves=settings.inputs
+    ).eval()
+    write_graph(network, out, form=options.format, size=size, half=options.precision == "float16")
+    numbers, problem = spellings(predictor.vocabulary)
+    (out / "words.json").write_text(
+        json.dumps(numbers, ensure_ascii=False, indent=0) + "\n", encoding="utf-8"
+    )
+    shutil.copyfile(str(resources.files("mmlabel.export") / "runner.py"), out / "run.py")
+    about = {
+        "format": options.format,
+        "file": FILES[options.format],
+        "inputs": settings.inputs,
+        "size": size,
+        "crop": crop,
+        "upright": settings.data.upright,
+        "max_length": settings.captions and settings.captions.max_length or 10_000,
+        "labels": predictor.label_names,
+        "thresholds": [float(f"{value:.9g}") for value in predictor.thresholds],
+        "close": CLOSE[options.precision],
+    }
+    (out / "model.json").write_text(
+        json.dumps(about, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
+    )
+    if problem is None:
+        return []
+    return [f"spellings that the data lack are not brought to a known word ({problem})"]
+
+
+def _seen(predictor: "Predictor") -> tuple[tuple[int, int], str]:
+    """Height and width of what the network sees of a picture, and how it is cut."""
+    size = predictor.settings.data.image_size
+    return (size, size), "centre"
+
+
+def _how(options: argparse.Namespace) -> str:
+    runtime = RUNTIMES[options.format]
+    return (
+        f"{options.format}, weights in {options.precision}; tried with {runtime} {version(runtime)}"
+    )
+
+
+def _card(
+    predictor: "Predictor", options: argparse.Namespace, made: list[str], notes: list[str]
+) -> str:
+    from mmlabel.export.card import card
+
+    return card(
+        predictor.settings,
+        folder=options.checkpoint.parent,
+        labels=predictor.label_names,
+        pretrained=predictor.pretrained,
+        made=made,
+        notes=notes,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""The model card of an exported model."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from mmlabel import __version__
+from mmlabel.errors import UserError
+from mmlabel.evidence import METRICS, bootstrap_interval
+from mmlabel.models.backbone_table import BACKBONES
+from mmlabel.run_folder import RunRecord, finished, read_run
+from mmlabel.score_table import SCORES
+from mmlabel.settings import Settings
+
+
+def card(
+    settings: Settings,
+    *,
+    folder: Path,
+    labels: list[str],
+    pretrained: Mapping[str, str],
+    made: list[str],
+    notes: list[str],
+) -> str:
+    """MODEL.md: what the model is for, what it was trained on, how well it does, its limits.
+
+    Args:
+        settings: of the run.
+        folder: of the run; if it is finished there, its scores are given with intervals.
+        labels: that it answers.
+        pretrained: where the weights of its parts come from, in words.
+        made: sentences on how the export was made and proved.
+        notes: what it goes without.
+    """
+    run = _run(folder)
+    parts = [
+        "# Model card",
+        f"Which of {len(labels)} labels a picture has: {', '.join(labels)}. It looks at"
+        f" {_halves(settings)}. Made by mmlabel {__version__}.",
+        "## How to use it\n\n"
+        "`python run.py PICTURE --caption TEXT`, or in Python\n"
+        '`from run import Model; Model("FOLDER").predict("picture.jpg", "a dog on a bench")`.\n'
+        "`run.py` needs numpy, Pillow and the runtime; `python run.py --check` compares with what\n"
+        "the training code answered to made-up rows.",
+        "## Data\n\n" + _data(settings, run),
+        "## Scores\n\n" + _scores(run),
+        "## Export\n\n" + "\n".join(f"- {line}" for line in [*made, *notes]),
+        "## Limits\n\n" + "\n".join(f"- {line}" for line in _limits(settings)),
+        "## Licences\n\n" + "\n".join(f"- {line}" for line in _licences(settings, pretrained)),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _run(folder: Path) -> RunRecord | None:
+    try:
+        return read_run(folder) if finished(folder) else None
+    except UserError:
+        return None
+
+
+def _halves(settings: Settings) -> str:
+    if settings.inputs == ("image", "caption"):
+        return "pictures and their captions"
+    return "pictures alone" if settings.inputs == ("image",) else "captions alone"
+
+
+def _data(settings: Settings, run: RunRecord | None) -> str:
+    data = settings.data
+    file = getattr(data, "file", None)
+    name = f"data={data.name}" + (f" ({Path(file).name})" if file else "")
+    if run is None:
+        return f"{name}. How many rows is in the run's folder, which was not beside the checkpoint."
+    rows = ", ".join(f"{count:,} {split}" for split, count in run.results["rows"].items())
+    return f"{name}: {rows} rows, labels as the data set gives them."
+
+
+def _scores(run: RunRecord | None) -> str:
+    if run is None or not len(run.predictions.ids):
+        return "Not known: the run's folder was not beside the checkpoint, or it was not tested."
+    lines = ["| score | test | 95 % interval |", "| --- | ---: | ---: |"]
+    for metric in METRICS:
+        low, high = bootstrap_interval(
+            run.predictions.targets, run.answers[None], metric=metric, resamples=2000
+        )
+        score = run.results["scores"][f"test/{metric}"]
+        lines.append(f"| {SCORES[metric].title} | {score:.4f} | {low:.4f} to {high:.4f} |")
+    labels = ["| label | test rows | F1 |", "| --- | ---: | ---: |"]
+    for number, label in run.results["labels"].items():
+        labels.append(f"| {label['name'] or number} | {label['support']:,} | {label['f1']:.3f} |")
+    said = "Intervals: BCa bootstrap over the test rows, of this one trained model."
+    return "\n".join([*lines, "", said, "", *labels])
+
+
+def _limits(settings: Settings) -> list[str]:
+    limits = [
+        "It knows pictures like those of its data; nothing is known of its answers to others.",
+        "It answers each label by itself and never says that it does not know.",
+    ]
+    if "caption" in settings.inputs:
+        limits.append(
+            "Words that the training captions lack are all the same word to it; captions in other"
+            " languages are made of nothing else."
+        )
+    if settings.inputs == ("image", "caption"):
+        limits.append("It was trained with captions: without one its answers are less sure.")
+    return limits
+
+
+def _licences(settings: Settings, pretrained: Mapping[str, str]) -> list[str]:
+    lines = ["mmlabel: MIT. The network's own weights carry what its training data allow."]
+    backbone = settings.backbone
+    if backbone is not None:
+        row = BACKBONES.get(backbone.name)
+        source = pretrained.get("backbone", "")
+        library = "timm" if row is None else row.library
+        name = backbone.model_name or backbone.name
+        lines.append(f"{name} ({source}): {_licence_of(library, row and row.model_name or name)}")
+    words = pretrained.get("embedding", "not used")
+    if words != "not used":
+        glove = "; GloVe's vectors are in the public domain (PDDL)" if "glove" in words else ""
+        lines.append(f"word vectors: {words}{glove}")
+    return lines
+
+
+def _licence_of(library: str, name: str) -> str:
+    terms = "trained on ImageNet, whose terms of use are for research"
+    if library == "torchvision":
+        return f"torchvision's, BSD-3-Clause, {terms}"
+    from mmlabel.models.weights import timm_config
+
+    licence = getattr(timm_config(name), "license", None) or "see its page"
+    return f"timm's, {licence}, {terms if 'in1k' in str(timm_config(name).tag) else 'see its page'}"

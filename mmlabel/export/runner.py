@@ -1,0 +1,229 @@
+"""Label pictures and captions with an exported model: python run.py PICTURE… [--caption TEXT]
+
+It needs numpy, Pillow and the model's runtime (onnxruntime, openvino or torch), and the files
+beside it: model.json, words.json and the network. In Python:
+
+    from run import Model
+    Model("FOLDER").predict("picture.jpg", "a dog on a bench")
+"""
+
+import argparse
+import io
+import json
+import re
+import sys
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+BATCH = 64
+CLOSE = 1e-4  # by which probabilities may differ from those of training
+# In a text without punctuation NLTK's tokeniser takes these apart and does nothing else.
+APART = re.compile(r"\b(?:(can)(not)|(gim)(me)|(gon)(na)|(got)(ta)|(lem)(me)|(wan)(na))\b")
+TURN = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class Model:
+    """An exported model; `folder` is the one it was written to."""
+
+    def __init__(self, folder: "str | Path" = "."):
+        folder = Path(folder)
+        self.about = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        self.words = json.loads((folder / "words.json").read_text(encoding="utf-8"))
+        self.labels = self.about["labels"]
+        self.thresholds = np.asarray(self.about["thresholds"], dtype=np.float32)
+        self.halves = self.about["inputs"]
+        self._run = _runtime(self.about["format"], folder / self.about["file"])
+
+    def predict(self, picture=None, caption=None):
+        """{"labels": [name, …], "probabilities": {name: 0..1}} of a picture, its caption or both.
+
+        A picture is a path, the bytes of a file, a PIL picture or an array (height, width, 3) of
+        uint8.
+        """
+        row = self.probabilities([picture], [caption or ""])[0]
+        answered = [self.labels[n] for n in np.flatnonzero(row >= self.thresholds)]
+        by_name = dict(zip(self.labels, map(float, row), strict=True))
+        return {"labels": answered, "probabilities": by_name}
+
+    def probabilities(self, pictures, captions):
+        """(B, L) float32 of B pictures and their captions, two lists of the same length."""
+        rows = []
+        for at in range(0, len(captions), BATCH):
+            given = []
+            if "image" in self.halves:
+                given.append(np.stack([self.pixels(one) for one in pictures[at : at + BATCH]]))
+            if "caption" in self.halves:
+                given += self.tokens(captions[at : at + BATCH])
+            logits = np.asarray(self._run(given), dtype=np.float64)
+            rows.append((1 / (1 + np.exp(-logits))).astype(np.float32))
+        return np.concatenate(rows)
+
+    def pixels(self, picture):
+        """(3, H, W) uint8, as the network saw pictures in training."""
+        height, width = self.about["size"]
+        picture = rgb(picture, upright=self.about["upright"])
+        if self.about["crop"] == "none":
+            if picture.size != (width, height):
+                picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+            return np.asarray(picture).transpose(2, 0, 1)
+        w, h = picture.size
+        longer = int(width * max(w, h) / min(w, h))
+        shape = (width, longer) if w <= h else (longer, width)
+        if shape != picture.size:
+            picture = picture.resize(shape, Image.Resampling.BILINEAR)
+        pixels = np.asarray(picture)
+        top, left = round((pixels.shape[0] - width) / 2), round((pixels.shape[1] - width) / 2)
+        return pixels[top : top + width, left : left + width].transpose(2, 0, 1)
+
+    def tokens(self, captions):
+        """Word numbers (B, T) int64, 0 behind a caption's end, and lengths (B,) int64."""
+        lists = [self.numbers(caption) for caption in captions]
+        lengths = np.array([len(numbers) for numbers in lists], dtype=np.int64)
+        tokens = np.zeros((len(lists), max(2, *lengths, 2)), dtype=np.int64)
+        for row, numbers in enumerate(lists):
+            tokens[row, : len(numbers)] = numbers
+        return [tokens, lengths]
+
+    def numbers(self, caption):
+        """The numbers of a caption's words; 1 is one that was not met in training."""
+        text = "".join(map(_kept, caption)).lower()
+        text = APART.sub(lambda found: " " + " ".join(filter(None, found.groups())) + " ", text)
+        words = [word[:100] for word in text.split()[: self.about["max_length"]]]
+        return [self.words.get(word, 1) for word in words]
+
+
+def _kept(char):
+    if char in "'\N{RIGHT SINGLE QUOTATION MARK}":
+        return ""
+    return " " if unicodedata.category(char)[0] in "PSC" else char
+
+
+def rgb(picture, *, upright):
+    """The RGB picture of a path, bytes, an array or a picture; deep grey is scaled to 8 bits."""
+    if isinstance(picture, str | Path):
+        picture = Path(picture).read_bytes()
+    if isinstance(picture, bytes):
+        picture = Image.open(io.BytesIO(picture))
+    elif isinstance(picture, np.ndarray):
+        picture = Image.fromarray(picture)
+    picture.load()
+    if upright:
+        try:
+            turn = TURN.get(picture.getexif().get(0x0112, 1))
+        except Exception:
+            turn = None  # damaged EXIF data does not spoil the pixels
+        picture = picture if turn is None else picture.transpose(turn)
+    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
+        picture = _scaled(picture)
+    elif picture.mode == "P" and isinstance(picture.info.get("transparency"), bytes):
+        picture = picture.convert("RGBA")
+    return picture.convert("RGB")
+
+
+def _scaled(picture):
+    values = np.asarray(picture).astype(np.float64)
+    low, high = float(values.min()), float(values.max())
+    if picture.mode.startswith("I;16") or picture.format in ("PNG", "PPM"):
+        bits = getattr(picture, "tag_v2", {}).get(258)
+        low, high = 0.0, 4095.0 if bits == (12,) else 65535.0
+    else:
+        usual = (1.0, 255.0, 65535.0) if picture.mode == "F" else (255.0, 65535.0)
+        white = next((white for white in usual if low >= 0 and high <= white), None)
+        low, high = (low, high) if white is None else (0.0, white)
+    scale = 255 / (high - low) if high > low else 0.0
+    return Image.fromarray(np.rint((values - low) * scale).astype(np.uint8))
+
+
+def _runtime(form, path):
+    """A function from the network's inputs, in order, to logits (B, L)."""
+    if form == "onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        names = [one.name for one in session.get_inputs()]
+        return lambda given: session.run(None, dict(zip(names, given, strict=True)))[0]
+    if form == "openvino":
+        sys.modules["openvino_telemetry"] = None  # pyright: ignore  # it would report its use
+        import openvino
+
+        exact = {"INFERENCE_PRECISION_HINT": "f32"}
+        compiled = openvino.Core().compile_model(str(path), "CPU", exact)
+        return lambda given: np.array(compiled(list(given))[0])
+    import torch
+
+    _define_lstm(torch)
+    network = torch.export.load(str(path)).module()
+
+    def run(given):
+        with torch.inference_mode():
+            given = [torch.from_numpy(np.ascontiguousarray(one)) for one in given]
+            return network(*given).numpy()
+
+    return run
+
+
+def _define_lstm(torch):
+    """The one operation in the file that torch does not bring: one direction of an LSTM."""
+    if hasattr(torch.ops.mmlabel, "lstm"):
+        return
+    names = "Tensor inputs, Tensor weight_ih, Tensor weight_hh, Tensor bias_ih, Tensor bias_hh"
+    torch.library.define("mmlabel::lstm", f"({names}) -> Tensor")
+
+    def lstm(inputs, weight_ih, weight_hh, bias_ih, bias_hh):
+        zero = inputs.new_zeros(1, inputs.shape[0], weight_hh.shape[1])
+        weights = [weight_ih, weight_hh, bias_ih, bias_hh]
+        return torch.lstm(inputs, (zero, zero), weights, True, 1, 0.0, False, False, True)[0]
+
+    torch.library.impl("mmlabel::lstm", "CompositeExplicitAutograd", lstm)
+
+
+def made_up_picture(width, height):
+    """A picture (height, width, 3) uint8 that is the same everywhere."""
+    x, y = np.arange(width), np.arange(height)[:, None]
+    planes = [x * 3 + y, x + y * 2, (x // 9 + y // 7) * 40]
+    return np.stack([plane % 256 for plane in planes], axis=2).astype(np.uint8)
+
+
+def check(folder: "str | Path" = "."):
+    """The largest difference from what training's code answered to made-up rows."""
+    model = Model(folder)
+    rows = json.loads((Path(folder) / "check.json").read_text(encoding="utf-8"))
+    pictures = [made_up_picture(*row["size"]) for row in rows]
+    found = model.probabilities(pictures, [row["caption"] for row in rows])
+    return float(np.abs(found - np.array([row["probabilities"] for row in rows])).max())
+
+
+def main():
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("pictures", nargs="*", help="picture files")
+    parser.add_argument("--caption", default="", help="of the picture")
+    parser.add_argument("--check", action="store_true", help="compare with what training answered")
+    options = parser.parse_args()
+    folder = Path(__file__).resolve().parent
+    if options.check:
+        difference = check(folder)
+        limit = json.loads((folder / "model.json").read_text(encoding="utf-8"))["close"]
+        print(f"the probabilities of made-up rows differ by {difference:.1g} at most")
+        return 0 if difference <= limit else 1
+    model = Model(folder)
+    if not options.pictures and "image" in model.halves:
+        parser.error("give a picture")
+    for picture in options.pictures or [None]:
+        answer = model.predict(picture, options.caption)
+        print(json.dumps({"picture": picture, **answer}, ensure_ascii=False))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,242 @@
+"""An exported folder answers as its checkpoint does, in a process that knows nothing of mmlabel."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import mmlabel
+from mmlabel.data.captions import Vocabulary, encode_texts
+from mmlabel.export import runner
+from mmlabel.export.__main__ import main
+from mmlabel.export.proof import load_runner
+from mmlabel.export.words import spellings
+from mmlabel.predictor import Predictor
+from mmlabel.training import train
+
+CAPTIONS = [
+    "a person on the old street",
+    "",
+    "Cats, cats & a CAR: they cannot (or won't) stop!",
+    "nobody-knows these\nwords",
+    " ".join(["two small cars on grass"] * 40),  # cut after max_length words
+]
+
+
+@pytest.fixture(scope="module")
+def run_of(settings_of: Callable, made: Path, tmp_path_factory) -> Callable[..., Path]:
+    """Trains a quick run with further options; gives its checkpoint."""
+
+    def trained(*options: str) -> Path:
+        folder = tmp_path_factory.mktemp("run") / "run"
+        common = ["data=csv", f"data.file={made}/rows.csv", "trainer.max_epochs=1"]
+        named = 'data.label_names=["",person,"",car,"","","","","","","","","","","","","",cat]'
+        train(settings_of(*common, named, *options), folder)
+        return folder / "best.ckpt"
+
+    return trained
+
+
+@pytest.fixture(scope="module")
+def fusion(run_of: Callable[..., Path]) -> Path:
+    return run_of("captions.max_length=20", "threshold=per_label")
+
+
+def odd_pictures(folder: Path) -> list[Path]:
+    """Kinds of picture whose reading can go wrong."""
+    random = np.random.default_rng(0)
+    wide = Image.fromarray(random.integers(0, 256, (33, 91, 3), dtype=np.uint8))
+    tall = Image.fromarray(random.integers(0, 256, (90, 47), dtype=np.uint8))
+    deep = Image.fromarray(random.integers(0, 65536, (40, 50), dtype=np.uint16))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    wide.save(folder / "turned.jpg", exif=exif)
+    tall.save(folder / "grey.png")
+    deep.save(folder / "deep.png")
+    wide.quantize(8).save(folder / "palette.png", transparency=bytes([0, 128, 255]))
+    wide.convert("CMYK").save(folder / "cmyk.tif")
+    return [folder / n for n in ("turned.jpg", "grey.png", "deep.png", "palette.png", "cmyk.tif")]
+
+
+def expected(model: Predictor, pictures: list, captions: list[str]) -> np.ndarray:
+    found = model.predict(pictures if model.looks_at_pictures else None, caption=captions)
+    return np.array([list(one.probabilities.values()) for one in found])
+
+
+# Another process: no mmlabel on its path, and no other runtime than the one asked for.
+ALONE = """
+import sys, json
+blocked = {"mmlabel", "nltk", *sys.argv[2].split()}
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in blocked:
+            raise ImportError(name)
+sys.meta_path.insert(0, Blocker())
+sys.path.insert(0, sys.argv[1])
+from run import Model, check
+model = Model(sys.argv[1])
+pictures, captions = json.loads(sys.stdin.read())
+rows = model.probabilities(pictures, captions).tolist()
+one = model.predict(pictures[0], captions[0])
+print(json.dumps([rows, one, check(sys.argv[1])]))
+"""
+
+
+def alone(folder: Path, blocked: str, pictures: list, captions: list[str]) -> tuple:
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, str(folder), blocked],
+        input=json.dumps([[str(one) if one else None for one in pictures], captions]),
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        cwd=folder,
+    )
+    assert done.returncode == 0, done.stderr
+    rows, one, difference = json.loads(done.stdout)
+    return np.array(rows), one, difference
+
+
+@pytest.mark.parametrize(
+    ("form", "options", "blocked"),
+    [
+        ("onnx", None, "torch torchvision openvino onnx"),
+        ("openvino", ["model=caption_only"], "torch onnx onnxruntime"),
+        (
+            "torch",
+            ["model=caption_only", "lstm.layers=2", "lstm.pooling=last"],
+            "",  # torch asks whether the others are there
+        ),
+    ],
+)
+def test_the_folder_alone_answers_as_the_checkpoint(
+    form: str, options: list[str] | None, blocked: str, fusion, run_of, tmp_path: Path, capsys
+):
+    """Pictures of odd kinds, captions of odd forms, one row and several."""
+    if form != "torch":
+        pytest.importorskip({"onnx": "onnxruntime"}.get(form, form))
+        pytest.importorskip("onnxscript", reason="not installed: pip install -e '.[export]'")
+    checkpoint = fusion if options is None else run_of(*options)
+    out = tmp_path / "model"
+    assert main([str(checkpoint), "--format", form, "--out", str(out), "--check", "5"]) == 0
+    said = capsys.readouterr().out
+    assert (
+        "on 5 real rows probabilities differ by" in said and "0 labels are answered other" in said
+    )
+    model = mmlabel.load(checkpoint)
+    pictures = odd_pictures(tmp_path)
+    wanted = expected(model, pictures, CAPTIONS)
+    found, one, difference = alone(out, blocked, pictures, CAPTIONS)
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
+    assert difference < 1e-5
+    answer = model.predict(pictures[0] if model.looks_at_pictures else None, CAPTIONS[0])
+    assert one["labels"] == answer.labels
+    assert one["probabilities"] == pytest.approx(dict(answer.probabilities), abs=1e-5)
+    # A row is answered alike in any company.
+    each = [alone_row for n in range(2) for alone_row in _again(out, pictures[n], CAPTIONS[n])]
+    np.testing.assert_allclose(each, wanted[:2], rtol=0, atol=1e-5)
+    card = (out / "MODEL.md").read_text()
+    assert "person, car, cat" in card and "95 % interval" in card and "Licences" in card
+
+
+def _again(out: Path, picture: Path, caption: str) -> np.ndarray:
+    return load_runner(out).Model(out).probabilities([picture], [caption])
+
+
+def test_half_precision_is_half_the_size_and_close(run_of, tmp_path: Path):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript", reason="not installed: pip install -e '.[export]'")
+    checkpoint = run_of("model=caption_only", "lstm.hidden=64", "embedding.dim=200")
+    out = tmp_path / "model"
+    arguments = ["--format", "onnx", "--out", str(out), "--precision", "float16"]
+    assert main([str(checkpoint), *arguments]) == 0
+    model = mmlabel.load(checkpoint)
+    whole = sum(4 * weights.numel() for weights in model.network.parameters())
+    assert (out / "model.onnx").stat().st_size < 0.65 * whole
+    wanted = expected(model, [], CAPTIONS)
+    found = load_runner(out).Model(out).probabilities([None] * len(CAPTIONS), CAPTIONS)
+    assert 0 < np.abs(found - wanted).max() < 2e-2
+
+
+def test_a_model_that_answers_otherwise_is_not_handed_out(
+    fusion: Path, tmp_path: Path, monkeypatch, capsys
+):
+    import torch
+
+    from mmlabel.export import graph
+
+    def wrong(network: graph.Inputs, folder: Path, **options) -> Path:
+        last = [m for m in network.modules() if isinstance(m, torch.nn.Linear)][-1]
+        with torch.no_grad():
+            last.bias += 0.1
+        path = graph_written(network, folder, **options)
+        with torch.no_grad():
+            last.bias -= 0.1
+        return path
+
+    graph_written = graph.write_graph
+    monkeypatch.setattr(graph, "write_graph", wrong)
+    out = tmp_path / "model"
+    assert main([str(fusion), "--format", "torch", "--out", str(out)]) == 1
+    assert "answers otherwise than the checkpoint" in capsys.readouterr().err
+    assert not (out / "model.json").exists()
+
+
+# ---- Words -------------------------------------------------------------------------------------
+
+
+def test_spellings_that_were_never_met_are_encoded_as_with_wordnet(shared: Path, monkeypatch):
+    monkeypatch.setenv("NLTK_DATA", str(shared / "nltk_data"))
+    words = ["<pad>", "<unk>", "dog", "goose", "knife", "woman", "bus", "lady", "church", "ha"]
+    vocabulary = Vocabulary(words, {"dog": "dog", "has": "ha", "buses": "bus", "women": "woman"})
+    numbers, problem = spellings(vocabulary)
+    assert problem is None
+    texts = "dogs dog geese goose knives women bus buses ladies churches has ha ass gas lad".split()
+    from nltk.corpus import wordnet
+
+    texts += [word for word in list(wordnet.all_lemma_names("n"))[::400] if word.isalpha()]
+    encoded = encode_texts(texts, vocabulary)
+    assert [numbers.get(text.lower(), 1) for text in texts] == encoded.ids.tolist()
+    assert numbers["geese"] == 3 and numbers["ladies"] == 7 and "lad" not in numbers
+
+
+def test_captions_are_split_as_in_training(fusion: Path):
+    vocabulary = mmlabel.load(fusion).vocabulary
+    model = runner.Model.__new__(runner.Model)
+    model.words, _ = spellings(vocabulary)
+    model.about = {"max_length": 20}
+    texts = [*CAPTIONS, "cannot Gonna wanna", "WANNA", "x_cannot can-not", "lemme's", "İs it\t12.5"]
+    texts += ["person's CAR", "the“two”some", "old\u2019s", "two\u00a0some", "on\u0301 near"]
+    encoded = encode_texts(texts, vocabulary, max_length=20)
+    bounds = zip(encoded.offsets[:-1], encoded.offsets[1:], strict=True)
+    wanted = [encoded.ids[start:end].tolist() for start, end in bounds]
+    assert [model.numbers(text) for text in texts] == wanted
+
+
+# ---- Mistakes ----------------------------------------------------------------------------------
+
+
+def test_mistakes_are_one_message(fusion: Path, run_of, tmp_path: Path, capsys):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").touch()
+    decoder = run_of("model=decoder")
+    out = tmp_path / "out"
+    capsys.readouterr()
+    for arguments, said in {
+        (fusion, "--format", "onnx", "--out", tmp_path / "full"): "holds other files",
+        (tmp_path / "no.ckpt", "--format", "onnx", "--out", out): "there is no file",
+        (decoder, "--format", "onnx", "--out", out): "model=decoder answers one label",
+        (fusion, "--format", "torch", "--precision", "float16", "--out", out): "--precision float",
+        (fusion, "--format", "onnx", "--check", "0", "--out", out): "--check 0",
+    }.items():
+        assert main([str(argument) for argument in arguments]) == 1
+        printed = capsys.readouterr()
+        assert said in printed.err and len(printed.err.splitlines()) == 1
+        assert not out.exists() and not printed.out

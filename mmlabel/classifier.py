@@ -229,11 +229,13 @@ class Classifier(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # While features come from the store, the network has no backbone and its checkpoints
         # lack one until the run ends. A frozen backbone's weights are the same either way.
-        saved, own = checkpoint["state_dict"], self.state_dict()
-        for key in [key for key in saved if key.startswith(BACKBONE) and key not in own]:
-            del saved[key]
-        for key in [key for key in own if key.startswith(BACKBONE) and key not in saved]:
-            saved[key] = own[key]
+        own = self.state_dict()
+        # Beside averaged weights there are those that training goes on from.
+        for saved in (checkpoint["state_dict"], checkpoint.get("current_model_state", {})):
+            for key in [key for key in saved if key.startswith(BACKBONE) and key not in own]:
+                del saved[key]
+            for key in [key for key in own if key.startswith(BACKBONE) and key not in saved]:
+                saved[key] = own[key]
 
 
 def _mean_loss(losses: Tensor, known: Tensor) -> float:

@@ -140,6 +140,12 @@ class Settings(Group):
             raise UserError(
                 "trainer.max_epochs=null needs another end: trainer.max_steps or trainer.max_time"
             )
+        start = self.callbacks.swa_start
+        if start is not None and most is not None and start >= most:
+            raise UserError(
+                f"callbacks.swa_start={start} with trainer.max_epochs={most}: epochs are counted"
+                f" from 0, so that none is averaged; give at most {most - 1}"
+            )
         if self.scheduler and self.scheduler.name in ("one_cycle", "cosine"):
             if self.trainer.max_epochs is None and self.trainer.max_steps == -1:
                 raise UserError(

@@ -14,6 +14,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import Callback, DeviceStatsMonitor
 from pytorch_lightning.loggers import Logger
 
+from mmlabel.averaging import EpochAverage, MovingAverage
 from mmlabel.callbacks import (
     BestCheckpoint,
     FreshSchedule,
@@ -237,6 +238,10 @@ def build_trainer(
         callbacks.append(FreshSchedule(settings.resume_lr, scheduler_for(settings)))
     elif resumed_from is not None:
         callbacks.append(SameSchedule())
+    if settings.callbacks.ema is not None and settings.train:
+        callbacks.append(MovingAverage(settings.callbacks.ema))
+    if settings.callbacks.swa_start is not None and settings.train:
+        callbacks.append(EpochAverage(settings.callbacks.swa_start))
     if settings.callbacks.device_stats:
         callbacks.append(DeviceStatsMonitor())
     if settings.trainer.profiler:

@@ -56,11 +56,14 @@ def predictions(folder: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize(
-    ("scheduler", "epoch"), [("one_cycle", 0), ("cosine", 1), ("plateau", 3), ("none", 2)]
+    ("scheduler", "epoch"),
+    [("one_cycle", 0), ("cosine", 1), ("plateau", 3), ("none", 2), ("warmed up", 2)],
 )
 def test_resumed_is_uninterrupted(settings_of, tmp_path: Path, scheduler: str, epoch: int):
     options = [*CAPTIONS, f"scheduler={scheduler}", "trainer.max_epochs=5", "lstm.dropout=0.2",
                "lstm.layers=2", "threshold=auto"]  # fmt: skip
+    if scheduler == "warmed up":
+        options[2:3] = ["scheduler=cosine", "scheduler.warmup=0.5"]
     if scheduler == "plateau":  # that it is cut at once, and again
         options += ["scheduler.patience=0", "monitor=val/f1_micro", "optimizer.lr=1e-5"]
     whole = run(settings_of, tmp_path / "whole", *options)

@@ -33,7 +33,7 @@ _MACHINERY = (
     "trainer.benchmark", "trainer.deterministic",
 )  # fmt: skip
 _EVALUATING = (
-    *_MACHINERY, "threshold", "data.batch_size", "trainer.limit_test_batches",
+    *_MACHINERY, "threshold", "threshold_metric", "data.batch_size", "trainer.limit_test_batches",
     "trainer.limit_val_batches", "trainer.precision",
 )  # fmt: skip
 _RESUMING = (
@@ -85,11 +85,21 @@ def with_checkpoint(
             )
     for name in always:
         _put(kept, name, _get(asked, name))
-    if not settings.train and "threshold" not in _keys(overrides) and checkpoint.calibrated:
-        kept["threshold"] = None  # the checkpoint's own, whether it was given or found
+    if not settings.train:
+        _answer_at_own_threshold(kept, checkpoint, given=_keys(overrides))
     if kept["data"]["name"] != flat_own["data.name"]:
         kept["data"] = asked["data"] | {name.partition(".")[2]: flat_own[name] for name in _SEEN}
     return read_settings(kept)
+
+
+def _answer_at_own_threshold(
+    kept: dict[str, Any], checkpoint: Checkpoint, *, given: Sequence[str]
+) -> None:
+    """Let a checkpoint be evaluated at its own threshold, unless another one is given."""
+    if "threshold" not in given and checkpoint.calibrated:
+        kept["threshold"] = None  # whether it was given or found
+    if "threshold_metric" not in given and not isinstance(kept["threshold"], str):
+        del kept["threshold_metric"]
 
 
 def _given(

@@ -24,7 +24,7 @@ _ASKED = ("train", "ckpt_path", "resume_lr", "cache_dir", "data.allow_other_rows
 _ASKED_EVALUATING = (*_ASKED, "test", "report", "name", "study")
 # What a command line may change: where things are and how the work is done, but not its meaning.
 _MACHINERY = (
-    "test", "report", "name", "study", "logger",
+    "test", "report", "name", "study", "logger", "max_megabytes",
     "callbacks.model_summary", "callbacks.device_stats",
     "data.workers", "data.on_bad_image", "data.on_missing",
     "features.mode", "features.workers", "features.batch_size",

@@ -87,6 +87,8 @@ class Settings(Group):
     """What early stopping, the best checkpoint and scheduler=plateau look at."""
     patience: Count | None = 5
     """Epochs without improvement before training stops; null: never stop early."""
+    max_megabytes: Positive | None = None
+    """Stop before training where what a prediction needs is larger; null: no limit."""
     name: Text | None = None
     """Of the run; null: made of the overrides."""
     study: StudyNames = StudyNames()

@@ -31,12 +31,13 @@ from mmlabel.checkpoint_file import SealedCheckpoints
 from mmlabel.classifier import Classifier
 from mmlabel.data.prepare import PreparedData
 from mmlabel.errors import UserError
-from mmlabel.parts import build, scheduler_for
+from mmlabel.parts import Run, build, scheduler_for
 from mmlabel.record import describe
 from mmlabel.report import write_run_report
 from mmlabel.resuming import check_length, with_checkpoint
 from mmlabel.run_folder import read_history, write_run
 from mmlabel.settings import Settings
+from mmlabel.size import Size, check_size, sizes
 from mmlabel.terminal import print_table
 from mmlabel.tracking import loggers_for, run_id, summarise
 
@@ -85,6 +86,8 @@ def train(
     ) as loggers:
         pl.seed_everything(settings.seed, workers=True, verbose=False)
         run = build(settings, resumed, wandb_id=run_id(loggers))
+        if settings.train and settings.max_megabytes is not None:
+            check_size(size_of(run, settings), limit=settings.max_megabytes)
         for note in notes:
             run.prepared.note(note)
         trainer = build_trainer(settings, run.prepared, folder=folder, loggers=loggers)
@@ -156,6 +159,18 @@ def train(
             print_table(results)
             log.info("everything is in %s", folder)
     return results
+
+
+def size_of(run: Run, settings: Settings) -> dict[str, Size]:
+    """The size of each part of a run that is about to be trained."""
+    stored = run.classifier.backbone
+    return sizes(
+        run.classifier.network,
+        backbone=stored.backbone if stored else None,
+        detector=run.data.detector,
+        vocabulary=run.prepared.vocabulary,
+        half=settings.trainer.precision in ("16-true", "bf16-true"),
+    )
 
 
 @contextmanager

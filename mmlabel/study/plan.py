@@ -22,6 +22,7 @@ RECORDING = (
     "study",
     "report",
     "cache_dir",
+    "max_megabytes",
     "logger",
     "callbacks.model_summary",
     "callbacks.device_stats",

@@ -24,7 +24,7 @@ from mmlabel.data.prepare import (
     without_captions,
 )
 from mmlabel.errors import UserError
-from mmlabel.losses import Bce, BcePosWeight
+from mmlabel.losses import Bce
 from mmlabel.models.build import BackboneSource, FrozenFeatures, build_network
 from mmlabel.models.detectors import load_detector
 from mmlabel.optimizers import build_optimizer, build_scheduler
@@ -211,12 +211,8 @@ def criterion_for(
     """The loss; a model that has one of its own is evaluated with plain cross-entropy."""
     if settings.loss is None:
         return MeanOverKnown(Bce(name="bce"))
-    weights = None
-    if isinstance(settings.loss, BcePosWeight):
-        weights = positive_weights(
-            targets, known, beta=settings.loss.beta, max_weight=settings.loss.max_weight
-        )
-    return MeanOverKnown(settings.loss, pos_weight=weights)
+    weighing = settings.loss.model_dump(include={"beta", "max_weight"})  # as far as it has them
+    return MeanOverKnown(settings.loss, pos_weight=positive_weights(targets, known, **weighing))
 
 
 def optimizer_for(settings: Settings) -> Callable[[list[torch.nn.Parameter], int], Any] | None:

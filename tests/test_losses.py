@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mmlabel.criterion import MeanOverKnown, positive_weights
 from mmlabel.losses import Asymmetric, Bce, BcePosWeight, Focal, LossOptions
+from mmlabel.parts import criterion_for
 
 OPTIONS = [Bce(name="bce"), BcePosWeight(name="bce_pos_weight")]
 FOCUSED = [
@@ -168,3 +169,15 @@ def test_a_loss_may_have_options_of_its_own() -> None:
     assert loss(torch.ones(2, 5), torch.ones(2, 5)) == 3
     assert loss(torch.ones(2, 5), torch.ones(2, 5), torch.eye(2, 5, dtype=torch.bool)) == 3
     assert not loss.state_dict()
+
+
+def test_a_run_weighs_positives_as_it_is_told(settings_of) -> None:
+    targets = (np.random.default_rng(0).random((40, 5)) < 0.1).astype(np.uint8)
+    given = ("loss=bce_pos_weight", "loss.beta=0.9", "loss.max_weight=5")
+    for options, asked in (((), None), (given[:1], {}), (given, {"beta": 0.9, "max_weight": 5.0})):
+        criterion = criterion_for(settings_of(*options), targets, None)
+        if asked is None:
+            assert criterion.pos_weight is None
+        else:
+            expected = positive_weights(targets, **asked)
+            np.testing.assert_allclose(criterion.pos_weight.numpy(), expected, rtol=1e-6)

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
@@ -13,6 +13,9 @@ from pytorch_lightning.utilities import rank_zero_only
 from mmlabel.errors import UserError
 from mmlabel.settings import Settings, flatten
 from mmlabel.training_options import Wandb
+
+if TYPE_CHECKING:
+    from mmlabel.data.annotations import Annotations
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +101,25 @@ def summarise(loggers: Sequence[Logger], results: Mapping[str, Any]) -> None:
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             logger.experiment.summary.update(summary)
+
+
+def publish(
+    loggers: Sequence[Logger], run: Settings, *, folder: Path, annotations: "Annotations"
+) -> None:
+    """Log what `wandb_results` shows of a finished run, and say where; others have the page."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger) and run.logger.wandb is not None:
+            from mmlabel.wandb_results import log_results, say_where
+
+            if not logger.experiment.disabled:
+                log_results(
+                    logger.experiment,
+                    run.logger.wandb,
+                    run,
+                    folder=folder,
+                    annotations=annotations,
+                )
+                say_where(logger.experiment)
 
 
 def wandb_logger(

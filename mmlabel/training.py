@@ -39,7 +39,7 @@ from mmlabel.run_folder import read_history, write_run
 from mmlabel.settings import Settings
 from mmlabel.size import Size, check_size, sizes
 from mmlabel.terminal import print_table
-from mmlabel.tracking import loggers_for, run_id, summarise
+from mmlabel.tracking import loggers_for, publish, run_id, summarise
 
 log = logging.getLogger("mmlabel")
 
@@ -156,6 +156,7 @@ def train(
                 page=write_run_report if settings.report else None,
             )
             summarise(loggers, results)
+            publish(loggers, settings, folder=folder, annotations=run.prepared.annotations)
             print_table(results)
             log.info("everything is in %s", folder)
     return results

@@ -197,6 +197,14 @@ class Wandb(Group):
     """Of the runs; null: the sweep's folder in a multirun, or the study."""
     tags: list[Text] = []
     """Of the run."""
+    labels: StrictBool = True
+    """Log a table, bars and curves of the labels' test scores."""
+    predictions: Index | None = None
+    """Test rows in a table with pictures, truth and answers; null: 50 online, none offline."""
+    checkpoint: StrictBool | None = None
+    """Log best.ckpt as a model artifact; null: online only."""
+    data: StrictBool | None = None
+    """Log the place of the data set as an artifact, without its files; null: online only."""
 
 
 class Logger(Group):

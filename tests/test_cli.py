@@ -3,13 +3,12 @@
 import csv
 import json
 import os
-import struct
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from wandb_records import records
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -70,24 +69,6 @@ def test_help_names_the_groups_and_options(tmp_path: Path):
     assert "python train.py -m lstm.layers=1,2,4,8" in output
     assert "backbone=efficientnet_lite0|resnet18" in output
     assert "lstm.layers" in output and "default 1]" in output
-
-
-def records(path: Path) -> Iterator[object]:
-    """The records of an offline wandb file: LevelDB's log format with a header of 7 bytes."""
-    from wandb.proto import wandb_internal_pb2
-
-    data, position, buffer = path.read_bytes(), 7, b""
-    while position + 7 <= len(data):
-        left = 32768 - position % 32768
-        if left < 7:
-            position += left
-            continue
-        _, size, kind = struct.unpack("<IHB", data[position : position + 7])
-        buffer += data[position + 7 : position + 7 + size]
-        position += 7 + size
-        if kind in (1, 4):  # whole, or the last part
-            yield wandb_internal_pb2.Record.FromString(buffer)
-            buffer = b""
 
 
 def test_each_job_of_a_multirun_is_a_wandb_run_of_its_own(quick: list[str], tmp_path: Path):

@@ -1,0 +1,194 @@
+"""What a run in wandb shows beside its history: tables and curves of the test split, artifacts."""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mmlabel.data.annotations import Annotations
+from mmlabel.report.gallery import label_name, label_names
+from mmlabel.report.label_scores import precision_recall
+from mmlabel.run_folder import BEST, PREDICTIONS, RunRecord, read_run
+from mmlabel.settings import Settings
+from mmlabel.training_options import Wandb
+
+if TYPE_CHECKING:
+    from wandb import Run
+
+log = logging.getLogger(__name__)
+
+MOST_CURVES = 12  # labels: more lines cannot be told apart
+POINTS = 50  # of a curve
+THUMBNAIL = 224  # px, of a table's pictures
+ONLINE_ROWS = 50
+
+
+def log_results(
+    run: "Run", chosen: Wandb, settings: Settings, *, folder: Path, annotations: Annotations
+) -> None:
+    """Log a finished run's predictions, scores of labels, checkpoint and data, as far as chosen.
+
+    What is large is left out of an offline run unless it is asked for.
+
+    Args:
+        run: in wandb, not ended yet.
+        chosen: the options.
+        settings: of the run.
+        folder: of the run, whose files are written.
+        annotations: of the data set.
+    """
+    online = not run.offline
+    if (folder / PREDICTIONS).is_file():
+        record = read_run(folder)
+        names = label_names([record], annotations)
+        if chosen.labels:
+            _log_labels(run, record, names)
+        rows = (ONLINE_ROWS if online else 0) if chosen.predictions is None else chosen.predictions
+        if rows:
+            _log_predictions(run, record, annotations, names, rows)
+    if _wanted(chosen.checkpoint, online) and (folder / BEST).is_file():
+        _log_checkpoint(run, settings, folder)
+    if _wanted(chosen.data, online):
+        _log_data(run, settings)
+
+
+def _wanted(choice: bool | None, online: bool) -> bool:
+    return online if choice is None else choice
+
+
+def _log_labels(run: "Run", record: RunRecord, names: dict[int, str]) -> None:
+    """A row for each label that occurs, commonest first; F1 as bars; precision by recall."""
+    import wandb
+
+    predictions, scores = record.predictions, record.results["labels"]
+    columns: list[str | int] = [
+        "label",
+        "test rows",
+        "F1",
+        "precision",
+        "recall",
+        "average precision",
+    ]
+    lines, curves = [], []
+    for k in np.argsort(-predictions.targets.sum(axis=0), kind="stable").tolist():
+        number = predictions.labels[k]
+        known = predictions.known[:, k]
+        if (score := scores.get(str(number))) is None or not predictions.targets[known, k].any():
+            continue
+        curve = precision_recall(predictions.targets[known, k], predictions.probs[known, k])
+        name = label_name(names, number)
+        figures = [score[key] for key in ("support", "f1", "precision", "recall")]
+        lines.append([name, *figures, curve.average_precision])
+        places = np.linspace(0, len(curve.recall) - 1, min(POINTS, len(curve.recall))).astype(int)
+        curves.append((name, curve.recall[places].tolist(), curve.precision[places].tolist()))
+    if not lines:
+        return
+    table = wandb.Table(columns=columns, data=lines)
+    shown = curves[:MOST_CURVES]
+    run.log(
+        {
+            "test/labels": table,
+            "test/f1_by_label": wandb.plot.bar(table, "label", "F1", title="F1 by label, test"),
+            "test/precision_recall": wandb.plot.line_series(
+                xs=[recall for _, recall, _ in shown],
+                ys=[precision for _, _, precision in shown],
+                keys=[name for name, _, _ in shown],
+                title="Precision by recall, test",
+                xname="recall",
+            ),
+        }
+    )
+
+
+def _log_predictions(
+    run: "Run", record: RunRecord, annotations: Annotations, names: dict[int, str], rows: int
+) -> None:
+    """Test pictures with caption, truth, answer and probabilities, evenly over the file."""
+    import wandb
+
+    predictions, answers = record.predictions, record.answers
+    first: dict[str, int] = {}
+    for row, id in enumerate(annotations.ids):
+        first.setdefault(id, row)
+    count = min(rows, len(predictions.ids))
+    columns: list[str | int] = [
+        "id",
+        "picture",
+        "caption",
+        "truth",
+        "answer",
+        "right",
+        "probabilities",
+    ]
+    table = wandb.Table(columns=columns)
+    for row in np.linspace(0, len(predictions.ids) - 1, count).astype(int).tolist():
+        place = first.get(predictions.ids[row])
+
+        def listed(which: np.ndarray) -> str:
+            return ", ".join(label_name(names, predictions.labels[k]) for k in which.nonzero()[0])
+
+        truth, answer = predictions.targets[row], answers[row]
+        concerned = np.flatnonzero(truth | answer)
+        table.add_data(
+            predictions.ids[row],
+            None if place is None else _thumbnail(annotations.pictures[place]),
+            "" if place is None else annotations.captions[place],
+            listed(truth),
+            listed(answer),
+            bool((truth == answer).all()),
+            ", ".join(
+                f"{label_name(names, predictions.labels[k])} {predictions.probs[row, k]:.2f}"
+                for k in concerned
+            ),
+        )
+    run.log({"test/predictions": table})
+
+
+def _thumbnail(path: Path) -> object:
+    import wandb
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            small = picture.convert("RGB")
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return None
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    return wandb.Image(small, file_type="jpg")
+
+
+def _log_checkpoint(run: "Run", settings: Settings, folder: Path) -> None:
+    """best.ckpt as an artifact, which wandb calls "best" and "latest"."""
+    import wandb
+
+    metadata = {"monitor": settings.monitor, "seed": settings.seed, "model": settings.model.name}
+    artifact = wandb.Artifact(f"{run.id}-checkpoint", type="model", metadata=metadata)
+    artifact.add_file(str(folder / BEST))
+    run.log_artifact(artifact, aliases=["best", "latest"])
+
+
+def _log_data(run: "Run", settings: Settings) -> None:
+    """The data set by its place, of which nothing is copied, as what the run has used."""
+    import wandb
+
+    data = settings.data
+    place = getattr(data, "root", None) or getattr(data, "file", None)
+    if place is None:  # drawn from a seed, which the config tells
+        return
+    artifact = wandb.Artifact(f"data-{data.name}", type="dataset", metadata=data.model_dump())
+    path = Path(place).expanduser().absolute()
+    artifact.add_reference(path.as_uri(), checksum=False)
+    if run.offline:  # what was used can be said online alone
+        run.log_artifact(artifact)
+    else:
+        run.use_artifact(artifact)
+
+
+def say_where(run: "Run") -> None:
+    """Where the run is to be seen, or how it gets there."""
+    if run.offline:
+        folder = Path(run.dir).parent
+        log.info("wandb is offline; this run is sent with: wandb sync %s", folder)
+    elif run.url:
+        log.info("wandb: %s", run.url)

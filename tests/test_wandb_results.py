@@ -1,0 +1,101 @@
+"""What a run leaves in wandb beside its history, read back from the offline files."""
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score
+from wandb_records import records
+
+from mmlabel.run_folder import read_run
+from mmlabel.training import train
+
+OFFLINE = ["logger=wandb", "logger.wandb.mode=offline", "trainer.max_epochs=1"]
+
+
+@pytest.fixture(autouse=True)
+def staged(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where wandb keeps copies of what is to be sent."""
+    folder = tmp_path_factory.mktemp("staged")
+    monkeypatch.setenv("WANDB_DATA_DIR", str(folder))
+    return folder
+
+
+def content(folder: Path) -> list:
+    (file,) = folder.glob("wandb/offline-run-*/*.wandb")
+    return list(records(file))
+
+
+def artifacts(folder: Path) -> dict[str, object]:
+    return {r.artifact.type: r.artifact for r in content(folder) if r.HasField("artifact")}
+
+
+def table(folder: Path, name: str) -> list[dict]:
+    (file,) = folder.glob(f"wandb/offline-run-*/files/media/table/test/{name}_*.table.json")
+    found = json.loads(file.read_text())
+    return [dict(zip(found["columns"], row, strict=True)) for row in found["data"]]
+
+
+def test_tables_and_artifacts_are_those_of_the_run(
+    settings_of: Callable, made: Path, tmp_path: Path, caplog
+):
+    asked = ["predictions=5", "checkpoint=true", "data=true"]
+    options = [*OFFLINE, *(f"logger.wandb.{one}" for one in asked)]
+    named = 'data.label_names=["",person,"",car,"","","","","","","","","","","","","",cat]'
+    with caplog.at_level(logging.INFO, logger="mmlabel"):
+        settings = settings_of("data=csv", f"data.file={made}/rows.csv", named, *options)
+        results = train(settings, tmp_path / "run")
+    run = read_run(tmp_path / "run")
+    predictions, answers = run.predictions, run.answers
+    names = {1: "person", 3: "car", 17: "cat"}
+
+    rows = table(tmp_path / "run", "labels")
+    assert {row["label"] for row in rows} == {label["name"] for label in results["labels"].values()}
+    assert [row["test rows"] for row in rows] == sorted(
+        (r["test rows"] for r in rows), reverse=True
+    )
+    for row in rows:
+        number = next(n for n, name in names.items() if name == row["label"])
+        k = predictions.labels.index(number)
+        expected = average_precision_score(predictions.targets[:, k], predictions.probs[:, k])
+        assert row["average precision"] == pytest.approx(expected)
+        assert row["F1"] == pytest.approx(results["labels"][str(number)]["f1"])
+
+    shown = table(tmp_path / "run", "predictions")
+    places = np.linspace(0, len(predictions.ids) - 1, 5).astype(int)
+    assert [row["id"] for row in shown] == [predictions.ids[place] for place in places]
+    for row, place in zip(shown, places, strict=True):
+        for column, which in (("truth", predictions.targets), ("answer", answers)):
+            listed = [names[predictions.labels[k]] for k in np.flatnonzero(which[place])]
+            assert row[column] == ", ".join(listed)
+        assert row["right"] == (row["truth"] == row["answer"])
+        assert row["picture"] == "Image" and row["caption"]
+
+    found = artifacts(tmp_path / "run")
+    model, data = found["model"], found["dataset"]
+    assert set(model.aliases) == {"best", "latest"}
+    (entry,) = model.manifest.contents
+    assert entry.path == "best.ckpt"
+    assert entry.size == (tmp_path / "run" / "best.ckpt").stat().st_size
+    (entry,) = data.manifest.contents
+    assert entry.ref == (made / "rows.csv").as_uri() and not entry.local_path
+    assert "wandb sync" in caplog.text
+
+
+def test_nothing_large_is_kept_offline_unless_asked_for(
+    settings_of: Callable, tmp_path: Path, staged: Path
+):
+    train(settings_of(*OFFLINE), tmp_path / "run")
+    assert not {"model", "dataset"} & set(artifacts(tmp_path / "run"))
+    assert table(tmp_path / "run", "labels")
+    assert not list((tmp_path / "run").glob("wandb/**/predictions_*"))
+    kept = [*(tmp_path / "run" / "wandb").rglob("*"), *staged.rglob("*")]
+    assert sum(path.stat().st_size for path in kept if path.is_file()) < 200_000
+
+
+def test_everything_can_be_turned_off(settings_of: Callable, tmp_path: Path):
+    train(settings_of(*OFFLINE, "logger.wandb.labels=false"), tmp_path / "run")
+    assert not list((tmp_path / "run").glob("wandb/**/*.table.json"))

@@ -174,8 +174,10 @@ def _write(predictor: "Predictor", options: argparse.Namespace) -> list[str]:
 
 def _seen(predictor: "Predictor") -> tuple[tuple[int, int], str]:
     """Height and width of what the network sees of a picture, and how it is cut."""
-    size = predictor.settings.data.image_size
-    return (size, size), "centre"
+    view = predictor.look.size
+    assert view is not None  # a detector's, which is not exported
+    # One number is the side of a square cut from the middle, two are a whole picture's.
+    return ((view, view), "center") if isinstance(view, int) else (view, "none")
 
 
 def _how(options: argparse.Namespace) -> str:

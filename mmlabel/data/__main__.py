@@ -21,7 +21,6 @@ from mmlabel.data.overview import (
     captions_of,
     labels_of,
     pictures_of,
-    words_of,
 )
 from mmlabel.errors import UserError
 from mmlabel.progress import say
@@ -120,8 +119,7 @@ def _captions(
             on_missing="continue",
         )
         notes += [embeddings.note] if embeddings.note else []
-    captions = captions_of(annotations.captions, tokenised)
-    return words_of(captions, tokenised, vocabulary, embeddings, training), notes
+    return captions_of(annotations.captions, tokenised, vocabulary, embeddings, training), notes
 
 
 # ---- On the terminal ---------------------------------------------------------------------------

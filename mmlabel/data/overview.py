@@ -5,7 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -59,7 +59,7 @@ class Captions:
     Attributes:
         lengths: (N,) words.
         repeated: rows whose caption another row has, too, word for word.
-        words: how many different ones the training rows have; None without a tokeniser's look.
+        words: how many different ones the training rows have.
         without_vector: those without a ready-made vector and how often they occur there, commonest
             first; None where there are no ready-made vectors.
         share_without: of the training rows' words, 0..1.
@@ -68,7 +68,7 @@ class Captions:
 
     lengths: np.ndarray
     repeated: int
-    words: int | None = None
+    words: int
     without_vector: list[tuple[str, int]] | None = None
     share_without: float = 0.0
     source: str = ""
@@ -124,39 +124,39 @@ def labels_of(annotations: Annotations, rows: Mapping[str, np.ndarray]) -> Label
     )
 
 
-def captions_of(captions: Sequence[str], tokenised: TokenisedCaptions | None) -> Captions:
-    """Lengths of the captions, in words as they are tokenised, or else between spaces."""
-    if tokenised is None:
-        lengths = np.array([len(caption.split()) for caption in captions], dtype=np.int64)
-    else:
-        lengths = np.diff(tokenised.offsets)
-    times = Counter(captions)
-    repeated = sum(n for caption, n in times.items() if n > 1 and caption.strip())
-    return Captions(lengths=lengths, repeated=repeated)
-
-
-def words_of(
-    captions: Captions,
+def captions_of(
+    captions: Sequence[str],
     tokenised: TokenisedCaptions,
     vocabulary: Vocabulary,
     embeddings: Embeddings | None,
     training: np.ndarray,
 ) -> Captions:
-    """The same with what is known of the words in the training rows."""
-    found = Captions(captions.lengths, captions.repeated, len(vocabulary) - len(SPECIAL_WORDS))
+    """Lengths of all captions, and the words of those in the training rows.
+
+    Args:
+        captions: of all rows.
+        tokenised: the same as words.
+        vocabulary: of the training rows.
+        embeddings: of its words; None: no ready-made ones are asked for.
+        training: row numbers.
+    """
+    times = Counter(captions)
+    found = Captions(
+        lengths=np.diff(tokenised.offsets),
+        repeated=sum(n for caption, n in times.items() if n > 1 and caption.strip()),
+        words=len(vocabulary) - len(SPECIAL_WORDS),
+    )
     if embeddings is None or not embeddings.pretrained:
         return found
     tokens = encode(tokenised, vocabulary).take(training).ids
-    times = np.bincount(tokens, minlength=len(vocabulary))
+    counts = np.bincount(tokens, minlength=len(vocabulary))
     lacking = [n for n in range(len(SPECIAL_WORDS), len(vocabulary)) if not embeddings.found[n]]
-    lacking.sort(key=lambda n: (-times[n], vocabulary.words[n]))
-    return Captions(
-        captions.lengths,
-        captions.repeated,
-        found.words,
-        [(vocabulary.words[n], int(times[n])) for n in lacking],
-        float(times[lacking].sum() / max(1, times.sum())),
-        embeddings.source,
+    lacking.sort(key=lambda n: (-counts[n], vocabulary.words[n]))
+    return replace(
+        found,
+        without_vector=[(vocabulary.words[n], int(counts[n])) for n in lacking],
+        share_without=float(counts[lacking].sum() / max(1, counts.sum())),
+        source=embeddings.source,
     )
 
 

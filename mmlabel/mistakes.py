@@ -58,6 +58,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _show(options: argparse.Namespace) -> None:
+    if options.pictures < 0:
+        raise UserError(f"--pictures {options.pictures}: give how many, 0 or more")
     runs = [read_finished(folder) for folder in run_folders(options.folders)]
     rows = answered_rows(runs)
     notes = _notes(runs, rows)

@@ -166,6 +166,8 @@ def test_a_mistake_of_the_user_is_one_message(made: Path, tmp_path: Path, capsys
     assert main([str(tmp_path / "nothing")]) == 1
     assert "is no folder" in capsys.readouterr().err
     run = write_run(tmp_path / "run", made)
+    assert main([str(run), "--pictures", "-1"]) == 1
+    assert "--pictures -1" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
     assert main([str(run), "--out", str(tmp_path / "file")]) == 1
     assert "--out" in capsys.readouterr().err

@@ -183,9 +183,21 @@ class RowStore:
         finally:
             guard.release()
 
-    def check_space(self, rows: int) -> None:
-        """Raise `StoreUnavailable` where so many more rows do not fit on the disk."""
-        needed = rows * (self._row_bytes + CHECKSUM_BYTES + ENTRY_BYTES)
+    def check_space(self, rows: int, *, most: float | None = None, quiet: bool = False) -> None:
+        """Say what disk so many more rows need.
+
+        Raises `StoreUnavailable` where they do not fit on it, or make more of the store than `most`
+        gigabytes (10^9 bytes).
+        """
+        one = self._row_bytes + CHECKSUM_BYTES + ENTRY_BYTES
+        needed, total = rows * one, (self._count() + rows) * one
+        if most is not None and total > most * 1e9:
+            raise StoreUnavailable(
+                f"the feature store would have {total / 1e9:,.2f} GB in {self.folder}, more than"
+                f" features.max_gigabytes={most:g}"
+            )
+        if needed > 1e8 and not quiet:
+            say(f"the feature store takes {needed / 1e9:,.2f} GB of disk in {self.folder}")
         try:
             free = shutil.disk_usage(self.folder).free
         except OSError as error:

@@ -238,13 +238,21 @@ def _split(captions: Sequence[str]) -> TokenisedCaptions:
     table = {ord(char): _replacement(char) for char in set().union(*captions)}
     tokenizer = NLTKWordTokenizer()
     index: dict[str, int] = {}
+    # Without punctuation none of the tokeniser's patterns reaches over a space, so that each word
+    # needs it once; it takes as long as a hundred look-ups.
+    numbers_of: dict[str, list[int]] = {}
     ids: list[int] = []
     lengths: list[int] = []
     for caption in captions:
-        # Without punctuation the tokeniser's patterns take no longer than in proportion.
-        tokens = tokenizer.tokenize(caption.translate(table).lower())
-        ids += [index.setdefault(token[:_MOST_LETTERS], len(index)) for token in tokens]
-        lengths.append(len(tokens))
+        before = len(ids)
+        for word in caption.translate(table).lower().split():
+            numbers = numbers_of.get(word)
+            if numbers is None:
+                tokens = tokenizer.tokenize(word)
+                numbers = [index.setdefault(token[:_MOST_LETTERS], len(index)) for token in tokens]
+                numbers_of[word] = numbers
+            ids += numbers
+        lengths.append(len(ids) - before)
     return TokenisedCaptions(
         words=list(index),
         ids=np.asarray(ids, dtype=np.int32),

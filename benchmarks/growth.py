@@ -111,11 +111,11 @@ class Steps:
 
     def run(self, name: str, work: Callable[[], Result]) -> Result:
         """Do the work and take its time and memory."""
-        peak, done = [_anonymous()], threading.Event()
+        peak, done = [anonymous()], threading.Event()
 
         def watch() -> None:
             while not done.wait(0.02):
-                peak.append(_anonymous())
+                peak.append(anonymous())
 
         watcher = threading.Thread(target=watch)
         watcher.start()
@@ -126,12 +126,12 @@ class Steps:
             took = time.perf_counter() - start
             done.set()
             watcher.join()
-            peak.append(_anonymous())
+            peak.append(anonymous())
             self.found[name] = {"seconds": took, "megabytes": max(peak)}
             print(f"{name}: {took:.2f} s, {max(peak):.0f} MB", file=sys.stderr, flush=True)
 
 
-def _anonymous() -> float:
+def anonymous() -> float:
     """Megabytes of this process that are its own; 0 where the system does not say."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()

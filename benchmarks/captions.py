@@ -58,7 +58,12 @@ def _measure(
         ", captions.group_by_length": (partial(step, encoder), lengths),
     }
     batches = {
-        name: [rows for rows, _ in EpochBatches(len(lengths), batch_size=BATCH, training=True, lengths=given)]
+        name: [
+            rows
+            for rows, _ in EpochBatches(
+                len(lengths), batch_size=BATCH, training=True, lengths=given
+            )
+        ]
         for name, (_, given) in ways.items()
     }
     whole = len(batches["packed"])

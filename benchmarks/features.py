@@ -28,15 +28,17 @@ def measure(bench: Bench) -> None:
     files = pictures_of(bench)
     for name, pictures in bench.pick(
         tiny={"efficientnet_lite0": 8},
-        quick={"efficientnet_lite0": 128, "resnet50": 64},
-        usual={"efficientnet_lite0": 384, "resnet50": 128, "vgg16": 64},
+        quick={"efficientnet_lite0": 96},
+        usual={"efficientnet_lite0": 384, "resnet50": 96, "vgg16": 32},
         full={"efficientnet_lite0": 1024, "resnet50": 512, "vgg16": 256},
     ).items():
         # Weights do not change the time; these two have none in the install.
         weights = "pretrained" if name == "efficientnet_lite0" else "none"
         found = resolve_weights(name=name, weights=weights)
         backbone = build_backbone(name=name, weights=found, frozen=True)
-        rates = _rates(bench, backbone, files[:pictures], rounds=1 if bench.level == "tiny" else 3)
+        rates = _rates(
+            bench, backbone, files[:pictures], rounds=bench.pick(tiny=1, quick=2, usual=3, full=5)
+        )
         for engine, target in engines_here().items():
             bench.add(
                 "features",

@@ -42,7 +42,7 @@ STEP = 10  # from one number of rows to the next
 
 def measure(bench: Bench) -> None:
     """A line a step of a run: seconds and memory of every number of rows."""
-    most = bench.pick(tiny=1_000, quick=10_000, usual=1_000_000, full=1_000_000)
+    most = bench.pick(tiny=1_000, quick=10_000, usual=100_000, full=1_000_000)
     sizes = [rows for rows in (100, 1_000, 10_000, 100_000, 1_000_000) if rows <= most]
     sizes = sizes if bench.level == "tiny" else sizes[1:]
     by_size: dict[int, dict[str, dict[str, float]]] = {}
@@ -93,7 +93,11 @@ def steepness(sizes: list[int], seconds: list[float]) -> float:
     """
     steps = zip(sizes, sizes[1:], seconds, seconds[1:], strict=False)
     return max(
-        ((t2 / t1) / (n2 * math.log(n2) / (n1 * math.log(n1))) for n1, n2, t1, t2 in steps if t1 > 0.5),
+        (
+            (t2 / t1) / (n2 * math.log(n2) / (n1 * math.log(n1)))
+            for n1, n2, t1, t2 in steps
+            if t1 > 0.5
+        ),
         default=0.0,
     )
 
@@ -169,7 +173,7 @@ def run_steps(rows: int, folder: Path) -> dict[str, dict[str, float]]:
 
 
 def _write_tables(rows: int, folder: Path) -> None:
-    """table.csv, which is valid, and train.csv in the report's form, whose marks are not doubled."""
+    """table.csv, which is valid, and train.csv in the report's form: marks not doubled."""
     random = np.random.default_rng(0)
     words = np.array([f"{letter}{n}" for n in range(800) for letter in "abcdefghijklmnopqrstuvwxy"])
     share = 1 / np.arange(1, len(words) + 1)  # Zipf's law
@@ -191,7 +195,11 @@ def _write_tables(rows: int, folder: Path) -> None:
             if row % 40 == 0:
                 caption = f'a sign "{caption}" here'
             writer.writerow([f"{row}.jpg", labels, caption])
-            raw.write(f'{row}.jpg,{labels},"{caption}"\n' if row % 40 == 0 else f"{row}.jpg,{labels},{caption}\n")
+            raw.write(
+                f'{row}.jpg,{labels},"{caption}"\n'
+                if row % 40 == 0
+                else f"{row}.jpg,{labels},{caption}\n"
+            )
 
 
 def _read_any(folder: Path) -> Annotations:

@@ -29,13 +29,13 @@ OPTIONS = argparse.Namespace(labels=None, out=None, probabilities=True)
 
 def measure(bench: Bench) -> None:
     """A checkpoint of one epoch answers pictures with captions; the same pictures are extracted."""
-    rows = some_rows(bench, bench.pick(tiny=40, quick=80, usual=200, full=200))
+    rows = some_rows(bench, bench.pick(tiny=40, quick=40, usual=200, full=200))
     options = [f"backbone={BACKBONE}", *rows, "trainer.max_epochs=1", "logger=csv"]
     trained = run(bench, *options, cache="predicting", folder="trained")
-    count = bench.pick(tiny=16, quick=256, usual=1024, full=3200)
+    count = bench.pick(tiny=16, quick=128, usual=512, full=3200)
     files = pictures_of(bench)[:count]
     predictor = Predictor(trained.folder / "best.ckpt", device="cpu", fastest=True)
-    rounds = bench.pick(tiny=1, quick=3, usual=3, full=5)
+    rounds = bench.pick(tiny=1, quick=2, usual=3, full=5)
     found = _compare(bench, predictor, files, rounds=rounds)
     rates = {name: [len(files) / took for took in seconds] for name, seconds in found.items()}
     bench.add(
@@ -49,11 +49,9 @@ def measure(bench: Bench) -> None:
         ),
     )
     few, many = bench.pick(
-        tiny=(10, 20), quick=(200, 1_000), usual=(1_000, 5_000), full=(1_000, 100_000)
+        tiny=(10, 20), quick=(100, 400), usual=(500, 2_500), full=(1_000, 100_000)
     )
-    peaks = [
-        _peak(bench, trained.folder / "best.ckpt", files, times) for times in (few, many)
-    ]
+    peaks = [_peak(bench, trained.folder / "best.ckpt", files, times) for times in (few, many)]
     bench.add(
         "prediction",
         f"memory for {many:,} rows over that for {few:,}",

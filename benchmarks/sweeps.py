@@ -10,14 +10,13 @@ FIXED = ("optimizer=adadelta", "scheduler=none", "lstm.pooling=last")
 
 def measure(bench: Bench) -> None:
     """Whole commands, one run after the other where there is no store."""
-    rows = bench.pick(tiny=40, quick=160, usual=600, full=None)
-    epochs = bench.pick(tiny=1, quick=2, usual=3, full=10)
-    layers = bench.pick(tiny=(1,), quick=(1, 8), usual=LAYERS, full=LAYERS)
+    rows = bench.pick(tiny=40, quick=80, usual=400, full=None)
+    epochs = bench.pick(tiny=1, quick=1, usual=2, full=10)
     options = ["backbone=efficientnet_lite0", f"trainer.max_epochs={epochs}", "patience=null"]
     options += [*some_rows(bench, rows), "logger=csv"]
     for seeds in bench.pick(tiny=(1,), quick=(1,), usual=(1,), full=(1, 4)):
-        only = [f"study={_study(layers)}", f"seeds={seeds}", "jobs=auto"]
-        stored = sweep(bench, *only, *options, cache=f"sweep{seeds}")
+        study = ["study=lstm_layers", f"seeds={seeds}", "jobs=auto"]
+        stored = sweep(bench, *study, *options, cache=f"sweep{seeds}")
         alone = sum(
             run(
                 bench,
@@ -29,14 +28,14 @@ def measure(bench: Bench) -> None:
                 cache=f"alone{seeds}",
                 folder=f"alone-{number}-{seed}-{seeds}",
             ).seconds
-            for number in layers
+            for number in LAYERS
             for seed in range(seeds)
         )
-        jobs = len(layers) * seeds
+        jobs = len(LAYERS) * seeds
         whole = bench.level == "full"
         bench.add(
             "sweeps",
-            f"{jobs} job{'s' * (jobs > 1)}, without the store over with it and jobs=auto",
+            f"{jobs} jobs, without the store over with it and jobs=auto",
             alone / stored,
             "x",
             at_least={4: 12.0, 16: 20.0}.get(jobs) if whole else None,

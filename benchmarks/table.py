@@ -109,9 +109,7 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def alternate(
-    works: Mapping[str, Callable[[], object]], *, rounds: int
-) -> dict[str, list[float]]:
+def alternate(works: Mapping[str, Callable[[], object]], *, rounds: int) -> dict[str, list[float]]:
     """Seconds of each work in each round: in turns, so that a busy machine slows all of them."""
     found: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(rounds):

@@ -16,7 +16,7 @@ from mmlabel.parts import build
 
 def measure(bench: Bench) -> None:
     """Both with EfficientNet-Lite0."""
-    rows = bench.pick(tiny=40, quick=200, usual=800, full=None)
+    rows = bench.pick(tiny=40, quick=100, usual=800, full=None)
     options = ["backbone=efficientnet_lite0", "patience=null", *some_rows(bench, rows)]
     epochs(bench, *options, "trainer.max_epochs=1")  # fills the store
     stored = statistics.median(e.whole for e in epochs(bench, *options, "trainer.max_epochs=5"))

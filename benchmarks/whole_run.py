@@ -14,13 +14,13 @@ from mmlabel.report import write_run_report
 
 def measure(bench: Bench) -> None:
     """One run that fills the store, then some that find it full."""
-    rows = bench.pick(tiny=40, quick=600, usual=None, full=None)
+    rows = bench.pick(tiny=40, quick=200, usual=None, full=None)
     chosen = some_rows(bench, rows)
     options = ["backbone=efficientnet_lite0", *chosen]
     if bench.level == "tiny":
         options.append("trainer.max_epochs=2")
     first = run(bench, *options, cache="warm", folder="first")
-    times = bench.pick(tiny=1, quick=1, usual=3, full=5)
+    times = bench.pick(tiny=1, quick=1, usual=2, full=5)
     again = [run(bench, *options, cache="warm", folder=f"again{n}") for n in range(times)]
     later = sorted(again, key=lambda one: one.seconds / sum(one.epochs))[len(again) // 2]
     training = sum(later.epochs)
@@ -83,7 +83,7 @@ def start_up(bench: Bench) -> None:
     """Seconds from the command to the first training step, beyond torch and Lightning."""
     options = ["experiment=demo", "captions.lemmas=none", f"cache_dir={bench.folder / 'demo'}"]
     took = []
-    for number in range(bench.pick(tiny=1, quick=2, usual=4, full=4)):  # the first fills caches
+    for number in range(bench.pick(tiny=1, quick=2, usual=3, full=4)):  # the first fills caches
         command = [sys.executable, "-c", PROGRAM, str(REPOSITORY), *options]
         command.append(f"hydra.run.dir={bench.folder / f'start{number}'}")
         answer = subprocess.run(command, capture_output=True, text=True, cwd=bench.folder)

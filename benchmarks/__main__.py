@@ -1,13 +1,18 @@
 """`make bench`: measure how fast each part is, and print it as a table and a JSON file."""
 
 import argparse
+import dataclasses
+import importlib
+import multiprocessing
 import os
+import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import get_args
 
-from benchmarks.table import REPOSITORY, Bench, Level, as_json, markdown
+from benchmarks.table import REPOSITORY, Bench, Figure, Level, as_json, markdown
 from mmlabel.record import machine
 
 
@@ -19,22 +24,38 @@ def main(arguments: list[str] | None = None) -> None:
     rows = "the report's data" if data else "the built-in data"
     less = " Fewer rows than usual: the ratios are rough." if options.level == "quick" else ""
     print(f"{machine()}; {rows}.{less}", flush=True)
+    failed: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(folder=Path(folder), data=data, level=options.level)
         for subject in options.only:
             start = time.perf_counter()
-            measure(subject, bench)
+            try:
+                bench.figures += in_a_process(subject, bench)
+            except Exception as error:
+                failed[subject] = str(error)
+                print(f"{subject} broke off: {error}", file=sys.stderr, flush=True)
             print(f"({subject}: {time.perf_counter() - start:.0f} s)", flush=True)
     print(f"\n{markdown(bench.figures)}")
     options.out.write_text(as_json(bench), encoding="utf-8")
     print(f"\nThe same in {options.out}")
+    if failed:
+        sys.exit(f"no figures of {', '.join(failed)}")
 
 
-def measure(subject: str, bench: Bench) -> None:
-    """Add the figures of one subject; its libraries are imported when it is its turn."""
-    import importlib
+def in_a_process(subject: str, bench: Bench) -> list[Figure]:
+    """The figures of one subject, whose memory and threads are in no other one's way."""
+    # This process has computed nothing, so that its copies begin with the libraries imported.
+    ways = multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("fork" if "fork" in ways else "spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(figures_of, subject, bench).result()
 
-    importlib.import_module(f"benchmarks.{subject}").measure(bench)
+
+def figures_of(subject: str, bench: Bench) -> list[Figure]:
+    """Measure one subject."""
+    own = dataclasses.replace(bench, figures=[])
+    importlib.import_module(f"benchmarks.{subject}").measure(own)
+    return own.figures
 
 
 SUBJECTS = (

@@ -37,26 +37,16 @@ from mmlabel.run_folder import seal, write_json, write_predictions
 
 WIDTH = 256  # of the features: a million rows of them are 1 GB
 LABELS = 20  # numbers 0 to 19, as in the report's data, where 0 and 12 are none
-STEP = 10  # from one number of rows to the next
 
 
 def measure(bench: Bench) -> None:
     """A line a step of a run: seconds and memory of every number of rows."""
     most = bench.pick(tiny=1_000, quick=10_000, usual=100_000, full=1_000_000)
-    sizes = [rows for rows in (100, 1_000, 10_000, 100_000, 1_000_000) if rows <= most]
-    sizes = sizes if bench.level == "tiny" else sizes[1:]
+    sizes = [rows for rows in (1_000, 10_000, 100_000, 1_000_000) if rows <= most]
     by_size: dict[int, dict[str, dict[str, float]]] = {}
     for rows in sizes:
         with tempfile.TemporaryDirectory(dir=bench.folder) as folder:
-            answer = subprocess.run(
-                [sys.executable, "-m", "benchmarks.growth", str(rows), folder],
-                cwd=REPOSITORY,
-                capture_output=True,
-                text=True,
-            )
-        if answer.returncode:
-            raise RuntimeError(f"growth of {rows:,} rows: {answer.stderr}")
-        by_size[rows] = json.loads(answer.stdout.splitlines()[-1])
+            by_size[rows] = in_own_process(rows, Path(folder))
     shown = ", ".join(f"{rows:,}" for rows in sizes)
     for step in by_size[sizes[-1]]:
         seconds = [by_size[rows][step]["seconds"] for rows in sizes]
@@ -80,6 +70,19 @@ def measure(bench: Bench) -> None:
         at_most=1.2,
         note=f"from one of {shown} rows to the next, where it takes more than half a second",
     )
+
+
+def in_own_process(rows: int, folder: Path) -> dict[str, dict[str, float]]:
+    """`run_steps`, with the memory of nothing else."""
+    answer = subprocess.run(
+        [sys.executable, "-m", "benchmarks.growth", str(rows), str(folder)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    if answer.returncode:
+        raise RuntimeError(f"growth of {rows:,} rows: {answer.stderr}")
+    return json.loads(answer.stdout.splitlines()[-1])
 
 
 def _listed(values: list[float], form: str) -> str:

@@ -12,6 +12,7 @@ def measure(bench: Bench) -> None:
     """Whole commands, one run after the other where there is no store."""
     rows = bench.pick(tiny=40, quick=80, usual=400, full=None)
     epochs = bench.pick(tiny=1, quick=1, usual=2, full=10)
+    layers = bench.pick(tiny=(1,), quick=LAYERS, usual=LAYERS, full=LAYERS)
     options = ["backbone=efficientnet_lite0", f"trainer.max_epochs={epochs}", "patience=null"]
     options += [*some_rows(bench, rows), "logger=csv"]
     for seeds in bench.pick(tiny=(1,), quick=(1,), usual=(1,), full=(1, 4)):
@@ -28,10 +29,10 @@ def measure(bench: Bench) -> None:
                 cache=f"alone{seeds}",
                 folder=f"alone-{number}-{seed}-{seeds}",
             ).seconds
-            for number in LAYERS
+            for number in layers
             for seed in range(seeds)
         )
-        jobs = len(LAYERS) * seeds
+        jobs = len(layers) * seeds
         whole = bench.level == "full"
         bench.add(
             "sweeps",

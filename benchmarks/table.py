@@ -91,7 +91,8 @@ class Bench:
     def options(self, *overrides: str, cache: str = "cache") -> list[str]:
         """Overrides of a run on this call's rows, with a cache folder of this name."""
         source = ["data=scenes"] if self.data is None else ["data=usyd", f"data.root={self.data}"]
-        return [*source, f"cache_dir={self.folder / cache}", *WORDS, *overrides]
+        engine = ["features.engine=torch"] if self.level == "tiny" else []
+        return [*source, f"cache_dir={self.folder / cache}", *WORDS, *engine, *overrides]
 
     def settings(self, *overrides: str, cache: str = "cache") -> Settings:
         """The settings of `options`."""

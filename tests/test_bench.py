@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import prediction, runs, whole_run
+from benchmarks import growth, prediction, runs, whole_run
 from benchmarks.growth import steepness
 from benchmarks.table import Bench, Figure, markdown, ratio
 from mmlabel.cli import load_settings
@@ -35,6 +35,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch):
         return 2.0, "epoch 0  train/loss 0.1  (1.5 s)\n"
 
     monkeypatch.setattr(runs, "_command", here)
+    monkeypatch.setattr(growth, "in_own_process", growth.run_steps)
     monkeypatch.setattr(whole_run, "start_up", lambda bench: None)
     monkeypatch.setattr(prediction, "_peak", lambda *_: 1.0)
 

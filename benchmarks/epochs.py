@@ -9,14 +9,16 @@ from pytorch_lightning.callbacks import Callback
 
 from benchmarks.table import Bench
 from mmlabel import training
+from mmlabel.data.batches import Batch
 
 
 class Clock:
-    """Seconds of one epoch: all of it, and from its start to the end of the last training step."""
+    """One epoch: seconds of all of it and to the end of its last training step, and its rows."""
 
     def __init__(self) -> None:
         self.began = time.perf_counter()
         self.whole = self.steps = 0.0
+        self.rows = 0
 
 
 class Clocks(Callback):
@@ -28,7 +30,15 @@ class Clocks(Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.epochs.append(Clock())
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: object,
+        batch: Batch,
+        batch_idx: int,
+    ) -> None:
+        self.epochs[-1].rows += len(batch.rows)
         self.epochs[-1].steps = time.perf_counter() - self.epochs[-1].began
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

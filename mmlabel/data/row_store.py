@@ -267,7 +267,7 @@ def _checksums(entries: Iterable[bytes], array: np.ndarray, rows: Iterable[int])
         return np.zeros(0, "<u4")
     # Slices of plain bytes: taking a row out of an array takes as long as its checksum.
     size = array.strides[0]
-    content = memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    content = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
     crc32 = zlib.crc32
     found = [
         crc32(content[row * size : (row + 1) * size], crc32(entry))

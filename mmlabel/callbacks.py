@@ -20,11 +20,11 @@ from pytorch_lightning.callbacks import (
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.types import LRSchedulerConfigType
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 
 from mmlabel.cache import atomic_write
 from mmlabel.checkpoint_file import read_file
 from mmlabel.errors import UserError
+from mmlabel.optimizers import planned_steps
 
 log = logging.getLogger(__name__)
 
@@ -247,17 +247,14 @@ class SameSchedule(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         left = trainer.estimated_stepping_batches - trainer.global_step
         for config in trainer.lr_scheduler_configs:
-            schedule = config.scheduler
-            if isinstance(schedule, OneCycleLR):
-                planned = schedule.total_steps
-            elif isinstance(schedule, CosineAnnealingLR):
-                planned = schedule.T_max
-            else:
+            planned = planned_steps(config.scheduler)
+            if planned is None or planned <= 2:
                 continue
-            if planned > 2 and planned - schedule.last_epoch != left:
+            planned_left = planned - config.scheduler.last_epoch
+            if planned_left != left:
                 raise UserError(
-                    f"the schedule has {planned - schedule.last_epoch} steps left, and this run"
-                    f" {left}: resume with as many devices and as many rows and batches as before,"
+                    f"the schedule has {planned_left} steps left, and this run {left}: resume"
+                    " with as many devices and as many rows and batches as before,"
                     " or add resume_lr=RATE for a fresh schedule over the epochs that are left"
                 )
 

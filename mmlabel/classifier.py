@@ -13,12 +13,12 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from mmlabel.data.batches import Batch
-from mmlabel.metrics import best_threshold, best_thresholds, score
+from mmlabel.metrics import score
+from mmlabel.thresholds import FINDERS, Raised
 
 if TYPE_CHECKING:
     from mmlabel.models.build import BackboneSource
 
-CALIBRATED = ("auto", "per_label")  # thresholds that are found on validation
 BACKBONE = "network.encoders.image.backbone."  # where a checkpoint's state dict keeps it
 
 
@@ -46,8 +46,9 @@ class Classifier(pl.LightningModule):
             lowers, and `evaluate(batch, criterion)` gives logits and loss at once.
         criterion: of logits and targets.
         label_names: name of each label number, "" for a number that does not exist.
-        threshold: a number, one for each label, or how to find it on validation ("auto",
-            "per_label").
+        threshold: a number, one for each label, or how to find it on validation, see
+            `mmlabel.thresholds.FINDERS`.
+        threshold_metric: the score that is highest there.
         seed: of dropout.
         configure: the optimizer and schedule of these parameters for so many steps, as Lightning
             takes them; None: the network is not trained.
@@ -69,6 +70,7 @@ class Classifier(pl.LightningModule):
         criterion: nn.Module,
         label_names: list[str],
         threshold: float | list[float] | str,
+        threshold_metric: Raised = "f1_micro",
         seed: int = 0,
         configure: Callable[[list[nn.Parameter], int], Any] | None = None,
         content: dict[str, Any] | None = None,
@@ -80,6 +82,7 @@ class Classifier(pl.LightningModule):
         self.label_names = label_names
         self.calibration = threshold if isinstance(threshold, str) else None
         self.threshold: float | list[float] = 0.5 if isinstance(threshold, str) else threshold
+        self.threshold_metric: Raised = threshold_metric
         self.seed = seed
         self.configure = configure
         self.content = content
@@ -197,20 +200,22 @@ class Classifier(pl.LightningModule):
         known = None if found.known is None else found.known[:, numbers]
         return found.probabilities[:, numbers], found.targets[:, numbers], known
 
-    def answer_at(self, threshold: float | str) -> None:
-        """Answer at another threshold, or find it on validation ("auto", "per_label")."""
+    def answer_at(self, threshold: float | str, metric: Raised = "f1_micro") -> None:
+        """Answer at another threshold, or find it on validation, see `Classifier`."""
         self.calibration = threshold if isinstance(threshold, str) else None
         self.threshold = 0.5 if isinstance(threshold, str) else threshold
+        self.threshold_metric = metric
 
     def calibrate(self) -> None:
-        """Set the threshold that is best on validation, which must have been evaluated."""
-        found = self._existing_labels("val")
-        if self.calibration == "per_label":
+        """Set the threshold that is to be found on validation, which must have been evaluated."""
+        find = FINDERS[self.calibration or "auto"]
+        found = torch.as_tensor(find(*self._existing_labels("val"), raised=self.threshold_metric))
+        if found.ndim:
             thresholds = torch.full((len(self.label_names),), 0.5)
-            thresholds[self._label_numbers] = best_thresholds(*found)
+            thresholds[self._label_numbers] = found.float()
             self.threshold = [round(value, 2) for value in thresholds.tolist()]
         else:
-            self.threshold = best_threshold(*found)
+            self.threshold = round(found.item(), 2)
         self._score("val")
 
     def configure_optimizers(self) -> Any:
@@ -229,11 +234,13 @@ class Classifier(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # While features come from the store, the network has no backbone and its checkpoints
         # lack one until the run ends. A frozen backbone's weights are the same either way.
-        saved, own = checkpoint["state_dict"], self.state_dict()
-        for key in [key for key in saved if key.startswith(BACKBONE) and key not in own]:
-            del saved[key]
-        for key in [key for key in own if key.startswith(BACKBONE) and key not in saved]:
-            saved[key] = own[key]
+        own = self.state_dict()
+        # Beside averaged weights there are those that training goes on from.
+        for saved in (checkpoint["state_dict"], checkpoint.get("current_model_state", {})):
+            for key in [key for key in saved if key.startswith(BACKBONE) and key not in own]:
+                del saved[key]
+            for key in [key for key in own if key.startswith(BACKBONE) and key not in saved]:
+                saved[key] = own[key]
 
 
 def _mean_loss(losses: Tensor, known: Tensor) -> float:

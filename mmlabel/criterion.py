@@ -11,16 +11,32 @@ from mmlabel.losses import LossOptions
 Criterion = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # of logits, targets and known
 
 
-def positive_weights(targets: np.ndarray, known: np.ndarray | None = None) -> np.ndarray:
+def positive_weights(
+    targets: np.ndarray,
+    known: np.ndarray | None = None,
+    *,
+    beta: float | None = None,
+    max_weight: float | None = None,
+) -> np.ndarray:
     """Negatives over positives of each label (report §3.1.6) in `targets` (N, num_labels).
 
-    `known` (N, num_labels) bool says which entries count; None: all. A label without positives
-    gets 1: its term has no positive to weigh, and nothing is divided by zero.
+    A label without positives gets 1: its term has no positive to weigh, and nothing is divided by
+    zero.
+
+    Args:
+        known: (N, num_labels) bool, which entries count; None: all.
+        beta: in 0..1, of the effective numbers (1 - beta^n) / (1 - beta) (Cui et al. 2019,
+            equation 2) that stand for the numbers n of negatives and positives; None: n itself.
+        max_weight: no label gets more.
     """
     known = np.ones(targets.shape, dtype=bool) if known is None else known
     positives = targets.sum(axis=0, dtype=np.float64, where=known)
-    rows = known.sum(axis=0)
-    return np.where(positives > 0, (rows - positives) / np.maximum(positives, 1), 1.0)
+    negatives = known.sum(axis=0) - positives
+    if beta is not None:
+        negatives, rest = 1 - beta**negatives, 1 - beta ** np.maximum(positives, 1)
+    else:
+        rest = np.maximum(positives, 1)
+    return np.minimum(np.where(positives > 0, negatives / rest, 1.0), max_weight or np.inf)
 
 
 class MeanOverKnown(nn.Module):
@@ -48,6 +64,9 @@ class MeanOverKnown(nn.Module):
         Targets are 0..1, or any finite number where `known` (B, num_labels) bool is False. If
         nothing is known the loss is 0.
         """
+        # In training alone: validation's loss is of the targets as they are.
+        if self.training and self.loss.smoothing:
+            targets = targets + self.loss.smoothing * (0.5 - targets)
         weight = None if known is None else known.to(logits.dtype)
         loss = self.loss.mean(logits, targets, weight, self.pos_weight)
         if known is None:

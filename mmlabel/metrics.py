@@ -12,7 +12,6 @@ Macro F1 and mean average precision are over the labels with at least one positi
 a label that never occurs (12 in the report's data set) has no meaningful score.
 """
 
-import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics.functional.classification import binary_average_precision
@@ -107,78 +106,3 @@ def per_label(
     columns = zip(targets.sum(0), precision, recall, f1(tp, fp, fn), strict=True)
     names = ("support", "precision", "recall", "f1")
     return [dict(zip(names, (value.item() for value in row), strict=True)) for row in columns]
-
-
-def threshold_grid() -> list[float]:
-    """The thresholds that are tried: 0.05 to 0.95 by 0.01, those in the middle first."""
-    grid = [round(0.05 + 0.01 * step, 2) for step in range(91)]
-    return sorted(grid, key=lambda threshold: abs(threshold - 0.5))
-
-
-def best_threshold(probabilities: Tensor, targets: Tensor, known: Tensor | None = None) -> float:
-    """The threshold of the highest micro-F1; ties go to the middle of the range.
-
-    Entries that are not `known` are left out, see `score`. To be called on the validation split,
-    never on the one that is reported.
-    """
-    tp, fp, positives = _counts_by_threshold(probabilities, targets, known)
-    return threshold_grid()[_highest(_f1(tp.sum(0), fp.sum(0), positives.sum()))]
-
-
-def best_thresholds(probabilities: Tensor, targets: Tensor, known: Tensor | None = None) -> Tensor:
-    """A threshold for each label (L,): from the best global one, one label after another is moved
-    to where the micro-F1 of all labels is highest. A label that never occurs keeps the global one.
-
-    Entries that are not `known` are left out, see `score`. To be called on the validation split,
-    never on the one that is reported.
-    """
-    tp, fp, positives = _counts_by_threshold(probabilities, targets, known)
-    chosen = np.full(len(tp), _highest(_f1(tp.sum(0), fp.sum(0), positives.sum())))
-    every = np.arange(len(tp))
-    all_tp, all_fp = tp[every, chosen].sum(), fp[every, chosen].sum()
-    for label in positives.nonzero()[0]:
-        # Moving one label changes its own counts alone.
-        moved_tp = all_tp - tp[label, chosen[label]] + tp[label]  # (G,)
-        moved_fp = all_fp - fp[label, chosen[label]] + fp[label]
-        scores = _f1(moved_tp, moved_fp, positives.sum())
-        best = _highest(scores)
-        # Ties go to the threshold that it has.
-        if scores[best] > scores[chosen[label]]:
-            chosen[label], all_tp, all_fp = best, moved_tp[best], moved_fp[best]
-    return torch.tensor(threshold_grid())[chosen]
-
-
-def _counts_by_threshold(
-    probabilities: Tensor, targets: Tensor, known: Tensor | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """True and false positives (L, G) at each threshold of the grid, and the positives (L,).
-
-    Every entry is looked at once: it is answered at all thresholds up to its probability, so that
-    their number says where in the ascending grid it stops counting.
-    """
-    labels, grid = targets.shape[1], torch.tensor(threshold_grid(), dtype=probabilities.dtype)
-    ascending, order = grid.sort()
-    # Of a diverged network's nan no threshold is reached, as in a comparison.
-    reaches = probabilities.nan_to_num(0.0).contiguous()
-    answered = torch.bucketize(reaches, ascending, right=True, out_int32=True)  # (N, L), 0..G
-    cell = answered + torch.arange(labels, dtype=torch.int32) * (len(grid) + 1)  # (N, L)
-    positive = targets.bool()
-    negative = ~positive
-    if known is not None:
-        positive, negative = positive & known, negative & known
-    counts = []
-    for entries in (positive, negative):
-        cells = torch.bincount(cell[entries], minlength=labels * (len(grid) + 1))
-        stops = cells.view(labels, -1)[:, 1:]  # (L, G)
-        reached = stops.flip(1).cumsum(1).flip(1)  # (L, G), by ascending threshold
-        counts.append(reached[:, order.argsort()].numpy())
-    return counts[0], counts[1], positive.sum(0).numpy()
-
-
-def _f1(tp: np.ndarray, fp: np.ndarray, positives: np.ndarray) -> np.ndarray:
-    """`f1` of counts at several thresholds, as arrays: with all positives known, FN follows."""
-    return 2.0 * tp / np.maximum(tp + fp + positives, 1)
-
-
-def _highest(scores: np.ndarray) -> int:
-    return int(np.argmax(scores))  # the first of equals, which is the nearest to the middle

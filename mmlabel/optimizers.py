@@ -1,5 +1,6 @@
 """Optimizers and learning-rate schedules by name (report §3.1.4)."""
 
+import math
 import sys
 from collections.abc import Callable, Iterable
 from typing import Literal
@@ -45,8 +46,40 @@ def _one_cycle(optimizer: Optimizer, *, steps: int, warmup: float) -> LRSchedule
     )
 
 
-def _cosine(optimizer: Optimizer, *, steps: int) -> LRScheduler:
+class WarmupCosine(LRScheduler):
+    """Up to each group's rate in equal steps, then to nothing along half a cosine.
+
+    Args:
+        total_steps: of the run.
+        warmup_steps: of those, in which the rate rises; fewer than all.
+    """
+
+    def __init__(self, optimizer: Optimizer, *, total_steps: int, warmup_steps: int) -> None:
+        self.total_steps = total_steps
+        self.warmup_steps = warmup_steps
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float | Tensor]:
+        """The rate of each group of parameters at this step."""
+        done, falling = self.last_epoch, self.total_steps - self.warmup_steps
+        if done < self.warmup_steps:
+            share = (done + 1) / (self.warmup_steps + 1)
+        else:
+            share = (1 + math.cos(math.pi * (done - self.warmup_steps) / falling)) / 2
+        return [rate * share for rate in self.base_lrs]
+
+
+def _cosine(optimizer: Optimizer, *, steps: int, warmup: float = 0.0) -> LRScheduler:
+    if rising := int(warmup * steps):
+        return WarmupCosine(optimizer, total_steps=steps, warmup_steps=rising)
     return CosineAnnealingLR(optimizer, T_max=max(steps, 1))
+
+
+def planned_steps(schedule: LRScheduler | ReduceLROnPlateau) -> int | None:
+    """For how many steps a schedule was laid out; None: for any number."""
+    if isinstance(schedule, OneCycleLR | WarmupCosine):
+        return schedule.total_steps
+    return schedule.T_max if isinstance(schedule, CosineAnnealingLR) else None
 
 
 SCHEDULES: dict[str, Callable[..., LRScheduler | ReduceLROnPlateau]] = {
@@ -72,8 +105,9 @@ def build_scheduler(
         monitor: the score that "plateau" watches.
         mode: "max" if a higher score is better, "min" for a loss.
         options: those of the schedule: "one_cycle" takes `warmup`, the share 0..1 of the run in
-            which the rate rises; "plateau" takes `factor`, which the rate is multiplied by after
-            more than `patience` epochs without a better score.
+            which the rate rises, and so does "cosine"; "plateau" takes
+            `factor`, which the rate is multiplied by after more than `patience` epochs without a
+            better score.
 
     Raises KeyError for an unknown name, TypeError for an option that the schedule does not have.
     """

@@ -93,7 +93,7 @@ def build(settings: Settings, resumed: Checkpoint | None, *, wandb_id: str | Non
     if loaded is not None:
         assert resumed is not None
         if settings.threshold is not None:
-            loaded.answer_at(settings.threshold)
+            loaded.answer_at(settings.threshold, settings.threshold_metric)
         if resumed.rows is not None:
             loaded.rows_trained = len(resumed.rows["train"].ids)
         return Run(prepared, data, loaded, resumed.pretrained)
@@ -197,6 +197,7 @@ def new_classifier(
         criterion=criterion_for(settings, targets, prepared.training_known),
         label_names=prepared.label_names,
         threshold=settings.answers_at,
+        threshold_metric=settings.threshold_metric,
         seed=settings.seed,
         configure=optimizer_for(settings),
         content=content,
@@ -210,7 +211,8 @@ def criterion_for(
     """The loss; a model that has one of its own is evaluated with plain cross-entropy."""
     if settings.loss is None:
         return MeanOverKnown(Bce(name="bce"))
-    return MeanOverKnown(settings.loss, pos_weight=positive_weights(targets, known))
+    weighing = settings.loss.model_dump(include={"beta", "max_weight"})  # as far as it has them
+    return MeanOverKnown(settings.loss, pos_weight=positive_weights(targets, known, **weighing))
 
 
 def optimizer_for(settings: Settings) -> Callable[[list[torch.nn.Parameter], int], Any] | None:

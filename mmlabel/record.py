@@ -8,13 +8,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmlabel.cache import fingerprint
 from mmlabel.classifier import Classifier
 from mmlabel.data.datamodule import CaptionedPictures
 from mmlabel.data.prepare import PreparedData
 from mmlabel.metrics import per_label
+from mmlabel.size import Size, sizes
 
 PACKAGES = (
     "mmlabel torch torchvision pytorch-lightning hydra-core omegaconf torchmetrics gensim nltk"
@@ -51,11 +52,14 @@ def describe(
         seconds: what took how long; "total" is all of it.
     """
     stored = classifier.backbone
-    modules = [classifier.network, *([stored.backbone] if stored else [])]
-    parameters, megabytes = model_size(*modules)
+    parts = sizes(
+        classifier.network,
+        backbone=stored.backbone if stored else None,
+        detector=data.detector,
+        vocabulary=prepared.vocabulary,
+    )
+    size = sum(parts.values(), Size())
     if data.detector is not None:
-        parameters += data.detector.parameters
-        megabytes += data.detector.megabytes
         seconds = seconds | {"detector": data.detector_seconds}
     labels = {}
     if test := classifier.evaluated.get("test"):
@@ -83,8 +87,9 @@ def describe(
         "variant": variant,
         "data_fingerprint": fingerprint(prepared.annotations.fingerprint, *prepared.rows.values()),
         "seconds": seconds,
-        "parameters": parameters,
-        "megabytes": megabytes,
+        "parameters": size.parameters,
+        "megabytes": size.megabytes,
+        "megabytes_by_part": {part: own.megabytes for part, own in parts.items()},
         "pretrained": pretrained,
         "coverage": prepared.coverage
         and dict(zip(("words", "tokens"), prepared.coverage, strict=True)),
@@ -118,14 +123,6 @@ def commit() -> str | None:
         return subprocess.run(named, check=True, capture_output=True, text=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def model_size(*modules: nn.Module) -> tuple[int, float]:
-    """Number of parameters, and megabytes (10^6 bytes) of parameters and buffers together."""
-    parameters = [p for module in modules for p in module.parameters()]
-    buffers = [b for module in modules for b in module.buffers()]
-    size = sum(t.numel() * t.element_size() for t in [*parameters, *buffers])
-    return sum(p.numel() for p in parameters), size / 1e6
 
 
 def label_table(

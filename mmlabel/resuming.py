@@ -24,7 +24,8 @@ _ASKED = ("train", "ckpt_path", "resume_lr", "cache_dir", "data.allow_other_rows
 _ASKED_EVALUATING = (*_ASKED, "test", "report", "name", "study")
 # What a command line may change: where things are and how the work is done, but not its meaning.
 _MACHINERY = (
-    "test", "report", "name", "study", "logger", "callbacks",
+    "test", "report", "name", "study", "logger", "max_megabytes",
+    "callbacks.model_summary", "callbacks.device_stats",
     "data.workers", "data.on_bad_image", "data.on_missing",
     "features.mode", "features.workers", "features.batch_size",
     "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy",
@@ -32,7 +33,7 @@ _MACHINERY = (
     "trainer.benchmark", "trainer.deterministic",
 )  # fmt: skip
 _EVALUATING = (
-    *_MACHINERY, "threshold", "data.batch_size", "trainer.limit_test_batches",
+    *_MACHINERY, "threshold", "threshold_metric", "data.batch_size", "trainer.limit_test_batches",
     "trainer.limit_val_batches", "trainer.precision",
 )  # fmt: skip
 _RESUMING = (
@@ -84,11 +85,21 @@ def with_checkpoint(
             )
     for name in always:
         _put(kept, name, _get(asked, name))
-    if not settings.train and "threshold" not in _keys(overrides) and checkpoint.calibrated:
-        kept["threshold"] = None  # the checkpoint's own, whether it was given or found
+    if not settings.train:
+        _answer_at_own_threshold(kept, checkpoint, given=_keys(overrides))
     if kept["data"]["name"] != flat_own["data.name"]:
         kept["data"] = asked["data"] | {name.partition(".")[2]: flat_own[name] for name in _SEEN}
     return read_settings(kept)
+
+
+def _answer_at_own_threshold(
+    kept: dict[str, Any], checkpoint: Checkpoint, *, given: Sequence[str]
+) -> None:
+    """Let a checkpoint be evaluated at its own threshold, unless another one is given."""
+    if "threshold" not in given and checkpoint.calibrated:
+        kept["threshold"] = None  # whether it was given or found
+    if "threshold_metric" not in given and not isinstance(kept["threshold"], str):
+        del kept["threshold_metric"]
 
 
 def _given(

@@ -48,6 +48,8 @@ from mmlabel.training_options import (
 MISSING = "???"  # Hydra's word for a value that has to be given
 
 
+Calibrated = Literal["auto", "per_label", "cv", "cv_per_label"]  # ways to find a threshold
+
 # The groups that a model uses, of those that not all models do.
 _CAPTION = ("captions", "embedding", "lstm")
 _TRAINED = ("optimizer", "scheduler")
@@ -75,13 +77,18 @@ class Settings(Group):
     """With train: resume from it; without: evaluate it."""
     resume_lr: Positive | None = None
     """With ckpt_path: go on at this learning rate, with a fresh schedule over the epochs left."""
-    threshold: Annotated[float, Ge(0), Le(1)] | Literal["auto", "per_label"] | None = None
-    """A label is answered when its probability reaches this; auto, per_label: best on validation;
-    null: 0.5 (a detector: 0.25)."""
+    threshold: Annotated[float, Ge(0), Le(1)] | Calibrated | None = None
+    """A label is answered when its probability reaches this; found on validation: auto, the best;
+    per_label, the best for each label; cv and cv_per_label, the same by cross-validation, which a
+    few rows mislead less; null: 0.5 (a detector: 0.25)."""
+    threshold_metric: Literal["f1_micro", "f1_samples"] = "f1_micro"
+    """What a threshold is the best for that is found on validation."""
     monitor: Literal[MONITORED] = "val/f1_micro"  # pyright: ignore[reportInvalidTypeForm]
     """What early stopping, the best checkpoint and scheduler=plateau look at."""
     patience: Count | None = 5
     """Epochs without improvement before training stops; null: never stop early."""
+    max_megabytes: Positive | None = None
+    """Stop before training where what a prediction needs is larger; null: no limit."""
     name: Text | None = None
     """Of the run; null: made of the overrides."""
     study: StudyNames = StudyNames()
@@ -140,6 +147,17 @@ class Settings(Group):
             raise UserError(
                 "trainer.max_epochs=null needs another end: trainer.max_steps or trainer.max_time"
             )
+        if self.threshold_metric != "f1_micro" and not isinstance(self.threshold, str):
+            raise UserError(
+                f"threshold_metric={self.threshold_metric} is for a threshold that is found on"
+                " validation: add threshold=cv, or leave it out"
+            )
+        start = self.callbacks.swa_start
+        if start is not None and most is not None and start >= most:
+            raise UserError(
+                f"callbacks.swa_start={start} with trainer.max_epochs={most}: epochs are counted"
+                f" from 0, so that none is averaged; give at most {most - 1}"
+            )
         if self.scheduler and self.scheduler.name in ("one_cycle", "cosine"):
             if self.trainer.max_epochs is None and self.trainer.max_steps == -1:
                 raise UserError(
@@ -167,7 +185,7 @@ class Settings(Group):
         return isinstance(model, DecoderModel)
 
     @property
-    def answers_at(self) -> float | Literal["auto", "per_label"]:
+    def answers_at(self) -> float | Calibrated:
         """`threshold`, or the model's own."""
         if self.threshold is None:
             return 0.25 if isinstance(self.model, DetectorModel) else 0.5

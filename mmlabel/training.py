@@ -14,6 +14,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import Callback, DeviceStatsMonitor
 from pytorch_lightning.loggers import Logger
 
+from mmlabel.averaging import EpochAverage, MovingAverage
 from mmlabel.callbacks import (
     BestCheckpoint,
     FreshSchedule,
@@ -30,12 +31,13 @@ from mmlabel.checkpoint_file import SealedCheckpoints
 from mmlabel.classifier import Classifier
 from mmlabel.data.prepare import PreparedData
 from mmlabel.errors import UserError
-from mmlabel.parts import build, scheduler_for
+from mmlabel.parts import Run, build, scheduler_for
 from mmlabel.record import describe
 from mmlabel.report import write_run_report
 from mmlabel.resuming import check_length, with_checkpoint
 from mmlabel.run_folder import read_history, write_run
 from mmlabel.settings import Settings
+from mmlabel.size import Size, check_size, sizes
 from mmlabel.terminal import print_table
 from mmlabel.tracking import loggers_for, run_id, summarise
 
@@ -84,6 +86,8 @@ def train(
     ) as loggers:
         pl.seed_everything(settings.seed, workers=True, verbose=False)
         run = build(settings, resumed, wandb_id=run_id(loggers))
+        if settings.train and settings.max_megabytes is not None:
+            check_size(size_of(run, settings), limit=settings.max_megabytes)
         for note in notes:
             run.prepared.note(note)
         trainer = build_trainer(settings, run.prepared, folder=folder, loggers=loggers)
@@ -155,6 +159,18 @@ def train(
             print_table(results)
             log.info("everything is in %s", folder)
     return results
+
+
+def size_of(run: Run, settings: Settings) -> dict[str, Size]:
+    """The size of each part of a run that is about to be trained."""
+    stored = run.classifier.backbone
+    return sizes(
+        run.classifier.network,
+        backbone=stored.backbone if stored else None,
+        detector=run.data.detector,
+        vocabulary=run.prepared.vocabulary,
+        half=settings.trainer.precision in ("16-true", "bf16-true"),
+    )
 
 
 @contextmanager
@@ -237,6 +253,10 @@ def build_trainer(
         callbacks.append(FreshSchedule(settings.resume_lr, scheduler_for(settings)))
     elif resumed_from is not None:
         callbacks.append(SameSchedule())
+    if settings.callbacks.ema is not None and settings.train:
+        callbacks.append(MovingAverage(settings.callbacks.ema))
+    if settings.callbacks.swa_start is not None and settings.train:
+        callbacks.append(EpochAverage(settings.callbacks.swa_start))
     if settings.callbacks.device_stats:
         callbacks.append(DeviceStatsMonitor())
     if settings.trainer.profiler:

@@ -91,6 +91,8 @@ class Cosine(Group):
     """From optimizer.lr to nothing along half a cosine (Loshchilov & Hutter 2017)."""
 
     name: Literal["cosine"]
+    warmup: Share = 0.0
+    """Share of the run in which the rate rises first, in equal steps; 0: none."""
 
 
 class Constant(Group):
@@ -208,12 +210,27 @@ class Logger(Group):
 
 
 class Callbacks(Group):
-    """Further callbacks of Lightning's."""
+    """Further callbacks of Lightning's, and averages of the weights."""
 
     model_summary: StrictBool = False
     """Lightning's table of modules, before training."""
     device_stats: StrictBool = False
     """Log use of the processor or GPU."""
+    ema: Annotated[float, Gt(0), Lt(1)] | None = None
+    """Validate, keep and test a moving average of the weights that keeps this share of itself in a
+    step (0.999); null: the weights."""
+    swa_start: Index | None = None
+    """Validate, keep and test the mean of the weights at the ends of this epoch, counted from 0,
+    and all later ones (Izmailov et al. 2018); null: the weights."""
+
+    @model_validator(mode="after")
+    def _one_average(self) -> Callbacks:
+        if self.ema is not None and self.swa_start is not None:
+            raise UserError(
+                f"callbacks.ema={self.ema:g} with callbacks.swa_start={self.swa_start}: both are"
+                " averages of the weights; leave one of the two out"
+            )
+        return self
 
 
 class StudyNames(Group):

@@ -70,3 +70,14 @@ def _write_coco(folder: Path, rows: list[tuple[list[int], str]]) -> None:
     }
     (folder / "instances_val.json").write_text(json.dumps(instances))
     (folder / "captions_val.json").write_text(json.dumps(captions))
+
+
+def random_split(seed: int, rows: int = 300, labels: int = 20) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities and targets (rows, labels) of a network that is often right."""
+    rng = np.random.default_rng(seed)
+    targets = rng.random((rows, labels)) < rng.random(labels) * 0.5
+    targets[:, 12] = False  # a label number that does not exist
+    noise = rng.normal(size=(rows, labels))
+    probabilities = 1 / (1 + np.exp(-(2 * targets - 1 + 1.5 * noise)))
+    # Coarse values make ties, which average precision must treat as one step.
+    return np.round(probabilities, 2).astype(np.float32), targets

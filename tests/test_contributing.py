@@ -20,30 +20,26 @@ BACKBONE = {
     ],
     "conf/backbone/small.yaml": "defaults:\n  - _shared\n  - _self_\n\nname: small\n",
 }
-FOCAL = '''
-class Focal(LossOptions):
-    """Cross-entropy in which what is answered well counts little (Lin et al. 2017)."""
+DISTANCE = '''
+class Distance(LossOptions):
+    """How far the probability is from the target."""
 
-    name: Literal["focal"]
-    gamma: AtLeast0 = 2.0
-    """How little; 0: as in bce."""
+    name: Literal["distance"]
+    power: AtLeast0 = 2.0
+    """To which it is raised."""
 
     def mean(self, logits: Tensor, targets: Tensor, weight: Weights, positive: Weights) -> Tensor:
-        """Of -(1 - p)^gamma log p, p the probability of the right answer."""
-        from torch.nn.functional import logsigmoid
-
-        right = logsigmoid(logits * (2 * targets - 1))
-        each = -((1 - right.exp()) ** self.gamma) * right
+        """Of |σ(x) - y|^power."""
+        each = (logits.sigmoid() - targets).abs() ** self.power
         return (each if weight is None else each * weight).mean()
 
 
-Loss = Annotated[Focal | '''
+Loss = Annotated[Distance | '''
 LOSS = {
-    "mmlabel/losses.py": [
-        ("import Group", "import AtLeast0, Group"),
-        ("Loss = Annotated[", FOCAL),
-    ],
-    "conf/loss/focal.yaml": "name: focal\ngamma: 2.0\n",
+    "mmlabel/losses.py": [("Loss = Annotated[", DISTANCE)],
+    "conf/loss/distance.yaml": (
+        "defaults:\n  - _shared\n  - _self_\n\nname: distance\npower: 2.0\n"
+    ),
 }
 PAIRS = '''
 class Pairs(Splits):
@@ -120,7 +116,7 @@ STUDY = {
     "conf/study/small.yaml": """title: Small things
 question: Do they run?
 baseline: named
-fixed: [data=pairs, loss=focal, loss.gamma=1.5, monitor=val/hamming]
+fixed: [data=pairs, loss=distance, loss.power=1.5, monitor=val/hamming]
 variants:
   named: {label: A named backbone, overrides: [backbone=small]}
   timm: {label: Any of timm's, overrides: [backbone=timm, backbone.model_name=test_vit]}
@@ -182,7 +178,7 @@ def test_the_page_names_the_files_of_each_thing_and_no_others(thing: str):
     page = (REPOSITORY / "CONTRIBUTING.md").read_text()
     (row,) = re.findall(rf"^\| {thing}.*$", page, flags=re.MULTILINE)
     named = re.findall(r"`((?:conf|mmlabel)/[^`]*)`", row)
-    names = "NAME|small|focal|pairs"
+    names = "NAME|small|distance|pairs"
     given = [re.sub(rf"/({names})\.", "/NAME.", name) for name in ADDED[thing]]
     assert sorted(named) == sorted(given)
     assert f"| {len(given)} |" in row
@@ -196,7 +192,7 @@ def test_one_of_everything_runs(copy: Path, made: Path, quick: list[str], tmp_pa
     found = [json.loads(p.read_text()) for p in (tmp_path / "studies").rglob("results.json")]
     assert {run["variant"] for run in found} == {"named", "timm"}
     for run in found:
-        assert run["settings"]["loss"] == {"name": "focal", "gamma": 1.5}
+        assert run["settings"]["loss"] == {"name": "distance", "power": 1.5, "smoothing": 0.0}
         assert run["settings"]["data"]["name"] == "pairs"
         assert 0 < run["scores"]["test/hamming"] < 1
     for folder in (tmp_path / "studies" / "runs").iterdir():
@@ -209,4 +205,4 @@ def test_one_of_everything_runs(copy: Path, made: Path, quick: list[str], tmp_pa
 
 def test_help_shows_what_was_added(copy: Path, tmp_path: Path):
     said = call(copy, f"{copy / 'train.py'}", "--help", cwd=tmp_path)
-    assert "focal" in said and "loss.gamma" in said and "pairs" in said and "val/hamming" in said
+    assert "distance" in said and "loss.power" in said and "pairs" in said and "val/hamming" in said

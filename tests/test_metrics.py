@@ -3,26 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from made_data import random_split
 from sklearn.metrics import average_precision_score, f1_score, precision_recall_fscore_support
 
-from mmlabel.metrics import (
-    best_threshold,
-    best_thresholds,
-    f1_scores,
-    per_label,
-    score,
-    threshold_grid,
-)
-
-
-def random_split(seed: int, rows: int = 300, labels: int = 20):
-    rng = np.random.default_rng(seed)
-    targets = rng.random((rows, labels)) < rng.random(labels) * 0.5
-    targets[:, 12] = False  # a label number that does not exist
-    noise = rng.normal(size=(rows, labels))
-    probabilities = 1 / (1 + np.exp(-(2 * targets - 1 + 1.5 * noise)))
-    # Coarse values make ties, which average precision must treat as one step.
-    return np.round(probabilities, 2).astype(np.float32), targets
+from mmlabel.metrics import per_label, score
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -58,13 +42,6 @@ def test_three_f1s_of_a_hand_worked_case():
     assert got["f1_micro"] == pytest.approx(4 / 6)
     assert got["f1_samples"] == pytest.approx((1 + 0) / 2)
     assert got["f1_macro"] == pytest.approx((2 / 3 + 2 / 3) / 2)  # label 2 never occurs
-
-
-def test_best_threshold_is_the_best_and_central():
-    probabilities = torch.tensor([[0.3], [0.3], [0.1], [0.1]])
-    targets = torch.tensor([[1], [1], [0], [0]])
-    assert best_threshold(probabilities, targets) == 0.3
-    assert best_threshold(torch.tensor([[0.9], [0.1]]), torch.tensor([[1], [0]])) == 0.5
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -113,44 +90,3 @@ def test_all_known_is_as_without_a_mask():
         assert function(probabilities, targets, 0.4, everything) == without
     nothing = score(probabilities, targets, 0.4, torch.zeros_like(targets))
     assert nothing == {"f1_micro": 0, "f1_samples": 0, "f1_macro": 0, "map": 0}
-
-
-def slow_best_thresholds(probabilities, targets, known):
-    """Every F1 computed anew, in the order in which ties are decided."""
-
-    def micro(thresholds):
-        return f1_scores(probabilities >= thresholds, targets, known)["f1_micro"]
-
-    grid = threshold_grid()
-    best = max(grid, key=micro)
-    thresholds = torch.full((targets.shape[1],), best)
-    for label in range(targets.shape[1]):
-        candidates = []
-        for value in [thresholds[label].item(), *grid]:
-            changed = thresholds.clone()
-            changed[label] = value
-            candidates.append(changed)
-        if (targets if known is None else targets & known)[:, label].any():
-            thresholds = max(candidates, key=micro)
-    return best, thresholds
-
-
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("rows", [7, 200])
-def test_best_thresholds_are_those_of_the_slow_way(seed, rows, masked):
-    probabilities, targets = map(torch.from_numpy, random_split(seed, rows=rows, labels=13))
-    if seed == 3:  # values that are not on the grid
-        probabilities = (probabilities + 0.004 * torch.rand(rows, 13)).clamp(0, 1)
-    known = torch.rand(rows, 13) < 0.7 if masked else None
-    best, thresholds = slow_best_thresholds(probabilities, targets, known)
-    assert best_threshold(probabilities, targets, known) == best
-    assert torch.equal(best_thresholds(probabilities, targets, known), thresholds)
-
-
-def test_thresholds_of_nothing():
-    """No positive, or a network that has diverged: the middle, and no error."""
-    zeros = torch.zeros(5, 3)
-    assert best_threshold(zeros + 0.4, zeros) == 0.5
-    assert best_thresholds(zeros + 0.4, zeros).tolist() == [0.5] * 3
-    assert best_threshold(zeros + torch.nan, zeros + 1) == 0.5

@@ -1,10 +1,12 @@
 """Optimizers with torch's own options, and schedules that watch the score in its direction."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
-from mmlabel.optimizers import OPTIMIZERS, build_optimizer, build_scheduler
+from mmlabel.optimizers import OPTIMIZERS, build_optimizer, build_scheduler, planned_steps
 
 
 def one_parameter() -> nn.Parameter:
@@ -35,8 +37,8 @@ def test_an_optimizer_has_its_options(name: str, options: dict) -> None:
 def test_an_option_that_it_does_not_have_is_refused() -> None:
     with pytest.raises(TypeError, match="momentun"):
         build_optimizer([one_parameter()], name="sgd", lr=0.1, momentun=0.9)
-    with pytest.raises(TypeError, match="warmup"):
-        build_scheduler(sgd(), name="cosine", steps=3, monitor="val/map", mode="max", warmup=0.1)
+    with pytest.raises(TypeError, match="factor"):
+        build_scheduler(sgd(), name="cosine", steps=3, monitor="val/map", mode="max", factor=0.1)
 
 
 @pytest.mark.parametrize(("mode", "scores"), [("min", [3, 2, 1, 1, 1]), ("max", [1, 2, 3, 3, 3])])
@@ -79,6 +81,9 @@ def test_steps_of_the_stepwise_schedules() -> None:
 
     rising = rates("one_cycle", warmup=0.5)
     assert max(rising) == pytest.approx(1.0) and rising.index(max(rising)) == 4
+    warmed = rates("cosine", warmup=0.35)
+    assert warmed[:3] == pytest.approx([0.25, 0.5, 0.75])
+    assert warmed[3:] == pytest.approx([(1 + math.cos(math.pi * n / 7)) / 2 for n in range(7)])
     falling = rates("cosine")
     assert falling[0] == 1.0 and falling == sorted(falling, reverse=True) and falling[-1] < 0.03
 
@@ -87,3 +92,15 @@ def test_no_schedule_and_a_run_of_one_step() -> None:
     for name, options in (("one_cycle", {"warmup": 0.3}), ("cosine", {})):
         assert build_scheduler(sgd(), name=name, steps=1, monitor="", mode="max", **options)
     assert build_scheduler(sgd(), name="none", steps=1, monitor="val/map", mode="max") is None
+
+
+def test_for_how_many_steps_a_schedule_was_laid_out() -> None:
+    for name, options in (
+        ("one_cycle", {"warmup": 0.3}),
+        ("cosine", {}),
+        ("cosine", {"warmup": 0.5}),
+    ):
+        plan = build_scheduler(sgd(), name=name, steps=9, monitor="", mode="max", **options)
+        assert planned_steps(plan["scheduler"]) == 9
+    plateau = build_scheduler(sgd(), name="plateau", steps=9, monitor="val/map", mode="max")
+    assert planned_steps(plateau["scheduler"]) is None

@@ -56,11 +56,14 @@ def predictions(folder: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize(
-    ("scheduler", "epoch"), [("one_cycle", 0), ("cosine", 1), ("plateau", 3), ("none", 2)]
+    ("scheduler", "epoch"),
+    [("one_cycle", 0), ("cosine", 1), ("plateau", 3), ("none", 2), ("warmed up", 2)],
 )
 def test_resumed_is_uninterrupted(settings_of, tmp_path: Path, scheduler: str, epoch: int):
     options = [*CAPTIONS, f"scheduler={scheduler}", "trainer.max_epochs=5", "lstm.dropout=0.2",
                "lstm.layers=2", "threshold=auto"]  # fmt: skip
+    if scheduler == "warmed up":
+        options[2:3] = ["scheduler=cosine", "scheduler.warmup=0.5"]
     if scheduler == "plateau":  # that it is cut at once, and again
         options += ["scheduler.patience=0", "monitor=val/f1_micro", "optimizer.lr=1e-5"]
     whole = run(settings_of, tmp_path / "whole", *options)
@@ -504,14 +507,14 @@ def test_a_checkpoint_without_a_record_of_its_rows_says_so(base: Path, settings_
 # ---- Thresholds --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("threshold", ["0.3", "auto", "per_label"])
+@pytest.mark.parametrize("threshold", ["0.3", "auto", "per_label", "cv", "cv_per_label"])
 def test_another_threshold_when_evaluating(base: Path, settings_of, tmp_path: Path, threshold: str):
     results = evaluate(settings_of, base / "best.ckpt", tmp_path, f"threshold={threshold}")
     _, targets, probabilities = predictions(tmp_path)
     chosen = results["threshold"]
     if threshold == "0.3":
         assert chosen == 0.3
-    if threshold == "per_label":
+    if threshold.endswith("per_label"):
         numbers = [int(n) for n in results["labels"]]
         assert len(chosen) == 20 and numbers
         chosen = np.array([t for n, t in enumerate(chosen) if n not in (0, 12)])
@@ -521,7 +524,7 @@ def test_another_threshold_when_evaluating(base: Path, settings_of, tmp_path: Pa
 
 
 def test_a_threshold_that_was_found_is_kept(settings_of, tmp_path: Path):
-    options = [*CAPTIONS, "threshold=auto"]
+    options = [*CAPTIONS, "threshold=cv", "threshold_metric=f1_samples"]
     found = run(settings_of, tmp_path / "run", *options)["threshold"]
     # On fewer rows of validation another one would be found.
     again = evaluate(settings_of, tmp_path / "run" / "best.ckpt", tmp_path / "again",
@@ -529,4 +532,9 @@ def test_a_threshold_that_was_found_is_kept(settings_of, tmp_path: Path):
     assert again["threshold"] == found
     # An epoch's own checkpoint has none yet: it is found when that is evaluated.
     last = evaluate(settings_of, tmp_path / "run" / "last.ckpt", tmp_path / "last")
-    assert last["settings"]["threshold"] == "auto"
+    assert last["settings"]["threshold"] == "cv"
+    assert last["settings"]["threshold_metric"] == "f1_samples"
+    given = evaluate(
+        settings_of, tmp_path / "run" / "last.ckpt", tmp_path / "given", "threshold=0.4"
+    )
+    assert given["threshold"] == 0.4 and given["settings"]["threshold_metric"] == "f1_micro"

@@ -268,6 +268,11 @@ def test_every_experiment_is_valid(folder: str):
         (["trainer.max_epochs=null"], "trainer.max_steps"),
         (["optimizer.name=sgd"], "optimizer=sgd"),
         (["resume_lr=0.1"], "ckpt_path"),
+        (["model.fusion=gated", "model.image_scale=0.3"], "model.image_scale=0.3"),
+        (["threshold_metric=f1_samples"], "threshold=cv"),
+        (["threshold=0.4", "threshold_metric=f1_samples"], "threshold=cv"),
+        (["callbacks.ema=0.9", "callbacks.swa_start=1"], "callbacks.swa_start=1"),
+        (["callbacks.swa_start=3", "trainer.max_epochs=3"], "give at most 2"),
     ],
 )
 def test_options_that_do_not_go_together(overrides: list[str], message: str):

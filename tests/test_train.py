@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -203,8 +204,14 @@ def test_the_test_split_can_be_left_alone(settings_of, tmp_path: Path):
     assert not (tmp_path / "predictions.csv").exists()
 
 
-@pytest.mark.parametrize("loss", ["bce", "bce_pos_weight"])
-@pytest.mark.parametrize("optimizer", ["adam", "adamw", "adadelta", "sgd"])
+@pytest.mark.parametrize(
+    ("loss", "optimizer"),
+    [
+        *product(["bce", "bce_pos_weight"], ["adam", "adamw", "adadelta", "sgd"]),
+        ("focal", "adam"),
+        ("asymmetric", "adam"),
+    ],
+)
 def test_losses_and_optimizers_train(loss: str, optimizer: str, settings_of, tmp_path: Path):
     options = (f"loss={loss}", f"optimizer={optimizer}", "model=caption_only", "test=false")
     train(settings_of(*options, "trainer.max_epochs=3"), tmp_path)

@@ -19,6 +19,7 @@ from mmlabel.models.decoder import LabelDecoder
 from mmlabel.models.encoder import Encoder
 from mmlabel.models.engines import Engine, EngineName, Precision, build_extract, choose_engine
 from mmlabel.models.fusion import Head, ImageEncoder, LateFusion, fused_features
+from mmlabel.models.join import Join
 from mmlabel.models.weights import resolve_weights, weights_digest
 
 log = logging.getLogger(__name__)
@@ -184,7 +185,26 @@ def build_network(
             given_order=given_order,
             **decoder.model_dump(exclude={"caption"}),
         )
-    head = Head(
-        in_features=fused_features(encoders), num_labels=num_labels, **model.head.model_dump()
+    options_of_head = {"num_labels": num_labels, **model.head.model_dump()}
+    if not isinstance(model, options.BothHalves) or not model.standardised:
+        return LateFusion(
+            encoders=encoders,
+            head=Head(in_features=fused_features(encoders), **options_of_head),
+        )
+    join = Join(
+        model.fusion,
+        image=encoders["image"].out_features,
+        caption=encoders["caption"].out_features,
+        width=model.head.hidden,
+        image_scale=model.image_scale,
+        modality_dropout=model.modality_dropout,
+        batch_norm=model.head.batch_norm,
     )
-    return LateFusion(encoders=encoders, head=head)
+    # Of halves side by side the head's own norm would undo the scale.
+    scaled = model.fusion == "concat"
+    return LateFusion(
+        encoders=encoders,
+        head=Head(in_features=join.out_features, standardised=scaled, **options_of_head),
+        join=join,
+        auxiliary_loss=model.auxiliary_loss,
+    )

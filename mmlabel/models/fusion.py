@@ -10,8 +10,7 @@ from mmlabel.data.batches import Batch
 from mmlabel.errors import UserError
 from mmlabel.models.backbones import Backbone
 from mmlabel.models.encoder import Encoder
-
-HALVES = ("image", "caption")  # in the order in which they are concatenated
+from mmlabel.models.join import HALVES, Join
 
 
 class ImageEncoder(Encoder):
@@ -92,6 +91,7 @@ class Head(nn.Module):
         hidden: width between the layers.
         dropout: before the second layer.
         batch_norm: False leaves both norms out.
+        standardised: whether what it classifies needs no batch norm of its own.
     """
 
     def __init__(
@@ -102,13 +102,14 @@ class Head(nn.Module):
         hidden: int = 512,
         dropout: float = 0.0,
         batch_norm: bool = True,
+        standardised: bool = False,
     ) -> None:
         super().__init__()
         self.in_features = in_features
         self.num_labels = num_labels
         self.batch_norm = batch_norm
         self.layers = nn.Sequential(
-            nn.BatchNorm1d(in_features) if batch_norm else nn.Identity(),
+            nn.BatchNorm1d(in_features) if batch_norm and not standardised else nn.Identity(),
             nn.Linear(in_features, hidden),
             nn.ReLU(),
             nn.BatchNorm1d(hidden) if batch_norm else nn.Identity(),
@@ -142,32 +143,69 @@ class LateFusion(nn.Module):
     Args:
         encoders: "image" (called with `Batch.image`), "caption" (called with `Batch.tokens` and
             `Batch.lengths`) or both; each has `out_features`.
-        head: maps the concatenated encodings to logits.
+        head: maps what the halves are joined to, to logits.
+        join: makes one vector of both encodings; None: they are concatenated as they are.
+        auxiliary_loss: weight of the loss of a linear classifier on each half, beside the head's:
+            each half then learns to tell the labels alone, too. They serve training only. Needs
+            `join`, which standardises what they see.
     """
 
-    def __init__(self, *, encoders: Mapping[str, Encoder], head: Head) -> None:
+    def __init__(
+        self,
+        *,
+        encoders: Mapping[str, Encoder],
+        head: Head,
+        join: Join | None = None,
+        auxiliary_loss: float = 0.0,
+    ) -> None:
         super().__init__()
         if not encoders or not set(encoders) <= set(HALVES):
             raise ValueError(f"encoders for one or both of {HALVES}, not {tuple(encoders)}")
-        if fused_features(encoders) != head.in_features:
-            raise ValueError(
-                f"a head for {head.in_features} features on encoders with "
-                f"{fused_features(encoders)}"
-            )
+        width = join.out_features if join else fused_features(encoders)
+        if width != head.in_features:
+            raise ValueError(f"a head for {head.in_features} features on encoders with {width}")
+        if join is None and auxiliary_loss:
+            raise ValueError("auxiliary classifiers need a join")
         self.encoders = nn.ModuleDict({half: encoders[half] for half in HALVES if half in encoders})
         self.head = head
+        self.join = join
+        self.auxiliary_loss = auxiliary_loss
+        self.auxiliary = nn.ModuleDict(
+            {
+                half: nn.Linear(encoders[half].out_features, head.num_labels)
+                for half in self.encoders
+                if auxiliary_loss
+            }
+        )
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits (B, num_labels)."""
+        return self._logits(self._encodings(batch))
+
+    def _encodings(self, batch: Batch) -> list[Tensor]:
+        """Of each half (B, width), standardised where there is a join."""
         inputs = {"image": (batch.image,), "caption": (batch.tokens, batch.lengths)}
         encodings = [encoder(*inputs[half]) for half, encoder in self.encoders.items()]
-        return self.head(torch.cat(encodings, dim=1))  # (B, num_labels)
+        if self.join is None:
+            return encodings
+        if self.training and self.join.batch_norm:
+            _check_statistics(encodings[0])
+        return self.join.standardised(encodings)
+
+    def _logits(self, encodings: list[Tensor]) -> Tensor:
+        fused = torch.cat(encodings, dim=1) if self.join is None else self.join(*encodings)
+        return self.head(fused)  # (B, num_labels)
 
     def loss(self, batch: Batch, criterion: Criterion) -> Tensor:
-        """The criterion's loss of the batch, a scalar."""
-        return self.evaluate(batch, criterion)[1]
+        """What training lowers: the criterion's loss of the batch, and of auxiliary classifiers."""
+        encodings = self._encodings(batch)
+        loss = criterion(self._logits(encodings), batch.targets, batch.known)
+        for classifier, half in zip(self.auxiliary.values(), encodings, strict=False):
+            alone = criterion(classifier(half), batch.targets, batch.known)
+            loss = loss + self.auxiliary_loss * alone
+        return loss
 
     def evaluate(self, batch: Batch, criterion: Criterion) -> tuple[Tensor, Tensor]:
-        """Logits (B, num_labels) and their loss."""
+        """Logits (B, num_labels) and their loss, without that of auxiliary classifiers."""
         logits = self(batch)
         return logits, criterion(logits, batch.targets, batch.known)

@@ -12,7 +12,7 @@ from pydantic import Field, StrictBool, model_validator
 
 from mmlabel.errors import UserError
 from mmlabel.models.backbone_table import BACKBONES
-from mmlabel.options import AtLeast0, Count, Group, Share, Text
+from mmlabel.options import AtLeast0, Count, Group, Positive, Share, Text
 
 # ---- Pictures -------------------------------------------------------------------------------
 
@@ -207,11 +207,42 @@ class Head(Group):
     """Before each of them."""
 
 
-class Fusion(Group):
+class BothHalves(Group):
+    """How a model that looks at pictures and captions joins the two."""
+
+    head: Head = Head()
+    fusion: Literal["concat", "gated", "bilinear"] = "concat"
+    """concat: side by side; gated: a gate chooses between them, number by number (Arevalo et al.
+    2017); bilinear: the product of both (Kim et al. 2016). The latter two are model.head.hidden
+    wide."""
+    image_scale: Positive | None = None
+    """With model.fusion=concat: each half is standardised, the picture's then multiplied by this,
+    so that its many columns do not drown the caption's few (0.3); null: as they are."""
+    auxiliary_loss: AtLeast0 = 0.0
+    """Weight of the loss of a linear classifier on each half, added in training; 0: none."""
+    modality_dropout: Share = 0.0
+    """Share of the training rows from which the picture's or the caption's half is hidden."""
+
+    @model_validator(mode="after")
+    def _scale_is_of_columns(self) -> BothHalves:
+        if self.image_scale is not None and self.fusion != "concat":
+            raise UserError(
+                f"model.image_scale={self.image_scale:g} with model.fusion={self.fusion}: only"
+                " halves that stand side by side are scaled; leave one of the two out"
+            )
+        return self
+
+    @property
+    def standardised(self) -> bool:
+        """Whether the halves have to be of one scale before they meet."""
+        asked = (self.image_scale, self.auxiliary_loss, self.modality_dropout)
+        return self.fusion != "concat" or any(asked)
+
+
+class Fusion(BothHalves):
     """Late fusion: features beside the caption, two layers, two batch norms (report §3.1.2)."""
 
     name: Literal["fusion"]
-    head: Head = Head()
     image_projection: Count | None = None
     """Width to which a layer brings the picture's features first (good on few rows); null: none."""
 
@@ -244,11 +275,10 @@ class DetectorModel(Group):
     name: Literal["detector"]
 
 
-class DetectorFusion(Group):
+class DetectorFusion(BothHalves):
     """The detector's score of each label stands where features stand in model=fusion."""
 
     name: Literal["detector_fusion"]
-    head: Head = Head()
     image_projection: Count | None = None
     """Width to which a layer brings the detector's scores first; null: none."""
 

@@ -1,0 +1,92 @@
+"""What a prediction needs, and how large it is, part by part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from mmlabel.errors import UserError
+
+if TYPE_CHECKING:
+    from mmlabel.data.captions import Vocabulary
+    from mmlabel.data.feature_store import PictureScorer
+
+# Where in the network a part's weights are; the first that fits names it.
+_PARTS = {
+    "encoders.image.backbone": "backbone",
+    "encoders.image": "image projection",
+    "encoders.caption.embedding": "word vectors",
+    "encoders.caption": "caption encoder",
+    "join": "fusion",
+    "head": "head",
+    "": "network",
+}
+_TRAINING_ONLY = "auxiliary"  # classifiers, which no prediction asks
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of one part: its number of weights, and megabytes (10^6 bytes) with its buffers."""
+
+    parameters: int = 0
+    megabytes: float = 0.0
+
+    def __add__(self, other: Size) -> Size:
+        return Size(self.parameters + other.parameters, self.megabytes + other.megabytes)
+
+
+def sizes(
+    network: nn.Module,
+    *,
+    backbone: nn.Module | None = None,
+    detector: PictureScorer | None = None,
+    vocabulary: Vocabulary | None = None,
+    half: bool = False,
+) -> dict[str, Size]:
+    """The size of each part that a prediction needs, by its name, in the precision it is kept in.
+
+    Args:
+        network: of the run.
+        backbone: that gave its features, where they stand in for pictures.
+        detector: that gave its scores.
+        vocabulary: the words whose vectors the network has.
+        half: whether training will bring the network's numbers to 16 bits.
+    """
+    found: dict[str, Size] = {}
+    for name, size in _tensors(network, half=half):
+        if not name.startswith(_TRAINING_ONLY):
+            part = next(part for place, part in _PARTS.items() if name.startswith(place))
+            found[part] = found.get(part, Size()) + size
+    if backbone is not None:
+        own = sum((size for _, size in _tensors(backbone)), Size())
+        found["backbone"] = found.get("backbone", Size()) + own
+    if detector is not None:
+        found["detector"] = Size(detector.parameters, detector.megabytes)
+    if vocabulary is not None and "word vectors" in found:
+        texts = [*vocabulary.words, *(vocabulary.forms or {})]
+        found["words"] = Size(megabytes=sum(len(text.encode()) for text in texts) / 1e6)
+    return found
+
+
+def _tensors(module: nn.Module, *, half: bool = False) -> Iterator[tuple[str, Size]]:
+    for names, weights in ((module.named_parameters(), True), (module.named_buffers(), False)):
+        for name, tensor in names:
+            width = 2 if half and tensor.is_floating_point() else tensor.element_size()
+            yield name, Size(tensor.numel() * weights, tensor.numel() * width / 1e6)
+
+
+def check_size(found: Mapping[str, Size], *, limit: float) -> None:
+    """Raise UserError, naming the parts, where all of them have more than `limit` megabytes."""
+    total = sum(found.values(), Size()).megabytes
+    if total <= limit:
+        return
+    largest = sorted(found.items(), key=lambda item: -item[1].megabytes)
+    parts = [f"{part} {size.megabytes:.1f}" for part, size in largest if size.megabytes >= 0.05]
+    raise UserError(
+        f"max_megabytes={limit:g}: what a prediction needs has {total:.1f} MB"
+        f" ({', '.join(parts)}): choose smaller parts, such as backbone=efficientnet_lite0, or a"
+        " higher limit"
+    )

@@ -1,0 +1,109 @@
+"""Averages of weights: by hand, as what is validated, kept and tested, and interrupted."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from resumed_runs import CAPTIONS, history, run, run_killed_in_epoch
+from torch import Tensor
+
+from mmlabel import callbacks
+from mmlabel.checkpoint_file import read_file
+from mmlabel.errors import UserError
+
+LAYER = "network.head.layers.5.weight"
+HALVES = ("patience=null", "model.auxiliary_loss=0.3", "model.modality_dropout=0.4",
+          "loss.smoothing=0.1")  # fmt: skip
+
+
+def trained(settings_of, folder: Path, *options: str) -> tuple[dict, list[list[Tensor]]]:
+    """A run's results, and one layer's weights after each step of each epoch."""
+    steps: list[list[Tensor]] = []
+
+    def record(self, trainer, module, *_) -> None:
+        weights = module.state_dict()[LAYER].clone()
+        if len(steps) == trainer.current_epoch:
+            steps.append([])
+        steps[-1].append(weights)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(callbacks.StopOnNaN, "on_train_batch_end", record, raising=False)
+        results = run(settings_of, folder, *CAPTIONS, *options)
+    return results, steps
+
+
+def test_a_moving_average_by_hand(settings_of, tmp_path: Path):
+    _, steps = trained(settings_of, tmp_path, "callbacks.ema=0.3", "trainer.max_epochs=3")
+    average = steps[0][0]
+    for number, weights in enumerate([weights for epoch in steps for weights in epoch][1:], 1):
+        decay = min(0.3, (1 + number) / (10 + number))
+        average = decay * average + (1 - decay) * weights
+    last = read_file(tmp_path / "last.ckpt")
+    torch.testing.assert_close(last["state_dict"][LAYER], average)
+    assert torch.equal(last["current_model_state"][LAYER], steps[-1][-1])
+
+
+@pytest.mark.parametrize("start", [0, 2])
+def test_the_mean_of_epochs_by_hand(settings_of, tmp_path: Path, start: int):
+    options = (f"callbacks.swa_start={start}", "trainer.max_epochs=4")
+    _, steps = trained(settings_of, tmp_path, *options)
+    expected = torch.stack([epoch[-1] for epoch in steps[start:]]).mean(0)
+    torch.testing.assert_close(read_file(tmp_path / "last.ckpt")["state_dict"][LAYER], expected)
+
+
+def test_before_it_begins_the_weights_stand_for_themselves(settings_of, tmp_path: Path):
+    plain, _ = trained(settings_of, tmp_path / "plain", "trainer.max_epochs=3")
+    late, _ = trained(
+        settings_of, tmp_path / "late", "trainer.max_epochs=3", "callbacks.swa_start=2"
+    )
+    assert late["scores"] == plain["scores"]
+
+
+@pytest.mark.parametrize(
+    "options", [["callbacks.ema=0.6", "features=off"], ["callbacks.swa_start=1", CAPTIONS[0]]]
+)
+def test_what_is_validated_is_kept_and_tested(settings_of, tmp_path: Path, options: list[str]):
+    options = [*options, "patience=null", "trainer.max_epochs=3", "scheduler=none"]
+    results = run(settings_of, tmp_path / "1", *options)
+    validated = history(tmp_path / "1", "val/f1_micro")
+    assert results["scores"]["val/f1_micro"] == pytest.approx(max(validated), abs=1e-6)
+    best = tmp_path / "1" / "best.ckpt"
+    again = run(settings_of, tmp_path / "2", "train=false", f"ckpt_path={best}")
+    assert again["scores"] == pytest.approx(results["scores"], rel=1e-6)
+    kept = read_file(best)
+    for name, value in kept["state_dict"].items():
+        if name.startswith("network.encoders.image.backbone"):
+            assert torch.equal(value, kept["current_model_state"][name]), name
+    if results["best_epoch"] > 1:  # from where on both averages have two members
+        assert not torch.equal(kept["state_dict"][LAYER], kept["current_model_state"][LAYER])
+
+
+@pytest.mark.parametrize(
+    ("option", "features"),
+    [
+        ("callbacks.ema=0.6", "auto"),
+        ("callbacks.swa_start=1", "auto"),
+        ("callbacks.ema=0.6", "off"),
+    ],
+)
+def test_resumed_is_uninterrupted(settings_of, tmp_path: Path, option: str, features: str):
+    options = [*HALVES, "trainer.max_epochs=4", option]
+    whole = run(settings_of, tmp_path / "whole", *options)
+    last = run_killed_in_epoch(settings_of, tmp_path / "killed", 2, *options)
+    # The network of features=off has a backbone, which the checkpoint lacks.
+    options = [f"ckpt_path={last}", f"features={features}"]
+    again = run(settings_of, tmp_path / "again", *options)
+    exact = 1e-6 if features == "auto" else 1e-4
+    for column in ("train/loss", "val/loss", "val/f1_micro"):
+        expected = pytest.approx(history(tmp_path / "whole", column), rel=exact)
+        assert history(tmp_path / "again", column) == expected, column
+    assert again["scores"] == pytest.approx(whole["scores"], rel=exact)
+    assert again["best_epoch"] == whole["best_epoch"]
+
+
+def test_a_resumed_run_keeps_its_average(settings_of, tmp_path: Path):
+    run(settings_of, tmp_path / "1", *CAPTIONS, "callbacks.ema=0.6")
+    last = f"ckpt_path={tmp_path / '1' / 'last.ckpt'}"
+    with pytest.raises(UserError, match=r"callbacks.ema=0.9, but .* with callbacks.ema=0.6"):
+        run(settings_of, tmp_path / "2", last, "callbacks.ema=0.9")
+    run(settings_of, tmp_path / "3", last, "callbacks.model_summary=true")

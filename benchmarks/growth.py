@@ -29,11 +29,12 @@ from mmlabel.data.sources.csv_table import read_csv
 from mmlabel.data.sources.report_csv import read_usyd
 from mmlabel.data.splits import split_rows
 from mmlabel.evidence import METRICS, bootstrap_interval
-from mmlabel.metrics import best_thresholds, score
+from mmlabel.metrics import score
 from mmlabel.models.fusion import Head, ImageEncoder, LateFusion
 from mmlabel.record import label_table
 from mmlabel.report import write_run_report
 from mmlabel.run_folder import seal, write_json, write_predictions
+from mmlabel.thresholds import best_thresholds
 
 WIDTH = 256  # of the features: a million rows of them are 1 GB
 LABELS = 20  # numbers 0 to 19, as in the report's data, where 0 and 12 are none

@@ -62,6 +62,7 @@ SUBJECTS = (
     "features",
     "captions",
     "training",
+    "backbone",
     "whole_run",
     "sweeps",
     "template",

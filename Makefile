@@ -26,8 +26,13 @@ FUZZ ?= 2000
 fuzz: .venv/installed-test ## try the readers with FUZZ damaged inputs a test (hours for many)
 	MMLABEL_FUZZ=$(FUZZ) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -n 2 --dist loadfile tests/fuzz
 
-bench: .venv/installed ## measure what the feature store and the training loop gain (minutes)
-	$(BIN)/python benchmarks/bench.py
+.venv/installed-cpu: .venv/installed
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[cpu]'
+	touch $@
+
+LEVEL = $(if $(FULL),full,$(if $(QUICK),quick,usual))
+bench: .venv/installed-cpu ## measure the speed: 15 minutes; QUICK=1: 3; FULL=1: hours; ONLY=features,captions
+	$(BIN)/python -m benchmarks --level $(LEVEL) $(if $(ONLY),--only $(ONLY))
 
 lint: .venv/installed-test ## check style, formatting and types
 	$(BIN)/ruff check .

@@ -276,7 +276,7 @@ class FreshSchedule(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         (optimizer,) = trainer.optimizers
         for group in optimizer.param_groups:
-            group["lr"] = self.lr
+            group["lr"] = self.lr * group.get("lr_scale", 1.0)
             group.pop("initial_lr", None)
         left = trainer.estimated_stepping_batches - trainer.global_step
         described = self.build(optimizer, int(left) if math.isfinite(left) else 0)

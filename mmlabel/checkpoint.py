@@ -22,6 +22,7 @@ from mmlabel.classifier import BACKBONE, Classifier
 from mmlabel.criterion import MeanOverKnown
 from mmlabel.data.captions import Vocabulary
 from mmlabel.data.prepare import PreparedData
+from mmlabel.data.transforms import shape_of
 from mmlabel.errors import UserError, first_line
 from mmlabel.former_settings import completed
 from mmlabel.losses import Bce
@@ -231,6 +232,7 @@ def _classifier_for(checkpoint: Checkpoint) -> Classifier:
             settings.backbone,
             seed=settings.seed,
             on_missing=settings.data.on_missing,
+            shape=shape_of(settings.data.view),
             built_in=any(key.startswith(BACKBONE) for key in state),
         )
         backbone, image_features = source.backbone, source.width

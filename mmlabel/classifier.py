@@ -50,7 +50,7 @@ class Classifier(pl.LightningModule):
             `mmlabel.thresholds.FINDERS`.
         threshold_metric: the score that is highest there.
         seed: of dropout.
-        configure: the optimizer and schedule of these parameters for so many steps, as Lightning
+        configure: the optimizer and schedule of this network for so many steps, as Lightning
             takes them; None: the network is not trained.
         content: what a checkpoint of this run keeps besides weights and threshold, as plain values;
             see `mmlabel.checkpoint`.
@@ -72,7 +72,7 @@ class Classifier(pl.LightningModule):
         threshold: float | list[float] | str,
         threshold_metric: Raised = "f1_micro",
         seed: int = 0,
-        configure: Callable[[list[nn.Parameter], int], Any] | None = None,
+        configure: Callable[[nn.Module, int], Any] | None = None,
         content: dict[str, Any] | None = None,
         backbone: "BackboneSource | None" = None,
     ) -> None:
@@ -220,9 +220,8 @@ class Classifier(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         assert self.configure is not None
-        trainable = [p for p in self.network.parameters() if p.requires_grad]
         steps = self.trainer.estimated_stepping_batches  # infinite where only time ends a run
-        return self.configure(trainable, int(steps) if math.isfinite(steps) else 0)
+        return self.configure(self.network, int(steps) if math.isfinite(steps) else 0)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["mmlabel"] = {

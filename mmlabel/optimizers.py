@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 from pytorch_lightning.utilities.types import LRSchedulerConfigType
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import (
     CosineAnnealingLR,
@@ -24,8 +24,29 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
 }
 
 
+def parameter_groups(
+    network: nn.Module, *, lr: float, part: str, lr_scale: float
+) -> list[dict[str, object]]:
+    """What of a network is trained, as torch's optimizers take it.
+
+    The weights whose names begin with `part` have `lr` times `lr_scale` as their learning rate, and
+    with another scale than 1 they are a group of their own, the last one.
+    """
+    named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
+    own = [p for name, p in named if name.startswith(part)]
+    if lr_scale == 1 or not own:
+        return [{"params": [p for _, p in named]}]
+    return [
+        {"params": [p for name, p in named if not name.startswith(part)]},
+        {"params": own, "lr": lr * lr_scale, "lr_scale": lr_scale},
+    ]
+
+
 def build_optimizer(
-    parameters: Iterable[Tensor], *, name: str, **options: float | tuple[float, float]
+    parameters: Iterable[Tensor] | Iterable[dict[str, object]],
+    *,
+    name: str,
+    **options: float | tuple[float, float],
 ) -> Optimizer:
     """The optimizer `name` of OPTIMIZERS over `parameters`; `options` by torch's own names.
 

@@ -13,7 +13,7 @@ from pytorch_lightning.utilities.types import LRSchedulerConfigType
 
 from mmlabel.cache import cache_folder
 from mmlabel.checkpoint import Checkpoint, content, load_classifier
-from mmlabel.classifier import Classifier
+from mmlabel.classifier import BACKBONE, Classifier
 from mmlabel.criterion import MeanOverKnown, positive_weights
 from mmlabel.data.datamodule import CaptionedPictures, StoredFeatures
 from mmlabel.data.labels import label_summary
@@ -23,11 +23,12 @@ from mmlabel.data.prepare import (
     with_known_words,
     without_captions,
 )
+from mmlabel.data.transforms import shape_of
 from mmlabel.errors import UserError
 from mmlabel.losses import Bce
 from mmlabel.models.build import BackboneSource, FrozenFeatures, build_network
 from mmlabel.models.detectors import load_detector
-from mmlabel.optimizers import build_optimizer, build_scheduler
+from mmlabel.optimizers import build_optimizer, build_scheduler, parameter_groups
 from mmlabel.resuming import check_rows
 from mmlabel.settings import Settings
 
@@ -64,7 +65,10 @@ def build(settings: Settings, resumed: Checkpoint | None, *, wandb_id: str | Non
     backbone = None
     if settings.backbone is not None and loaded is None:
         backbone = BackboneSource(
-            settings.backbone, seed=settings.seed, on_missing=settings.data.on_missing
+            settings.backbone,
+            seed=settings.seed,
+            on_missing=settings.data.on_missing,
+            shape=shape_of(settings.data.view),
         )
         prepared.note(backbone.weights.note)
     stored = None
@@ -73,13 +77,15 @@ def build(settings: Settings, resumed: Checkpoint | None, *, wandb_id: str | Non
         stored = StoredFeatures(
             extractor=FrozenFeatures(backbone, chosen.engine, chosen.precision),
             storage=chosen.storage,
+            max_gigabytes=chosen.max_gigabytes,
+            required=chosen.mode == "on",
             batch_size=chosen.batch_size,
             workers=chosen.workers,
         )
     data = CaptionedPictures(
         prepared,
         looks_at_pictures="image" in settings.inputs,
-        image_size=settings.data.image_size,
+        image_size=settings.data.view,
         upright=settings.data.upright,
         batch_size=settings.data.batch_size,
         workers=settings.data.workers,
@@ -107,7 +113,7 @@ def build(settings: Settings, resumed: Checkpoint | None, *, wandb_id: str | Non
         settings,
         prepared,
         backbone=backbone,
-        stored=stored is not None,
+        stored=stored is not None and not stored.extractor.maps,
         content=content(settings, prepared, pretrained=pretrained, wandb_id=wandb_id),
     )
     return Run(prepared, data, classifier, pretrained)
@@ -215,14 +221,18 @@ def criterion_for(
     return MeanOverKnown(settings.loss, pos_weight=positive_weights(targets, known, **weighing))
 
 
-def optimizer_for(settings: Settings) -> Callable[[list[torch.nn.Parameter], int], Any] | None:
-    """Builds the optimizer and schedule of given parameters over so many steps."""
+def optimizer_for(settings: Settings) -> Callable[[torch.nn.Module, int], Any] | None:
+    """Builds the optimizer and schedule of a network over so many steps."""
     chosen = settings.optimizer
     if chosen is None:
         return None
 
-    def configure(parameters: list[torch.nn.Parameter], steps: int) -> dict[str, Any]:
-        optimizer = build_optimizer(parameters, **chosen.model_dump())
+    scale = settings.backbone.lr_scale if settings.backbone else 1.0
+    backbone = BACKBONE.removeprefix("network.")
+
+    def configure(network: torch.nn.Module, steps: int) -> dict[str, Any]:
+        groups = parameter_groups(network, lr=chosen.lr, part=backbone, lr_scale=scale)
+        optimizer = build_optimizer(groups, **chosen.model_dump())
         schedule = scheduler_for(settings)(optimizer, steps)
         return {"optimizer": optimizer} | ({"lr_scheduler": schedule} if schedule else {})
 

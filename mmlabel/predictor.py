@@ -15,7 +15,7 @@ from mmlabel.checkpoint import load_classifier
 from mmlabel.data.batches import Batch
 from mmlabel.data.captions import EncodedCaptions, encode_texts
 from mmlabel.data.pictures import BadPicture, as_rgb, decode, read_picture
-from mmlabel.data.transforms import stack_views, views_of
+from mmlabel.data.transforms import Size, stack_views, views_of
 from mmlabel.errors import UserError
 from mmlabel.models.backbones import Backbone
 from mmlabel.models.engines import Engine, Extract, build_extract, choose_engine
@@ -44,15 +44,15 @@ class Look:
     """How pictures are made ready, which any process can do without the network.
 
     Attributes:
-        size: side in px of the squares that a backbone sees; None: a detector sees all of it.
+        size: of a backbone's views, see `mmlabel.data.transforms`; None: a detector sees all of it.
         upright: whether pictures are turned as their EXIF data says.
     """
 
-    size: int | None
+    size: Size | None
     upright: bool
 
     def __call__(self, picture: Picture) -> np.ndarray | Image.Image:
-        """The view (1, 3, S, S) uint8 of a picture, or the picture in RGB. Raises BadPicture."""
+        """The view (1, 3, H, W) uint8 of a picture, or the picture in RGB. Raises BadPicture."""
         if isinstance(picture, str | Path):
             name, rgb = picture, decode(read_picture(picture), picture, upright=self.upright)
         else:
@@ -141,7 +141,7 @@ class Predictor:
         data = self.settings.data
         if self.settings.detector is not None:
             return Look(size=None, upright=True)
-        return Look(size=data.image_size, upright=data.upright)
+        return Look(size=data.view, upright=data.upright)
 
     @overload
     def predict(self, picture: Picture | None = None, caption: str | None = None) -> Prediction: ...
@@ -250,7 +250,7 @@ class Predictor:
             engine = choose_engine(features.engine, precision=precision, device=self.device)
         backbone = self._classifier.get_submodule("network.encoders.image.backbone")
         assert isinstance(backbone, Backbone)
-        size = settings.data.image_size
+        size = settings.data.view
         return build_extract(backbone, engine, device=self.device, size=size)
 
 

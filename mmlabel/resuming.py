@@ -42,7 +42,7 @@ _RESUMING = (
 # Where the rows are: they may lie somewhere else, and are compared when they have been read.
 _FILES = ("data.root", "data.file", "data.splits", "data.instances", "data.captions")
 # Options of the data that belong to the network: what it sees of a picture.
-_SEEN = ("data.image_size", "data.upright")
+_SEEN = ("data.image_size", "data.crop", "data.upright")
 # Files of these groups may set any option.
 _ANY_OPTION = ("experiment", "debug", "hparams_search")
 

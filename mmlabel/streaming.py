@@ -1,7 +1,10 @@
-"""Rows to answers, batch by batch: pictures are decoded in other processes, nothing piles up."""
+"""Rows to answers, batch by batch: pictures are decoded beside the network, nothing piles up."""
 
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -28,7 +31,7 @@ class _Batch(NamedTuple):
 
 
 class _Batches(IterableDataset):
-    """Batches of rows with their pictures made ready, shared out to the processes of a loader."""
+    """Batches of rows with their pictures made ready, in threads or in a loader's processes."""
 
     def __init__(self, rows: Iterable[Row], *, look: Look | None, batch_size: int) -> None:
         self.rows = rows
@@ -38,12 +41,26 @@ class _Batches(IterableDataset):
     def __iter__(self) -> Iterator[_Batch]:
         worker = get_worker_info()
         rank, of = (worker.id, worker.num_workers) if worker else (0, 1)
-        rows, number = iter(self.rows), 0
-        while batch := [row for _, row in zip(range(self.batch_size), rows, strict=False)]:
+        for number, batch in enumerate(self._cut()):
             # A loader takes from its processes in turns, so the batches come in order.
             if number % of == rank:
                 yield self._ready(batch)
-            number += 1
+
+    def in_threads(self, threads: int) -> Iterator[_Batch]:
+        """The batches, the next ones made ready while one is used."""
+        with ThreadPoolExecutor(threads) as pool:
+            ahead: deque[Future[_Batch]] = deque()
+            for batch in self._cut():
+                ahead.append(pool.submit(self._ready, batch))
+                if len(ahead) > threads + 1:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+
+    def _cut(self) -> Iterator[list[Row]]:
+        rows = iter(self.rows)
+        while batch := list(islice(rows, self.batch_size)):
+            yield batch
 
     def _ready(self, rows: list[Row]) -> _Batch:
         if self.look is None:
@@ -74,23 +91,21 @@ def answers(
         predictor: what answers.
         rows: what to.
         batch_size: rows that the network is given at once.
-        workers: processes that decode pictures; None: by the processors there are.
+        workers: processes that decode pictures; None: threads on a CPU, else by the processors.
         on_bad_image: "skip" to answer a row whose picture cannot be read with the reason.
 
     Raises BadPicture for such a row otherwise.
     """
     look = predictor.look if predictor.looks_at_pictures else None
     batches = _Batches(rows.rows, look=look, batch_size=batch_size)
-    if workers is None:
-        workers = _workers(look, on_gpu=predictor.device.type == "cuda")
-    loader = DataLoader(
+    ready = _ready_ahead(
         batches,
-        batch_size=None,
-        num_workers=min(workers, rows.count // batch_size),
-        collate_fn=_as_it_is,  # pyright: ignore[reportArgumentType]  # of a batch, not a list
+        workers=workers,
+        most=rows.count // batch_size,
+        on_gpu=predictor.device.type == "cuda",
     )
     with progress("predictions", rows.count, unit="rows", quiet=rows.count == 1) as advance:
-        for batch in loader:
+        for batch in ready:
             if batch.bad and on_bad_image == "error":
                 raise batch.bad[0][2]
             found: list[Answer] = []
@@ -103,13 +118,24 @@ def answers(
             advance(len(found))
 
 
+def _ready_ahead(
+    batches: _Batches, *, workers: int | None, most: int, on_gpu: bool
+) -> Iterable[_Batch]:
+    """The batches in order, the next ones made ready while one is used; `most` may be too many."""
+    if batches.look is None or not most:
+        return batches
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    if workers is None and not on_gpu:
+        # Decoding costs a tenth of a small backbone's time on the same processor, and hardly
+        # holds Python's lock: threads need no start and no copies between processes.
+        return batches.in_threads(max(1, cores // 4))
+    return DataLoader(
+        batches,
+        batch_size=None,
+        num_workers=min(cores if workers is None else workers, most),
+        collate_fn=_as_it_is,  # pyright: ignore[reportArgumentType]  # of a batch, not a list
+    )
+
+
 def _as_it_is(batch: _Batch) -> _Batch:
     return batch
-
-
-def _workers(look: Look | None, *, on_gpu: bool) -> int:
-    if look is None:
-        return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    # Decoding costs a tenth of a small backbone's time on the same processor.
-    return cores if on_gpu else max(1, cores // 4)

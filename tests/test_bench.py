@@ -1,29 +1,93 @@
-"""The benchmarks run, on little data; what they measure is theirs to say."""
+"""The benchmarks run, on as little data as there can be; what they measure is theirs to say."""
 
+import importlib
 import json
-import sys
+from argparse import ArgumentTypeError
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+from benchmarks import __main__ as command
+from benchmarks import growth, prediction, runs, whole_run
+from benchmarks.growth import steepness
+from benchmarks.table import Bench, Figure, markdown, ratio
+from mmlabel.cli import load_settings
+from mmlabel.training import train
 
 
-def test_a_benchmark_leaves_its_figure(tmp_path: Path, monkeypatch):
-    import bench
-
-    monkeypatch.setattr(bench, "BENCHMARKS", {6: bench.memory})
-    monkeypatch.setattr(sys, "argv", ["bench.py", "--only", "6", "--out", str(tmp_path / "b.json")])
-    bench.main()
-    content = json.loads((tmp_path / "b.json").read_text())
-    assert content["figures"][0]["benchmark"] == 6
-    assert content["machine"] and content["versions"]["torch"]
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(folder=tmp_path, data=None, level="tiny")
 
 
-def test_an_unknown_benchmark_is_an_error(monkeypatch, capsys):
-    import bench
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch):
+    """Whole runs without a Python of their own, which is most of what they take."""
 
-    monkeypatch.setattr(sys, "argv", ["bench.py", "--only", "9"])
-    with pytest.raises(SystemExit):
-        bench.main()
-    assert "there is no benchmark 9" in capsys.readouterr().err
+    def here(command: list[str], folder: Path) -> tuple[float, str]:
+        program, *options = command
+        *options, last = options
+        if program == "sweep.py":
+            assert {"study=lstm_layers", "seeds=1", "jobs=auto"} <= set(options)
+            return 1.0, ""
+        where = Path(last.removeprefix("hydra.run.dir="))
+        train(load_settings([*options, "logger=csv", "report=true"]), where)
+        return 2.0, "epoch 0  train/loss 0.1  (1.5 s)\n"
+
+    monkeypatch.setattr(runs, "_command", here)
+    monkeypatch.setattr(growth, "in_own_process", growth.run_steps)
+    monkeypatch.setattr(whole_run, "start_up", lambda bench: None)
+    monkeypatch.setattr(prediction, "_peak", lambda *_: 1.0)
+
+
+@pytest.mark.parametrize("subject", command.SUBJECTS)
+def test_a_benchmark_leaves_figures(subject: str, bench: Bench, in_process: None):
+    importlib.import_module(f"benchmarks.{subject}").measure(bench)
+    assert bench.figures
+    for figure in bench.figures:
+        assert figure.subject == subject.replace("_", " ")
+        assert figure.value >= 0 and figure.what
+
+
+def test_the_command_prints_a_table_and_leaves_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    def measure(bench: Bench) -> None:
+        bench.add("captions", "a thing", 1.5, "x", at_least=2, note="3 s for 2 s")
+
+    monkeypatch.setattr("benchmarks.captions.measure", measure)
+    out = tmp_path / "b.json"
+    command.main(["--only", "captions", "--level", "quick", "--data", "", "--out", str(out)])
+    said = capsys.readouterr().out
+    assert "Fewer rows than usual" in said
+    assert "| captions | a thing | 1.5x | at least 2 (missed) | 3 s for 2 s |" in said
+    content = json.loads(out.read_text())
+    assert content["figures"][0]["value"] == 1.5 and content["figures"][0]["reached"] is False
+    assert content["machine"] and content["versions"]["torch"] and content["level"] == "quick"
+
+
+def test_an_unknown_benchmark_is_an_error():
+    with pytest.raises(ArgumentTypeError, match="there is no capton"):
+        command._subjects("features,capton")
+    assert command._subjects("features,growth") == ["features", "growth"]
+
+
+def test_figures_are_held_against_their_targets():
+    least = Figure("s", "a", 2.0, "x", 2.0, None, "")
+    most = Figure("s", "b", 1.7, "x", None, 1.6, "")
+    free = Figure("s", "c", 12345.6, "s", None, None, "")
+    assert (least.reached, most.reached, free.reached) == (True, False, None)
+    assert markdown([most, free]).count("(missed)") == 1
+    assert free.shown == "12,346 s" and least.shown == "2x"
+
+
+def test_a_ratio_is_the_median_of_the_rounds():
+    assert ratio([2.0, 30.0, 4.0], [1.0, 1.0, 1.0]) == 4.0
+
+
+def test_what_grows_faster_than_n_log_n_is_seen():
+    sizes = [1_000, 10_000, 100_000]
+    linear, square = [1.0, 10.0, 100.0], [0.01, 1.0, 100.0]
+    assert steepness(sizes, linear) < 1
+    assert steepness(sizes, square) > 7
+    assert steepness(sizes, [0.001, 0.1, 10.0]) == 0.0  # the start of libraries

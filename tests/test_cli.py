@@ -55,6 +55,7 @@ def test_a_mistake_is_one_message(
     fitting = [option for option in quick if "data=usyd" not in options or "data." not in option]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["train.py", *fitting, *options])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # which is set there, for the rest of the process
     with pytest.raises(SystemExit) as stop:
         run_cli(script.main)
     assert str(stop.value.code).startswith("mmlabel: ")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, f1_score
 
-from mmlabel import training
+from mmlabel import load, training
 from mmlabel.checkpoint import load_classifier
 from mmlabel.classifier import Evaluated
 from mmlabel.cli import CONF, load_settings
@@ -153,6 +153,37 @@ def test_stored_features_change_nothing(settings_of, tmp_path: Path):
             assert stored == pytest.approx(live, abs=1e-5)
         stored, live = (results_of(folders[mode])["scores"] for mode in ("auto", "off"))
         assert stored == pytest.approx(live, abs=1e-5)
+
+
+@pytest.mark.parametrize("storage", ["float32", "float16"])
+def test_stored_maps_change_nothing(storage: str, settings_of, tmp_path: Path):
+    """The last stages learn the same from the stored output of those before as from pictures."""
+    options = ["backbone.unfreeze=2", "data.crop=none", "seed=3"]
+    options += [f"features.storage={storage}", f"cache_dir={tmp_path}", "backbone.lr_scale=0.5"]
+    folders = {mode: tmp_path / mode for mode in ("on", "off")}
+    for mode, folder in folders.items():
+        train(settings_of(*options, f"features={mode}"), folder)
+    close = 1e-4 if storage == "float32" else 2e-2
+    for column in ("train/loss", "val/loss"):
+        stored, live = (losses_of(folders[mode], column) for mode in folders)
+        assert len(stored) == 2
+        assert stored == pytest.approx(live, abs=close)
+    both = [torch.load(folders[m] / "best.ckpt", weights_only=True)["state_dict"] for m in folders]
+    assert both[0].keys() == both[1].keys()
+    assert results_of(folders["on"])["features"]["trained_stages"] == 2
+    picture = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    answers = [load(folders[m] / "best.ckpt").predict(picture, "a dog") for m in folders]
+    first, second = (list(answer.probabilities.values()) for answer in answers)
+    assert first == pytest.approx(second, abs=close)
+
+
+def test_a_store_stays_within_its_limit(settings_of, tmp_path: Path):
+    options = ["backbone.unfreeze=2", "features.max_gigabytes=1e-4", f"cache_dir={tmp_path}"]
+    with pytest.raises(UserError, match=r"features=on: .* max_gigabytes=0.0001"):
+        train(settings_of(*options, "features=on"), tmp_path / "on")
+    results = train(settings_of(*options, "trainer.max_epochs=1"), tmp_path / "auto")
+    assert any("max_gigabytes" in note for note in results["notes"])
+    assert results["features"] is None
 
 
 def test_asking_for_stored_features_of_a_trained_backbone_is_an_error(settings_of, tmp_path: Path):

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, Sampler, SequentialSampler
 
 from mmlabel.data.captions import EncodedCaptions
 from mmlabel.data.pictures import read_picture
-from mmlabel.data.transforms import picture_views, stack_views
+from mmlabel.data.transforms import Size, picture_views, stack_views
 
 
 class Batch(NamedTuple):
@@ -22,7 +22,7 @@ class Batch(NamedTuple):
     stall the GPU at every step.
     """
 
-    image: Tensor | None  # (B, 3, S, S) uint8 pictures, or (B, F) features of a frozen backbone
+    image: Tensor | None  # (B, 3, H, W) uint8 pictures, or (B, F) stored rows (see models.fusion)
     tokens: Tensor  # (B, T) int64; 0 is padding, 1 an unknown word
     lengths: Tensor  # (B,) int64 number of tokens; 0 for an empty caption
     targets: Tensor  # (B, num_labels) float32, 0 or 1
@@ -161,7 +161,7 @@ class SplitRows(Dataset):
         pictures: list[Path] | None = None,
         features: torch.Tensor | None = None,
         feature_rows: np.ndarray | None = None,
-        image_size: int,
+        image_size: Size,
         upright: bool,
     ) -> None:
         self.ids = np.array(ids, dtype=object)
@@ -209,4 +209,4 @@ class SplitRows(Dataset):
                     upright=self.upright,
                 )
             )
-        return stack_views(views)  # (B, 3, S, S)
+        return stack_views(views)  # (B, 3, H, W)

@@ -16,6 +16,7 @@ from mmlabel.data.digests import unreadable_pictures
 from mmlabel.data.feature_store import FeatureStore, PictureScorer, detector_scores
 from mmlabel.data.prepare import SPLITS, PreparedData
 from mmlabel.data.row_store import StoreUnavailable
+from mmlabel.data.transforms import Size
 from mmlabel.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -26,15 +27,22 @@ class FrozenExtractor(Protocol):
 
     @property
     def width(self) -> int:
-        """F, the number of features."""
+        """Numbers a picture."""
+        ...
+
+    @property
+    def maps(self) -> bool:
+        """Whether they are maps, from which the rest of the backbone goes on."""
         ...
 
     def key(self, device: torch.device) -> dict[str, object]:
         """All that a feature depends on besides the picture, as plain values."""
         ...
 
-    def extract(self, device: torch.device, *, size: int) -> Callable[[torch.Tensor], torch.Tensor]:
-        """A function from pictures (B, 3, size, size) uint8 on `device` to features (B, F)."""
+    def extract(
+        self, device: torch.device, *, size: Size
+    ) -> Callable[[torch.Tensor], torch.Tensor]:
+        """A function from pictures (B, 3, H, W) uint8 on `device` to features (B, F)."""
         ...
 
 
@@ -44,13 +52,17 @@ class StoredFeatures:
 
     Args:
         extractor: the backbone, in a precision.
-        storage: on disk, "float32" or "float16".
+        storage: on disk, "float32" or "float16"; "auto": maps in "float16".
+        max_gigabytes: of disk (10^9 bytes) that the store may have.
+        required: whether it is an error if there can be no store.
         batch_size: pictures a step.
         workers: processes that decode; None: chosen from the number of cores.
     """
 
     extractor: FrozenExtractor
-    storage: Literal["float32", "float16"]
+    storage: Literal["auto", "float32", "float16"]
+    max_gigabytes: float
+    required: bool
     batch_size: int
     workers: int | None
 
@@ -61,7 +73,7 @@ class CaptionedPictures(pl.LightningDataModule):
     Args:
         prepared: see `mmlabel.data.prepare`.
         looks_at_pictures: False: no picture is read.
-        image_size: side in px of the squares that the model sees.
+        image_size: of the views that the model sees, see `mmlabel.data.transforms`.
         upright: whether pictures are turned as their EXIF data says.
         batch_size: rows a step.
         workers: processes that decode pictures.
@@ -83,7 +95,7 @@ class CaptionedPictures(pl.LightningDataModule):
         prepared: PreparedData,
         *,
         looks_at_pictures: bool,
-        image_size: int,
+        image_size: Size,
         upright: bool,
         batch_size: int,
         workers: int,
@@ -128,6 +140,8 @@ class CaptionedPictures(pl.LightningDataModule):
             try:
                 self._fill_store(self.stored)
             except StoreUnavailable as reason:
+                if self.stored.required:
+                    raise UserError(f"features=on: {reason}") from reason
                 self.prepared.note(f"{reason}; the backbone runs in every epoch instead")
         if self.features is None:
             pictures = self.prepared.annotations.pictures
@@ -164,7 +178,8 @@ class CaptionedPictures(pl.LightningDataModule):
             key=key,
             size=self.image_size,
             width=stored.extractor.width,
-            dtype=stored.storage,
+            dtype=_kept_as(stored),
+            max_gigabytes=stored.max_gigabytes,
             upright=self.upright,
         )
         flipped = np.zeros(len(pictures), dtype=bool)
@@ -292,3 +307,9 @@ class CaptionedPictures(pl.LightningDataModule):
 
     def test_dataloader(self) -> DataLoader:
         return self._loader("test")
+
+
+def _kept_as(stored: StoredFeatures) -> Literal["float32", "float16"]:
+    if stored.storage == "auto":
+        return "float16" if stored.extractor.maps else "float32"
+    return stored.storage

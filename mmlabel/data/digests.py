@@ -17,7 +17,7 @@ from pathlib import Path
 
 from mmlabel.cache import atomic_write, fingerprint
 from mmlabel.data.pictures import BadPicture, content_digest, read_picture
-from mmlabel.data.transforms import picture_views, transform_key
+from mmlabel.data.transforms import Size, picture_views, transform_key
 from mmlabel.progress import progress
 
 # A file whose time stamp is this young could change again without its time stamp changing.
@@ -67,7 +67,7 @@ def forget_digests(cache_dir: Path) -> None:
 
 
 def unreadable_pictures(
-    pictures: Sequence[Path], *, size: int, cache_dir: Path
+    pictures: Sequence[Path], *, size: Size, cache_dir: Path
 ) -> dict[int, BadPicture]:
     """What is wrong with each picture that cannot be brought to `size`, by its position.
 
@@ -91,7 +91,7 @@ def unreadable_pictures(
     return {int(n): BadPicture(pictures[int(n)], reason) for n, reason in reasons.items()}
 
 
-def _problem(picture: Path, size: int) -> str | None:
+def _problem(picture: Path, size: Size) -> str | None:
     try:
         picture_views(read_picture(picture), path=picture, size=size, flips=[])
     except BadPicture as error:

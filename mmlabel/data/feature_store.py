@@ -30,7 +30,7 @@ from mmlabel.data.filling import (
 )
 from mmlabel.data.pictures import BadPicture, decode
 from mmlabel.data.row_store import RowStore, StoreUnavailable
-from mmlabel.data.transforms import picture_views, stack_views, transform_key
+from mmlabel.data.transforms import Size, picture_views, stack_views, transform_key
 from mmlabel.progress import say
 
 if TYPE_CHECKING:
@@ -53,13 +53,22 @@ class Filled:
 class FeatureStore:
     """The features of one backbone, precision and transform. Make it with `FeatureStore.open`."""
 
-    def __init__(self, store: RowStore, *, size: int, upright: bool, digests: Path) -> None:
+    def __init__(
+        self,
+        store: RowStore,
+        *,
+        size: Size,
+        upright: bool,
+        digests: Path,
+        max_gigabytes: float | None = None,
+    ) -> None:
         self.folder = store.folder
         self.size = size
         self.upright = upright
         self.width = store.width
         self._store = store
         self._digests = digests
+        self._max_gigabytes = max_gigabytes
 
     @classmethod
     def open(
@@ -67,22 +76,30 @@ class FeatureStore:
         cache_dir: Path,
         *,
         key: dict[str, object],
-        size: int,
+        size: Size,
         width: int,
         dtype: Literal["float32", "float16"],
         upright: bool = False,
+        max_gigabytes: float | None = None,
     ) -> "FeatureStore":
         """Open the store of these settings under `cache_dir`, or begin one.
 
         `key` holds, as plain JSON values, all that the features depend on besides pictures and
         transform: the backbone's name ("backbone"), a digest of its weights, the precision of the
-        arithmetic ("precision"), versions. `size` is the side of a view, `width` the number of
-        features, `dtype` the type they are stored in; `upright` turns pictures as their EXIF data
-        says. Raises `StoreUnavailable`.
+        arithmetic ("precision"), versions. `size` is that of a view (see `transforms`), `width`
+        the number of features, `dtype` the type they are stored in; `upright` turns pictures as
+        their EXIF data says; `max_gigabytes` is the most disk that `fill` may bring the store to.
+        Raises `StoreUnavailable`.
         """
         key = {**key, **transform_key(size, upright=upright)}
         store = RowStore.open(cache_dir, key=key, width=width, dtype=dtype)
-        return cls(store, size=size, upright=upright, digests=digests_folder(cache_dir))
+        return cls(
+            store,
+            size=size,
+            upright=upright,
+            digests=digests_folder(cache_dir),
+            max_gigabytes=max_gigabytes,
+        )
 
     def rows(self, pictures: Sequence[Path]) -> np.ndarray:
         """Where each picture's features are: (N, 2) int64 rows of `array()`, plain then flipped.
@@ -117,7 +134,7 @@ class FeatureStore:
         """Compute what is missing: the plain view of every picture, the flipped one where asked.
 
         `flipped` says for each picture whether its flipped view is needed, too. `extract` maps
-        pictures (B, 3, size, size) uint8 on `device`, channels-last in memory, to features
+        pictures (B, 3, H, W) uint8 on `device`, channels-last in memory, to features
         (B, width). `batch_size` counts views and `workers` processes that decode (0: none); None
         chooses for the device, on a CPU threads. Of `world_size` processes, each computes the share
         of its `rank`; wait for all of them before `rows`. Where another job computes the same
@@ -132,7 +149,7 @@ class FeatureStore:
         views, missing = 0, missing_views(jobs[rank::world_size], self._store)
         if missing:
             entries, share = entries_of(missing), f"{rank}-of-{world_size}"
-            self._store.check_space(len(entries))
+            self._store.check_space(len(entries), most=self._max_gigabytes, quiet=rank > 0)
             with self._store.turn(entries, share=share, work="features"):
                 views = compute(
                     missing_views(missing, self._store),
@@ -303,7 +320,7 @@ class _Scored:
         say(f"detections: scores are not kept: {reason}")
 
 
-def _views(content: bytes, job: Job, *, size: int, upright: bool) -> np.ndarray:
+def _views(content: bytes, job: Job, *, size: Size, upright: bool) -> np.ndarray:
     flips = [flip == 1 for flip in job.flips]
     return picture_views(content, path=job.path, size=size, flips=flips, upright=upright)
 

@@ -18,13 +18,20 @@ if TYPE_CHECKING:
     import numpy as np
 
     from mmlabel.data.annotations import Annotations
+    from mmlabel.data.transforms import Size
+
+
+Side = Annotated[int, Ge(1), Le(4096)]
 
 
 class Batches(Group):
     """What every data source has."""
 
-    image_size: Annotated[int, Ge(1), Le(4096)] = 224
-    """Side in px of the square that the backbone sees."""
+    image_size: Side | Annotated[list[Side], Field(min_length=2, max_length=2)] = 224
+    """Side in px of the square that the backbone sees; with data.crop=none also [height, width]."""
+    crop: Literal["center", "none"] = "center"
+    """center: the shorter side is brought to that size and the middle seen; none: the whole
+    picture, brought to that height and width."""
     upright: StrictBool = True
     """Turn pictures as their EXIF data says before anything else."""
     batch_size: Count = 32
@@ -37,6 +44,23 @@ class Batches(Group):
     """Without weights, vectors or WordNet that cannot be fetched: stop, or go on without."""
     allow_other_rows: StrictBool = False
     """Evaluate a checkpoint on other rows than its own, without those that it was trained on."""
+
+    @model_validator(mode="after")
+    def _sides_of_what(self) -> Batches:
+        if isinstance(self.image_size, list) and self.crop == "center":
+            raise UserError(
+                f"data.image_size={shown(self.image_size)}: a square is cut out, of one side; give"
+                " one number, or add data.crop=none for the whole picture"
+            )
+        return self
+
+    @property
+    def view(self) -> Size:
+        """A view's size as `mmlabel.data.transforms` takes it."""
+        if isinstance(self.image_size, list):
+            height, width = self.image_size
+            return height, width
+        return self.image_size if self.crop == "center" else (self.image_size, self.image_size)
 
 
 class Splits(Batches):

@@ -17,8 +17,9 @@ does not match is as good as none: it is computed anew, and appended.
 import json
 import os
 import shutil
+import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -66,7 +67,7 @@ class RowStore:
         self._checksums = folder / "checksums.bin"
         self._entries = folder / "entries.bin"
         self._row_bytes = width * self.dtype.itemsize
-        self._whole: set[int] = set()  # rows whose checksum has been seen to match
+        self._whole = np.zeros(0, bool)  # of each row, whether its checksum was seen to match
 
     @classmethod
     def open(cls, cache_dir: Path, *, key: dict[str, object], width: int, dtype: str) -> "RowStore":
@@ -100,21 +101,23 @@ class RowStore:
         try:
             count = self._count()
             known = self._entries.read_bytes()[: count * ENTRY_BYTES] if count else b""
-            checksums = np.fromfile(self._checksums, "<u4") if self._checksums.exists() else []
+            kept = self._checksums.read_bytes() if self._checksums.exists() else b""
         except OSError as error:
             raise unavailable(self.folder, error) from error
         # Of an entry's rows the last one counts: it was added because those before are damaged.
-        table = {known[i * ENTRY_BYTES : (i + 1) * ENTRY_BYTES]: i for i in range(count)}
+        table = {entry: row for row, entry in enumerate(_entries(known))}
         rows = np.array([table.get(entry, -1) for entry in entries], np.int64)
-        array = self.array()
-        for n, row in enumerate(rows.tolist()):
-            if row < 0 or row in self._whole:
-                continue
-            # Rows at the end without a checksum are of a version that wrote none.
-            if row < len(checksums) and checksums[row] != _checksum(entries[n], array[row]):
-                rows[n] = -1
-            else:
-                self._whole.add(row)
+        checksums = np.frombuffer(kept[: len(kept) // CHECKSUM_BYTES * CHECKSUM_BYTES], "<u4")
+        self._whole = np.append(self._whole, np.zeros(max(0, count - len(self._whole)), bool))
+        # Rows at the end without a checksum are of a version that wrote none.
+        summed = np.flatnonzero((rows >= 0) & (rows < len(checksums)))
+        unsure = summed[~self._whole[rows[summed]]]
+        chosen = rows[unsure]
+        array = np.asarray(self.array())
+        found = _checksums((entries[n] for n in unsure.tolist()), array, chosen.tolist())
+        damaged = found != checksums[chosen]
+        self._whole[chosen[~damaged]] = True
+        rows[unsure[damaged]] = -1
         return rows
 
     def array(self) -> np.ndarray:
@@ -147,12 +150,12 @@ class RowStore:
                 first = min(_size(self._checksums) // CHECKSUM_BYTES, count)
                 older = range(first, count)
                 known = self._entries.read_bytes() if older else b""
+                stored = np.asarray(self.array())
                 checksums = [
-                    _checksum(known[i * ENTRY_BYTES : (i + 1) * ENTRY_BYTES], row)
-                    for i, row in zip(older, self.array()[first:], strict=True)
+                    _checksums(list(_entries(known))[first:count], stored, older),
+                    _checksums(entries, block, range(len(block))),
                 ]
-                checksums += [_checksum(e, row) for e, row in zip(entries, block, strict=True)]
-                sums = np.array(checksums, "<u4").tobytes()
+                sums = np.concatenate(checksums).tobytes()
                 _append(self._features, count * self._row_bytes, block.data)
                 _append(self._checksums, first * CHECKSUM_BYTES, sums)
                 _append(self._entries, count * ENTRY_BYTES, b"".join(entries))
@@ -183,9 +186,21 @@ class RowStore:
         finally:
             guard.release()
 
-    def check_space(self, rows: int) -> None:
-        """Raise `StoreUnavailable` where so many more rows do not fit on the disk."""
-        needed = rows * (self._row_bytes + CHECKSUM_BYTES + ENTRY_BYTES)
+    def check_space(self, rows: int, *, most: float | None = None, quiet: bool = False) -> None:
+        """Say what disk so many more rows need.
+
+        Raises `StoreUnavailable` where they do not fit on it, or make more of the store than `most`
+        gigabytes (10^9 bytes).
+        """
+        one = self._row_bytes + CHECKSUM_BYTES + ENTRY_BYTES
+        needed, total = rows * one, (self._count() + rows) * one
+        if most is not None and total > most * 1e9:
+            raise StoreUnavailable(
+                f"the feature store would have {total / 1e9:,.2f} GB in {self.folder}, more than"
+                f" features.max_gigabytes={most:g}"
+            )
+        if needed > 1e8 and not quiet:
+            say(f"the feature store takes {needed / 1e9:,.2f} GB of disk in {self.folder}")
         try:
             free = shutil.disk_usage(self.folder).free
         except OSError as error:
@@ -253,8 +268,24 @@ def _describe(path: Path) -> StoreInfo:
     )
 
 
-def _checksum(entry: bytes, row: np.ndarray) -> int:
-    return zlib.crc32(row.data, zlib.crc32(entry))
+def _entries(known: bytes) -> Iterator[bytes]:
+    whole = len(known) // ENTRY_BYTES * ENTRY_BYTES
+    return (entry for (entry,) in struct.iter_unpack(f"{ENTRY_BYTES}s", known[:whole]))
+
+
+def _checksums(entries: Iterable[bytes], array: np.ndarray, rows: Iterable[int]) -> np.ndarray:
+    """(N,) "<u4": a CRC-32 of each entry followed by the bytes of its row of `array`."""
+    if not array.size:
+        return np.zeros(0, "<u4")
+    # Slices of plain bytes: taking a row out of an array takes as long as its checksum.
+    size = array.strides[0]
+    content = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+    crc32 = zlib.crc32
+    found = [
+        crc32(content[row * size : (row + 1) * size], crc32(entry))
+        for entry, row in zip(entries, rows, strict=True)
+    ]
+    return np.array(found, "<u4")
 
 
 def _append(path: Path, position: int, data: bytes | memoryview) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mmlabel.errors import UserError, first_line
 from mmlabel.models.backbone_table import BACKBONES, BackboneRow
+from mmlabel.models.stages import flat, split, unflat
 from mmlabel.models.weights import ResolvedWeights, read_state, timm_config
 
 
@@ -34,14 +35,20 @@ class Backbone(nn.Module):
 
     A frozen backbone takes no gradients and stays in eval mode whatever `train()` is called on it
     or its parents, so that its batch-norm statistics are those of its weights (the report's code
-    meant to freeze it but set `require_grad`).
+    meant to freeze it but set `require_grad`). Its last stages may be trained all the same, on
+    maps: what the frozen ones before them, the trunk, make of a picture.
 
     Args:
         network: maps normalised pictures (B, 3, S, S) to features (B, F).
         info: its width, normalisation and picture size.
         frozen: whether it is a fixed feature extractor.
+        unfreeze: of a frozen one, how many of the last stages are trained.
+        shape: height and width of its pictures, which the shape of maps depends on; only asked for
+            with `unfreeze`.
         weights_used: where the weights come from, for the run's record.
         note: set when they are not those that were asked for.
+
+    Raises UserError for stages that cannot be trained apart.
     """
 
     mean: Tensor  # (3, 1, 1)
@@ -55,6 +62,8 @@ class Backbone(nn.Module):
         frozen: bool,
         weights_used: str,
         note: str | None = None,
+        unfreeze: int = 0,
+        shape: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         # Convolutions on the CPU are about a third faster in this layout.
@@ -68,14 +77,42 @@ class Backbone(nn.Module):
         self.register_buffer("std", torch.tensor(info.std).view(3, 1, 1), persistent=False)
         if frozen:
             self.requires_grad_(False)
+        # In a tuple, as they are no further parts: their weights are the network's.
+        self._cut: tuple[Trunk, nn.Module] | None = None
+        if unfreeze:
+            cut = split(self.network, trained=unfreeze, name=info.model_name or info.name)
+            cut.tail.requires_grad_(True)
+            self._cut = (Trunk(self, cut.trunk, shape or (224, 224)), cut.tail)
         self.train(not frozen)
 
+    @property
+    def trunk(self) -> "Trunk | None":
+        """From pictures to maps, each in one row; None: none of a frozen one is trained, or all."""
+        return self._cut and self._cut[0]
+
     def train(self, mode: bool = True) -> "Backbone":
-        """As for every module, except that a frozen backbone stays in eval mode."""
-        return super().train(mode and not self.frozen)
+        """As for every module, except that what is frozen stays in eval mode."""
+        super().train(mode and not self.frozen)
+        if self._cut:
+            self._cut[1].train(mode)
+        return self
 
     def forward(self, images: Tensor) -> Tensor:
-        """Pictures (B, 3, S, S), uint8 or float in 0..255, to features (B, F) float32."""
+        """Pictures (B, 3, H, W), uint8 or float in 0..255, to features (B, F) float32."""
+        if self.trunk is not None:
+            return self.of_maps(self.trunk(images))
+        images = self.normalised(images)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            return self.network(images).float()  # (B, F)
+
+    def of_maps(self, rows: Tensor) -> Tensor:
+        """What `trunk` gave (B, trunk.width), in any precision, to features (B, F) float32."""
+        assert self._cut is not None
+        trunk, tail = self._cut
+        return tail(unflat(rows.float(), trunk.shape)).float()  # (B, F)
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in 0..255 as the network takes them."""
         size = self.info.picture_size
         if size is not None and images.shape[-2:] != (size, size):
             raise UserError(
@@ -83,9 +120,41 @@ class Backbone(nn.Module):
                 f"{images.shape[-2]}x{images.shape[-1]}: resize them or choose another backbone"
             )
         images = (images.to(self.mean.dtype) / 255 - self.mean) / self.std
-        images = images.contiguous(memory_format=torch.channels_last)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            return self.network(images).float()  # (B, F)
+        return images.contiguous(memory_format=torch.channels_last)
+
+
+class Trunk(nn.Module):
+    """The frozen stages of a backbone, from pictures to maps.
+
+    Args:
+        backbone: whose pictures and weights they are.
+        stages: from normalised pictures (B, 3, H, W) to maps, of any shape (B, ...).
+        size: H and W, which the shape of the maps depends on.
+
+    Attributes:
+        shape: of one picture's maps, (C, H', W') or, of a transformer, (T, C).
+        width: how many numbers that are.
+    """
+
+    def __init__(self, backbone: Backbone, stages: nn.Module, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.stages = stages
+        self._normalised = backbone.normalised
+        stages.eval()
+        with torch.no_grad():
+            maps = stages(backbone.normalised(torch.zeros(1, 3, *size)))
+        if not isinstance(maps, Tensor):
+            raise UserError(
+                f"backbone.unfreeze: {backbone.info.model_name or backbone.info.name} hands more"
+                " than one map from stage to stage; backbone.frozen=false trains all of it"
+            )
+        self.shape = tuple(maps.shape[1:])
+        self.width = maps[0].numel()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W), uint8 or float in 0..255, to rows (B, width)."""
+        with torch.no_grad():
+            return flat(self.stages(self._normalised(images)))
 
 
 def backbone_info(*, name: str, model_name: str | None = None) -> BackboneInfo:
@@ -110,6 +179,8 @@ def build_backbone(
     model_name: str | None = None,
     weights: ResolvedWeights,
     frozen: bool = True,
+    unfreeze: int = 0,
+    shape: tuple[int, int] | None = None,
     seed: int = 0,
 ) -> Backbone:
     """A backbone with its weights.
@@ -117,7 +188,7 @@ def build_backbone(
     Args:
         name, model_name: as for `backbone_info`.
         weights: as `resolve_weights` found them.
-        frozen: see `Backbone`.
+        frozen, unfreeze, shape: see `Backbone`.
         seed: of random weights; the same seed gives the same weights, and the caller's random
             state is left alone.
 
@@ -147,6 +218,8 @@ def build_backbone(
         frozen=frozen,
         weights_used=weights.description,
         note=weights.note,
+        unfreeze=unfreeze,
+        shape=shape,
     )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mmlabel.criterion import Criterion
 from mmlabel.data.batches import Batch
+from mmlabel.data.transforms import Size
 from mmlabel.models import options
 from mmlabel.models.backbones import Backbone, backbone_info, build_backbone
 from mmlabel.models.caption_encoder import CaptionEncoder
@@ -34,6 +35,7 @@ class BackboneSource:
         chosen: which backbone, with which weights.
         seed: of the run; random weights of a backbone that is trained are drawn from it.
         on_missing: what to do without pretrained weights, "error" or "continue" with random ones.
+        shape: height and width of its pictures; None: 224 each.
         built_in: False: the weights will come from a checkpoint, so none are looked for.
 
     Raises UserError where the weights cannot be had.
@@ -45,9 +47,12 @@ class BackboneSource:
         *,
         seed: int,
         on_missing: Literal["error", "continue"],
+        shape: tuple[int, int] | None = None,
         built_in: bool = False,
     ) -> None:
         self.frozen = chosen.frozen
+        self.unfreeze = chosen.unfreeze
+        self._shape = shape
         self._names = {"name": chosen.name, "model_name": chosen.model_name}
         # A frozen network of random weights stands in for a pretrained one: the same in every run.
         self._seed = 0 if self.frozen else seed
@@ -67,19 +72,25 @@ class BackboneSource:
     def backbone(self) -> Backbone:
         """The network, built at the first use."""
         return build_backbone(
-            **self._names, weights=self.weights, frozen=self.frozen, seed=self._seed
+            **self._names,
+            weights=self.weights,
+            frozen=self.frozen,
+            unfreeze=self.unfreeze,
+            shape=self._shape,
+            seed=self._seed,
         )
 
     def key(self, engine: Engine) -> dict[str, object]:
         """All that a feature depends on besides the picture, as plain values."""
         digest = weights_digest(**self._names, weights=self.weights, seed=self._seed)
         name = self._names["model_name"] or self._names["name"]
-        return {"backbone": name, "weights": digest, **engine.key()}
+        cut = {"trained_stages": self.unfreeze} if self.unfreeze else {}
+        return {"backbone": name, "weights": digest, **cut, **engine.key()}
 
 
 @dataclass(frozen=True)
 class FrozenFeatures:
-    """A backbone's features as an engine computes them on a device."""
+    """A backbone's features, or its trunk's maps, as an engine computes them on a device."""
 
     source: BackboneSource
     engine: EngineName
@@ -87,20 +98,26 @@ class FrozenFeatures:
 
     @property
     def width(self) -> int:
-        """Number of features."""
-        return self.source.width
+        """Numbers a picture."""
+        trunk = self.source.backbone.trunk if self.source.unfreeze else None
+        return trunk.width if trunk else self.source.width
+
+    @property
+    def maps(self) -> bool:
+        """Whether they are maps, from which the rest of the backbone goes on."""
+        return self.source.unfreeze > 0
 
     def key(self, device: torch.device) -> dict[str, object]:
         """All that a stored feature depends on besides the picture, as plain values."""
         return self.source.key(choose_engine(self.engine, precision=self.precision, device=device))
 
-    def extract(self, device: torch.device, *, size: int) -> Callable[[Tensor], Tensor]:
-        """A function from pictures (B, 3, size, size) uint8 on `device` to features (B, F).
+    def extract(self, device: torch.device, *, size: Size) -> Callable[[Tensor], Tensor]:
+        """A function from pictures (B, 3, H, W) uint8 on `device` to features (B, F).
 
         Raises UserError where the engine cannot be had, or cannot compute this backbone.
         """
         engine = choose_engine(self.engine, precision=self.precision, device=device)
-        log.info("features are computed by %s", engine)
+        log.info("%s are computed by %s", "maps" if self.maps else "features", engine)
         return build_extract(self.source.backbone, engine, device=device, size=size)
 
 

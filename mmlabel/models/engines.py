@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mmlabel.errors import UserError
-from mmlabel.models.backbones import Backbone
+from mmlabel.models.backbones import Backbone, Trunk
 
 if TYPE_CHECKING:
     from openvino import CompiledModel, Core
@@ -70,15 +70,21 @@ def choose_engine(name: EngineName, *, precision: Precision, device: torch.devic
 
 
 def build_extract(
-    backbone: Backbone, engine: Engine, *, device: torch.device, size: int
+    backbone: Backbone, engine: Engine, *, device: torch.device, size: int | tuple[int, int]
 ) -> Extract:
-    """A function from pictures (B, 3, size, size) uint8 on `device` to features (B, F) float32.
+    """A function from pictures (B, 3, H, W) uint8 on `device` to features (B, F) float32.
+
+    Of a backbone some of whose stages are trained, it gives the rows of its trunk's maps. `size` is
+    H and W, one number or two.
 
     Raises UserError for a backbone that OpenVINO cannot compute as torch does.
     """
+    backbone.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network: Backbone | Trunk = backbone.trunk or backbone
     if engine.name == "openvino":
-        return _by_openvino(backbone, engine.precision, size=size)
-    network = backbone.to(device).to(memory_format=torch.channels_last)
+        shape = (size, size) if isinstance(size, int) else size
+        name = backbone.info.model_name or backbone.info.name
+        return _by_openvino(network, name, engine.precision, shape=shape)
     lower = engine.precision == "bfloat16"
 
     def extract(pictures: Tensor) -> Tensor:
@@ -108,14 +114,16 @@ def _core() -> "Core":
     return openvino.Core()
 
 
-def _by_openvino(backbone: Backbone, precision: Precision, *, size: int) -> Extract:
-    compiled = _compile(backbone, precision, size=size)
+def _by_openvino(
+    network: Backbone | Trunk, name: str, precision: Precision, *, shape: tuple[int, int]
+) -> Extract:
+    compiled = _compile(network, name, precision, shape=shape)
     parallel = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
     requests = [compiled.create_infer_request() for _ in range(parallel)]
 
     def extract(pictures: Tensor) -> Tensor:
         # The network takes the memory as it is, channels last, without a copy.
-        pixels = pictures.permute(0, 2, 3, 1).contiguous().numpy()  # (B, S, S, 3)
+        pixels = pictures.permute(0, 2, 3, 1).contiguous().numpy()  # (B, H, W, 3)
         parts = [part for part in np.array_split(pixels, parallel) if len(part)]
         for request, part in zip(requests, parts, strict=False):
             request.start_async({0: part}, share_inputs=True)
@@ -125,23 +133,25 @@ def _by_openvino(backbone: Backbone, precision: Precision, *, size: int) -> Extr
             rows.append(request.get_output_tensor().data.copy())
         return torch.from_numpy(np.concatenate(rows))  # (B, F)
 
-    _compare(backbone, extract, precision, size=size)
+    _compare(network, name, extract, precision, shape=shape)
     return extract
 
 
-def _compile(backbone: Backbone, precision: Precision, *, size: int) -> "CompiledModel":
+def _compile(
+    network: Backbone | Trunk, name: str, precision: Precision, *, shape: tuple[int, int]
+) -> "CompiledModel":
     core = _core()
     import openvino
     from openvino.preprocess import PrePostProcessor
 
-    example = torch.zeros(2, 3, size, size, dtype=torch.uint8)
-    shape = openvino.PartialShape([-1, 3, size, size])
+    example = torch.zeros(2, 3, *shape, dtype=torch.uint8)
+    any_batch = openvino.PartialShape([-1, 3, *shape])
     try:
         with warnings.catch_warnings(), torch.inference_mode():
             # The tracer warns of every comparison of shapes, which do not change here.
             warnings.simplefilter("ignore")
-            traced = torch.jit.trace(backbone, example, check_trace=False)
-            model = openvino.convert_model(traced, input=[(shape, openvino.Type.u8)])
+            traced = torch.jit.trace(network, example, check_trace=False)
+            model = openvino.convert_model(traced, input=[(any_batch, openvino.Type.u8)])
         layout = PrePostProcessor(model)
         layout.input().tensor().set_layout(openvino.Layout("NHWC"))
         layout.input().model().set_layout(openvino.Layout("NCHW"))
@@ -156,20 +166,26 @@ def _compile(backbone: Backbone, precision: Precision, *, size: int) -> "Compile
             },
         )
     except Exception as error:  # the converter raises kinds of its own
-        raise _failed(backbone, str(error).splitlines()[0]) from error
+        raise _failed(name, str(error).splitlines()[0]) from error
 
 
-def _compare(backbone: Backbone, extract: Extract, precision: Precision, *, size: int) -> None:
+def _compare(
+    network: Backbone | Trunk,
+    name: str,
+    extract: Extract,
+    precision: Precision,
+    *,
+    shape: tuple[int, int],
+) -> None:
     """Raise UserError unless a few made-up pictures have the same features as in torch."""
     generator = torch.Generator().manual_seed(0)
-    pictures = torch.randint(0, 256, (3, 3, size, size), dtype=torch.uint8, generator=generator)
+    pictures = torch.randint(0, 256, (3, 3, *shape), dtype=torch.uint8, generator=generator)
     with torch.inference_mode():
-        expected = backbone(pictures)
+        expected = network(pictures)
         error = (extract(pictures) - expected).norm() / expected.norm()
     if not error <= LARGEST_ERROR[precision]:
-        raise _failed(backbone, f"its features are {error:.1g} off torch's")
+        raise _failed(name, f"its features are {error:.1g} off torch's")
 
 
-def _failed(backbone: Backbone, reason: str) -> UserError:
-    name = backbone.info.model_name or backbone.info.name
+def _failed(name: str, reason: str) -> UserError:
     return UserError(f"OpenVINO cannot compute {name} ({reason}): features.engine=torch")

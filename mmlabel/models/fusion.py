@@ -55,7 +55,10 @@ class ImageEncoder(Encoder):
             )
 
     def forward(self, image: Tensor | None) -> Tensor:
-        """Pictures (B, 3, S, S) in 0..255 or features (B, F) to (B, out_features) float32."""
+        """Pictures (B, 3, H, W) in 0..255 or stored rows to (B, out_features) float32.
+
+        Stored rows are features (B, F), or what the trunk of the backbone gives (B, trunk.width).
+        """
         features = self._features(image)  # (B, F)
         if self.training and self.batch_norm:
             _check_statistics(features)
@@ -71,6 +74,9 @@ class ImageEncoder(Encoder):
                     "with one to give it pictures"
                 )
             return self.backbone(image)  # (B, F)
+        trunk = self.backbone.trunk if self.backbone else None
+        if self.backbone and trunk and image.shape[1:] == (trunk.width,):
+            return self.backbone.of_maps(image)  # (B, F)
         if image.ndim != 2 or image.shape[1] != self.features:
             raise UserError(
                 f"image features of shape {tuple(image.shape)} for a backbone with "

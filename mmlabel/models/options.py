@@ -12,26 +12,50 @@ from pydantic import Field, StrictBool, model_validator
 
 from mmlabel.errors import UserError
 from mmlabel.models.backbone_table import BACKBONES
-from mmlabel.options import AtLeast0, Count, Group, Positive, Share, Text
+from mmlabel.options import AtLeast0, Count, Group, Index, Positive, Share, Text
 
 # ---- Pictures -------------------------------------------------------------------------------
 
 
-class NamedBackbone(Group):
+class Freezing(Group):
+    """How much of a backbone is trained."""
+
+    frozen: StrictBool = True
+    """Neither weights nor batch-norm statistics change."""
+    unfreeze: Index = 0
+    """Of a frozen backbone, how many of its last stages are trained all the same; what the stages
+    before them give is stored."""
+    lr_scale: Positive = 1.0
+    """Learning rate of the backbone, where it is trained, as a multiple of optimizer.lr."""
+
+    @model_validator(mode="after")
+    def _frozen_or_not(self) -> Freezing:
+        if self.unfreeze and not self.frozen:
+            raise UserError(
+                f"backbone.unfreeze={self.unfreeze} with backbone.frozen=false: all of it is"
+                " trained already; leave one of the two out"
+            )
+        if self.lr_scale != 1 and self.frozen and not self.unfreeze:
+            raise UserError(
+                f"backbone.lr_scale={self.lr_scale:g}: a frozen backbone is not trained; add"
+                " backbone.unfreeze=N or backbone.frozen=false"
+            )
+        return self
+
+
+class NamedBackbone(Freezing):
     """A backbone that is known by its own name."""
 
     name: Literal[tuple(BACKBONES)]  # pyright: ignore[reportInvalidTypeForm]
     weights: Text = "pretrained"
     """pretrained (ImageNet), none (random), or a file with a state dict."""
-    frozen: StrictBool = True
-    """Neither weights nor batch-norm statistics change."""
 
     @property
     def model_name(self) -> None:
         """timm's name, which such a backbone does not need."""
 
 
-class TimmBackbone(Group):
+class TimmBackbone(Freezing):
     """Any model of timm."""
 
     name: Literal["timm"]
@@ -39,8 +63,6 @@ class TimmBackbone(Group):
     """timm's name of it."""
     weights: Text = "pretrained"
     """pretrained, none (random), or a file with a state dict."""
-    frozen: StrictBool = True
-    """Neither weights nor batch-norm statistics change."""
 
 
 TORCHVISION_DETECTORS = (
@@ -62,8 +84,11 @@ class Features(Group):
     """What computes them; auto: the fastest that is installed (openvino, on a CPU)."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the backbone's arithmetic while extracting."""
-    storage: Literal["float32", "float16"] = "float32"
-    """On disk; float16 takes half the space."""
+    storage: Literal["auto", "float32", "float16"] = "auto"
+    """On disk; float16 takes half the space; auto: float32, maps (backbone.unfreeze) in float16."""
+    max_gigabytes: Positive = 50.0
+    """Of disk for one store (10^9 bytes); what needs more is computed in every epoch instead, or
+    with features=on an error."""
     batch_size: Count = 64
     """Pictures a step of the extraction."""
     workers: Annotated[int, Ge(0), Le(256)] | None = None

@@ -4,6 +4,8 @@ import base64
 import io
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,7 +23,8 @@ STUDY_PICTURES = 60
 PICTURE_BUDGET = 2_200_000
 
 
-class Answers(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Answers:
     """What every variant says about the test rows that all runs share."""
 
     ids: list[str]
@@ -31,12 +34,12 @@ class Answers(NamedTuple):
     answers: np.ndarray  # (V, N, K) bool
     probs: np.ndarray | None  # (N, K), of a single run
 
-    @property
+    @cached_property
     def right(self) -> np.ndarray:
         """(V, N) bool: exactly the labels of the picture."""
         return (self.answers == self.targets).all(axis=2)
 
-    @property
+    @cached_property
     def sure(self) -> np.ndarray:
         """(N,) float: how sure a single run is of its worst mistake; 0 in rows without one."""
         if self.probs is None:
@@ -44,7 +47,7 @@ class Answers(NamedTuple):
         wrong = np.where(self.answers[0], self.probs, 1 - self.probs)
         return np.where(self.answers[0] != self.targets, wrong, 0).max(axis=1, initial=0)
 
-    @property
+    @cached_property
     def differ(self) -> np.ndarray:
         """(N,) bool: not all variants give the same answer."""
         return (self.answers != self.answers[:1]).any(axis=(0, 2))

@@ -17,6 +17,19 @@ class PrecisionRecall(NamedTuple):
         """Mean of the precision over the steps of the recall: scikit-learn's, not interpolated."""
         return float(np.sum(np.diff(self.recall, prepend=0.0) * self.precision))
 
+    def drawn(self, columns: int = 400) -> tuple[np.ndarray, np.ndarray]:
+        """Recall and precision of the points that can be told apart where it is drawn.
+
+        The recall is cut into so many columns; of each the first point, the lowest and the highest
+        are kept, so that a page does not grow with the rows.
+        """
+        column = (self.recall * columns).astype(int)
+        by_height = np.lexsort((self.precision, column))  # by column, then by precision
+        first = np.flatnonzero(np.diff(column, prepend=-1))
+        last = np.append(first[1:], len(column)) - 1
+        kept = np.unique(np.concatenate([first, by_height[first], by_height[last]]))
+        return self.recall[kept], self.precision[kept]
+
     @property
     def best_threshold(self) -> float:
         """Where F1 is highest; 1 if nothing answered is right at any threshold."""

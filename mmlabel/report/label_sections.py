@@ -66,6 +66,7 @@ def label_curves(run: RunRecord, names: dict[int, str]) -> Markup:
         curve, number = _curve(run, k), run.predictions.labels[k]
         hits, answered = int((targets[:, k] & answers[:, k]).sum()), int(answers[:, k].sum())
         used, words = None, "it is never answered"
+        recall, precision = curve.drawn()
         if answered:
             used = hits / int(targets[:, k].sum()), hits / answered
             words = f"precision {used[1]:.3f}, recall {used[0]:.3f}"
@@ -74,8 +75,8 @@ def label_curves(run: RunRecord, names: dict[int, str]) -> Markup:
                 id=f"pr-{number}",
                 heading=f"{label_name(names, number)}: {curve.average_precision:.2f}",
                 # From no answer at all, where precision is taken to be 1.
-                recall=[0.0, *curve.recall.tolist()],
-                precision=[1.0, *curve.precision.tolist()],
+                recall=[0.0, *recall.tolist()],
+                precision=[1.0, *precision.tolist()],
                 used=used,
                 share=float(targets[run.predictions.known[:, k], k].mean()),
                 description=f"Average precision {curve.average_precision:.3f}. At the threshold "

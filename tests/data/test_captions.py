@@ -8,6 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nltk.tokenize import NLTKWordTokenizer
 from web import Server, serving
 
 from mmlabel import network
@@ -288,6 +291,24 @@ def test_a_caption_that_is_a_book_costs_what_it_holds(tmp_path: Path) -> None:
     assert encoded.pad(np.arange(32)).shape == (32, 2)
     assert "(the longest has 30,000)" in encoded.notes[0]
     assert encode_texts(texts, vocabulary, max_length=128).pad(np.array([2000])).shape == (1, 128)
+
+
+@given(
+    st.lists(
+        st.lists(
+            st.sampled_from(["cannot", "gonna", "wanna", "Lemme", "it's", "d'ye", "o'clock", "x.y"])
+            | st.text(max_size=8)
+        ).map(" ".join),
+        max_size=4,
+    )
+)
+def test_words_are_what_the_tokeniser_makes_of_whole_captions(texts: list[str]) -> None:
+    tokenizer = NLTKWordTokenizer()
+    expected = []
+    for text in texts:
+        kept = "".join(captions._replacement(character) for character in text)
+        expected.append(tokenizer.tokenize(kept.lower()))
+    assert captions._split(texts).word_lists(np.arange(len(texts))) == expected
 
 
 @pytest.mark.parametrize(

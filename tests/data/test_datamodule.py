@@ -22,7 +22,7 @@ def prepared(settings: Settings) -> CaptionedPictures:
     data = CaptionedPictures(
         prepare(settings, None),
         looks_at_pictures="image" in settings.inputs,
-        image_size=settings.data.image_size,
+        image_size=settings.data.view,
         upright=settings.data.upright,
         batch_size=settings.data.batch_size,
         workers=0,

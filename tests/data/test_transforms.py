@@ -198,3 +198,19 @@ def test_the_key_tells_sizes_and_decoders_apart(monkeypatch: pytest.MonkeyPatch)
     assert transform_key(224, upright=True) not in (key, transform_key(192, upright=True))
     monkeypatch.setattr("PIL.__version__", "0.0")
     assert transform_key(224) != key
+
+
+@pytest.mark.parametrize("shape", [(40, 30), (17, 60), (64, 48)])
+def test_a_whole_picture_is_torchvisions_resize_and_its_mirror_image(shape, tmp_path: Path):
+    from torchvision.transforms.functional import resize
+
+    path = tmp_path / "one.png"
+    rng = np.random.default_rng(0)
+    picture = Image.fromarray(rng.integers(0, 256, (*shape, 3), dtype=np.uint8))
+    picture.save(path)
+    plain, flipped = (load_picture(path, size=(48, 64), flipped=f) for f in (False, True))
+    expected = np.asarray(resize(picture, [48, 64])).transpose(2, 0, 1)
+    np.testing.assert_array_equal(plain, expected)
+    np.testing.assert_array_equal(flipped, plain[:, :, ::-1])
+    keys = [transform_key(size) for size in (48, (48, 48), (48, 64), (64, 48))]
+    assert len({str(key) for key in keys}) == 4

@@ -24,6 +24,21 @@ def test_curves_and_average_precision_are_those_of_scikit_learn(digits: int):
         assert f1_score(targets, probs >= curve.best_threshold) == pytest.approx(best)
 
 
+def test_a_curve_of_many_rows_is_drawn_with_few_points():
+    random = np.random.default_rng(0)
+    targets = random.random(50_000) < 0.3
+    curve = precision_recall(targets, np.clip(targets * 0.2 + random.random(50_000), 0, 1))
+    recall, precision = curve.drawn(columns=100)
+    assert len(recall) <= 303
+    for column in np.unique((curve.recall * 100).astype(int)):  # the slow way
+        inside = (curve.recall * 100).astype(int) == column
+        kept = (recall * 100).astype(int) == column
+        assert precision[kept].max() == curve.precision[inside].max()
+        assert precision[kept].min() == curve.precision[inside].min()
+        assert recall[kept][0] == curve.recall[inside][0]
+    assert (recall[-1], precision[-1]) == (curve.recall[-1], curve.precision[-1])
+
+
 def test_calibration_error_by_hand():
     targets = np.array([True, False, False, False])
     # Tenths: 0.25 and 0.2 are together (one of two true), 0.9 alone and false, 1.0 in the last one.

@@ -61,6 +61,7 @@ def read_usyd(
     ids, captions, label_lists, notes = _columns(
         path, labels=True, require_captions=require_captions, encoding=encoding
     )
+    folder = root / pictures
     label_order = label_order_of(
         path,
         ids,
@@ -75,7 +76,7 @@ def read_usyd(
         captions=captions,
         targets=(label_order != ABSENT).astype(np.uint8),
         label_names=REPORT_LABELS,
-        pictures=[root / pictures / image_id for image_id in ids],
+        pictures=[folder / image_id for image_id in ids],
         label_order=label_order,
         require_pictures=require_pictures,
         require_captions=require_captions,

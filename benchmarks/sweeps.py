@@ -1,0 +1,45 @@
+"""Sweeps: lstm.layers=1,2,4,8 from empty caches, with the store and jobs=auto, over without."""
+
+from benchmarks.runs import run, some_rows, sweep
+from benchmarks.table import Bench
+
+LAYERS = (1, 2, 4, 8)
+# What the study of this name fixes, for the runs without the store.
+FIXED = ("optimizer=adadelta", "scheduler=none", "lstm.pooling=last")
+
+
+def measure(bench: Bench) -> None:
+    """Whole commands, one run after the other where there is no store."""
+    rows = bench.pick(tiny=40, quick=80, usual=400, full=None)
+    epochs = bench.pick(tiny=1, quick=1, usual=2, full=10)
+    layers = bench.pick(tiny=(1,), quick=LAYERS, usual=LAYERS, full=LAYERS)
+    options = ["backbone=efficientnet_lite0", f"trainer.max_epochs={epochs}", "patience=null"]
+    options += [*some_rows(bench, rows), "logger=csv"]
+    for seeds in bench.pick(tiny=(1,), quick=(1,), usual=(1,), full=(1, 4)):
+        study = ["study=lstm_layers", f"seeds={seeds}", "jobs=auto"]
+        stored = sweep(bench, *study, *options, cache=f"sweep{seeds}")
+        alone = sum(
+            run(
+                bench,
+                *options,
+                *FIXED,
+                f"lstm.layers={number}",
+                f"seed={seed}",
+                "features=off",
+                cache=f"alone{seeds}",
+                folder=f"alone-{number}-{seed}-{seeds}",
+            ).seconds
+            for number in layers
+            for seed in range(seeds)
+        )
+        jobs = len(layers) * seeds
+        whole = bench.level == "full"
+        bench.add(
+            "sweeps",
+            f"{jobs} jobs, without the store over with it and jobs=auto",
+            alone / stored,
+            "x",
+            at_least={4: 12.0, 16: 20.0}.get(jobs) if whole else None,
+            note=f"{alone:.0f} s and {stored:.0f} s; {rows or 3600:,} rows, {epochs} epochs"
+            + ("" if whole else " (target 12 for 4 jobs at 3,600 rows and 10 epochs: FULL=1)"),
+        )

@@ -1,0 +1,162 @@
+"""A picture network cut in two after one of its stages: a trunk that stays, a tail that is trained.
+
+The stages of ResNet-50 are its four groups of blocks, those of EfficientNet-Lite0 its seven, those
+of a vision transformer its blocks, those of VGG-16 what lies between two poolings. The stem before
+them belongs to the trunk, and what comes after them (last convolution, pooling) to the tail.
+"""
+
+import inspect
+import re
+from typing import NamedTuple
+
+from torch import Tensor, fx, nn
+
+from mmlabel.errors import UserError
+
+# Where torchvision's and timm's networks keep their stages: one container of them, or one each.
+_CONTAINERS = ("blocks", "stages", "layers", "features", "trunk_output", "encoder.layers")
+_NUMBERED = re.compile(r"(layer|layers_|stages_|stage|s)\d+")
+_POOLING = (nn.MaxPool2d, nn.AvgPool2d)
+
+
+class Split(NamedTuple):
+    """Two networks that share their weights with the whole: tail(trunk(x)) is network(x)."""
+
+    trunk: nn.Module
+    tail: nn.Module
+    stage: str  # the last one of the trunk
+
+
+def stages(network: nn.Module) -> list[str]:
+    """Names of the modules that end a stage, in the order of the network; [] if none is known."""
+    modules = dict(network.named_modules())
+    numbered = [name for name, _ in network.named_children() if _NUMBERED.fullmatch(name)]
+    if len(numbered) > 1:
+        return numbered
+    for container in _CONTAINERS:
+        if container not in modules:
+            continue
+        parts = list(modules[container].named_children())
+        ends = [name for name, part in parts if isinstance(part, _POOLING)]
+        if composite := [name for name, part in parts if _is_block(part)]:
+            ends = composite
+        return [f"{container}.{name}" for name in ends]
+    return []
+
+
+def _is_block(part: nn.Module) -> bool:
+    # Norms and poolings may be made of several modules, too.
+    layers = (nn.Conv2d, nn.Linear)
+    return not isinstance(part, layers) and any(isinstance(m, layers) for m in part.modules())
+
+
+def split(network: nn.Module, *, trained: int, name: str) -> Split:
+    """Cut before the last `trained` stages.
+
+    Args:
+        network: maps pictures (B, 3, H, W) to features (B, F).
+        trained: stages of the tail, at least 1.
+        name: of the network, for messages.
+
+    Raises UserError for a network without known stages or with too few of them, and for one whose
+    later stages need more than the output of those before.
+    """
+    ends = stages(network)
+    if not ends:
+        raise UserError(
+            f"backbone.unfreeze={trained}: the stages of {name} are not known;"
+            " backbone.frozen=false trains all of it"
+        )
+    if trained >= len(ends):
+        raise UserError(
+            f"backbone.unfreeze={trained}: {name} has {len(ends)} stages; give at most"
+            f" {len(ends) - 1}, or backbone.frozen=false to train all of it"
+        )
+    last = ends[-trained - 1]
+    graph = _trace(network, ends, name)
+    cuts = [node for node in graph.nodes if node.op == "call_module" and node.target == last]
+    if len(cuts) != 1:
+        raise _no_cut(name, trained, f"{last} is run {len(cuts)} times")
+    (cut,) = cuts
+    tail = _after(graph, cut)
+    if tail is None:
+        raise _no_cut(name, trained, f"later stages need more than the output of {last}")
+    return Split(
+        fx.GraphModule(network, _until(graph, cut), "Trunk"),
+        fx.GraphModule(network, tail, "Tail"),
+        last,
+    )
+
+
+def flat(maps: Tensor) -> Tensor:
+    """Maps (B, C, H, W) as rows (B, H*W*C), channels last; tokens (B, T, C) as (B, T*C)."""
+    return (maps.permute(0, 2, 3, 1) if maps.ndim == 4 else maps).flatten(1)
+
+
+def unflat(rows: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """What `flat` made rows of, from them; `shape` is that of one picture's maps, without B."""
+    if len(shape) != 3:
+        return rows.view(len(rows), *shape)
+    channels, height, width = shape
+    return rows.view(len(rows), height, width, channels).permute(0, 3, 1, 2)
+
+
+class _Coarse(fx.Tracer):
+    """Traces what happens between the stages, and looks into none of them."""
+
+    def __init__(self, entered: set[str]) -> None:
+        super().__init__()
+        self._entered = entered
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return module_qualified_name not in self._entered
+
+
+def _trace(network: nn.Module, ends: list[str], name: str) -> fx.Graph:
+    parts = [end.split(".")[:-1] for end in ends]
+    entered = {".".join(part[: n + 1]) for part in parts for n in range(len(part))}
+    parameters = inspect.signature(network.forward).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+    try:
+        return _Coarse(entered).trace(network, concrete_args=defaults)
+    except Exception as error:  # whatever a network's code does with what it cannot compute with
+        raise UserError(
+            f"backbone.unfreeze: {name} cannot be cut into stages ({error}); backbone.frozen=false"
+            " trains all of it"
+        ) from error
+
+
+def _until(graph: fx.Graph, cut: fx.Node) -> fx.Graph:
+    new, copies = fx.Graph(), {}
+    for node in graph.nodes:
+        copies[node] = new.node_copy(node, copies.__getitem__)
+        if node is cut:
+            break
+    new.output(copies[cut])
+    return new
+
+
+def _after(graph: fx.Graph, cut: fx.Node) -> fx.Graph | None:
+    """What comes after the cut; None if it needs anything else that was computed before."""
+    needed, waiting = set(), [node for node in graph.nodes if node.op == "output"]
+    while waiting:
+        node = waiting.pop()
+        if node in needed or node is cut:
+            continue
+        if node.op == "placeholder":
+            return None
+        needed.add(node)
+        waiting += node.all_input_nodes
+    new = fx.Graph()
+    copies = {cut: new.placeholder("maps")}
+    for node in graph.nodes:
+        if node in needed:
+            copies[node] = new.node_copy(node, copies.__getitem__)
+    return new
+
+
+def _no_cut(name: str, trained: int, reason: str) -> UserError:
+    return UserError(
+        f"backbone.unfreeze={trained}: {name} cannot be cut there ({reason}); try another number,"
+        " or backbone.frozen=false to train all of it"
+    )

@@ -1,0 +1,99 @@
+"""Networks cut after a stage: the two parts are the whole, and only the last one is trained."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models import get_model
+
+from mmlabel.errors import UserError
+from mmlabel.models.backbones import Backbone, build_backbone
+from mmlabel.models.stages import flat, split, stages, unflat
+from mmlabel.models.weights import resolve_weights
+
+timm = pytest.importorskip("timm")
+
+TIMM = {
+    "tf_efficientnet_lite0": 7,
+    "resnet10t": 4,
+    "vit_tiny_patch16_224": 12,  # cut where maps are tokens
+    "convnext_atto": 4,
+    "regnetx_002": 4,
+    "mobilenetv3_small_050": 6,
+}
+TORCHVISION = {"resnet18": 4, "vgg11": 5, "mobilenet_v3_small": 13, "shufflenet_v2_x0_5": 3}
+
+
+def check_every_cut(network: nn.Module, count: int, size: int) -> None:
+    network.eval()
+    assert len(stages(network)) == count
+    pictures = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        whole = network(pictures)
+        for trained in {1, count // 2, count - 1}:
+            cut = split(network, trained=trained, name="it")
+            maps = cut.trunk(pictures)
+            again = unflat(flat(maps), tuple(maps.shape[1:]))
+            assert torch.equal(again, maps)
+            torch.testing.assert_close(cut.tail(again), whole, rtol=1e-4, atol=1e-5)
+            both = {id(p) for part in (cut.trunk, cut.tail) for p in part.parameters()}
+            assert both <= {id(p) for p in network.parameters()}
+
+
+@pytest.mark.parametrize("name", TIMM)
+def test_timms_networks_are_their_parts(name: str):
+    size = 224 if "vit" in name else 64
+    check_every_cut(timm.create_model(name, num_classes=0), TIMM[name], size)
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_torchvisions_networks_are_their_parts(name: str):
+    check_every_cut(get_model(name, weights=None), TORCHVISION[name], 64)
+
+
+def lite0(unfreeze: int) -> Backbone:
+    weights = resolve_weights(name="efficientnet_lite0", weights="none")
+    return build_backbone(
+        name="efficientnet_lite0", weights=weights, unfreeze=unfreeze, shape=(64, 96)
+    )
+
+
+def test_a_backbone_gives_the_same_from_pictures_and_from_maps():
+    backbone, frozen = lite0(3).eval(), lite0(0)
+    pictures = torch.randint(0, 256, (3, 3, 64, 96), dtype=torch.uint8)
+    with torch.no_grad():
+        assert backbone.trunk is not None
+        rows = backbone.trunk(pictures)
+        assert rows.shape == (3, backbone.trunk.width)
+        torch.testing.assert_close(backbone.of_maps(rows), frozen(pictures))
+        torch.testing.assert_close(backbone(pictures), frozen(pictures))
+    assert backbone.state_dict().keys() == frozen.state_dict().keys()
+
+
+def test_only_the_last_stages_learn_and_keep_their_statistics():
+    backbone = lite0(2).train()
+    before = copy.deepcopy(backbone.state_dict())
+    optimizer = torch.optim.SGD([p for p in backbone.parameters() if p.requires_grad], lr=0.1)
+    backbone(torch.randint(0, 256, (4, 3, 64, 96), dtype=torch.uint8)).sum().backward()
+    optimizer.step()
+    changed = {key for key, value in backbone.state_dict().items() if value.ne(before[key]).any()}
+    last = ("network.blocks.5.", "network.blocks.6.", "network.conv_head", "network.bn2")
+    assert changed and all(key.startswith(last) for key in changed)
+    assert any(key.endswith("running_mean") for key in changed)
+    assert not any(module.training for module in backbone.eval().modules())
+
+
+@pytest.mark.parametrize(
+    ("name", "unfreeze", "said"),
+    [
+        ("tf_efficientnet_lite0", 7, "has 7 stages; give at most 6"),
+        ("inception_v3", 1, "stages of inception_v3 are not known"),
+        ("hrnet_w18_small", 1, "more than one map"),
+        ("xcit_nano_12_p16_224", 2, "need more than the output of"),
+    ],
+)
+def test_what_cannot_be_cut_is_said(name: str, unfreeze: int, said: str):
+    weights = resolve_weights(name="timm", model_name=name, weights="none")
+    with pytest.raises(UserError, match=said):
+        build_backbone(name="timm", model_name=name, weights=weights, unfreeze=unfreeze)

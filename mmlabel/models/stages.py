@@ -96,9 +96,9 @@ def flat(maps: Tensor) -> Tensor:
 def unflat(rows: Tensor, shape: tuple[int, ...]) -> Tensor:
     """What `flat` made rows of, from them; `shape` is that of one picture's maps, without B."""
     if len(shape) != 3:
-        return rows.view(len(rows), *shape)
+        return rows.view(rows.shape[0], *shape)
     channels, height, width = shape
-    return rows.view(len(rows), height, width, channels).permute(0, 3, 1, 2)
+    return rows.view(rows.shape[0], height, width, channels).permute(0, 3, 1, 2)
 
 
 class _Coarse(fx.Tracer):

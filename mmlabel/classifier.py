@@ -56,6 +56,7 @@ class Classifier(pl.LightningModule):
             see `mmlabel.checkpoint`.
         backbone: where the network's backbone is to be had when it was built without one, because
             stored features stand in for pictures.
+        note: takes what a user has to know of how training went.
 
     Attributes:
         scores: "val/f1_micro" and so on, of each split's last pass.
@@ -75,6 +76,7 @@ class Classifier(pl.LightningModule):
         configure: Callable[[nn.Module, int], Any] | None = None,
         content: dict[str, Any] | None = None,
         backbone: "BackboneSource | None" = None,
+        note: Callable[[str], None] = lambda _: None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -87,11 +89,13 @@ class Classifier(pl.LightningModule):
         self.configure = configure
         self.content = content
         self.backbone = backbone
+        self.note = note
         self.scores: dict[str, float] = {}
         self.evaluated: dict[str, Evaluated] = {}
         self.rows_trained = 0
         self._seen: list[tuple[Tensor, ...]] = []
         self._validated = False  # in this epoch of training
+        self._collapsed = False
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits (B, num_labels)."""
@@ -137,6 +141,8 @@ class Classifier(pl.LightningModule):
                 config.scheduler.step(self.trainer.callback_metrics[str(config.monitor)])
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        if batch_idx == 0:
+            self._warn_of_collapse(batch)
         self._evaluate(batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
@@ -147,6 +153,21 @@ class Classifier(pl.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         self._finish("test")
+
+    def _warn_of_collapse(self, batch: Batch) -> None:
+        """Say so where training has brought a backbone to tell pictures apart no more."""
+        encoders = getattr(self.network, "encoders", {})
+        image: Any = encoders["image"] if "image" in encoders else None
+        if self._collapsed or image is None or not _is_trained(image.backbone):
+            return
+        features = image.features_of(batch.image)  # (B, F)
+        if len(features) > 1 and features.std(dim=0).max() <= 1e-4 * features.abs().max():
+            self._collapsed = True
+            self.note(
+                "the backbone gives every picture the same features: too high a learning rate has"
+                " destroyed its weights, and the model no longer sees pictures; lower"
+                " backbone.lr_scale or optimizer.lr"
+            )
 
     def _evaluate(self, batch: Batch) -> None:
         logits, loss = self.network.evaluate(batch, self.criterion)  # type: ignore[operator]
@@ -240,6 +261,10 @@ class Classifier(pl.LightningModule):
                 del saved[key]
             for key in [key for key in own if key.startswith(BACKBONE) and key not in saved]:
                 saved[key] = own[key]
+
+
+def _is_trained(backbone: nn.Module | None) -> bool:
+    return backbone is not None and any(w.requires_grad for w in backbone.parameters())
 
 
 def _mean_loss(losses: Tensor, known: Tensor) -> float:

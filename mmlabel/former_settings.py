@@ -8,6 +8,7 @@ TRAINED_UNDER: dict[str, object] = {
     "data.upright": False,
     "captions.max_length": None,
     "features.engine": "torch",
+    "backbone.lr_scale": 1.0,
 }
 # Options of earlier versions: gone, or told by something else now.
 _GONE = ("model.inputs", "model.threshold", "model.auxiliary")

@@ -208,6 +208,7 @@ def new_classifier(
         configure=optimizer_for(settings),
         content=content,
         backbone=backbone if stored else None,
+        note=prepared.note,
     )
 
 

@@ -155,6 +155,22 @@ def test_stored_features_change_nothing(settings_of, tmp_path: Path):
         assert stored == pytest.approx(live, abs=1e-5)
 
 
+@pytest.mark.parametrize("destroyed", [False, True])
+def test_a_backbone_that_training_has_destroyed_is_told(
+    destroyed: bool, settings_of, tmp_path: Path, monkeypatch
+):
+    def destroy(self, *_) -> None:
+        backbone = self.network.encoders["image"].backbone
+        for weight in backbone.parameters():
+            if weight.requires_grad and destroyed:
+                torch.nn.init.zeros_(weight)
+
+    monkeypatch.setattr("mmlabel.classifier.Classifier.on_train_epoch_end", destroy)
+    results = train(settings_of("backbone.unfreeze=2", "model=image_only"), tmp_path)
+    found = [note for note in results["notes"] if "lower backbone.lr_scale" in note]
+    assert len(found) == destroyed, results["notes"]
+
+
 @pytest.mark.parametrize("storage", ["float32", "float16"])
 def test_stored_maps_change_nothing(storage: str, settings_of, tmp_path: Path):
     """The last stages learn the same from the stored output of those before as from pictures."""
@@ -315,11 +331,13 @@ def test_a_detector_answers_without_training(settings_of, tmp_path: Path):
 
 def test_every_experiment_composes_and_builds():
     experiments = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
-    assert {"demo", "report_resnet50", "report_vgg16"} <= set(experiments)
+    best = {"best", "best_small", "best_connected"}
+    assert {"demo", "report_resnet50", "report_vgg16"} | best <= set(experiments)
     for name in experiments:
         settings = load_settings([f"experiment={name}"])
         assert f"experiment={name}" in (CONF / "experiment" / f"{name}.yaml").read_text()
-        assert settings.trainer.max_epochs >= 10
+        assert settings.trainer.max_epochs >= (6 if name in best else 10)
+        assert name not in best or (settings.max_megabytes or 1000) <= 100
     assert load_settings(["experiment=report_vgg16"]).optimizer.lr == 5
 
 

@@ -125,6 +125,9 @@ class Splits(Batches):
         )
 
 
+SceneSide = Annotated[int, Ge(16), Le(1024)]
+
+
 class Scenes(Batches):
     """The built-in data set: pictures drawn from a seed, with captions that name part of them."""
 
@@ -133,8 +136,9 @@ class Scenes(Batches):
     """Seed of the drawings."""
     rows: Annotated[list[Count], Field(min_length=3, max_length=3)] = [1200, 200, 200]
     """Rows of train, val and test."""
-    image_size: Annotated[int, Ge(16), Le(1024)] = 96
-    """Side in px: pictures are drawn at this size and not enlarged."""
+    image_size: SceneSide | Annotated[list[SceneSide], Field(min_length=2, max_length=2)] = 96
+    """Side in px at which pictures are drawn and seen; with data.crop=none also [HEIGHT,WIDTH], of
+    which they are drawn at the smaller."""
     on_missing: Literal["error", "continue"] = "continue"
     """Without weights, vectors or WordNet that cannot be fetched: stop, or go on without."""
 
@@ -160,9 +164,8 @@ class Scenes(Batches):
         from mmlabel.data.sources.scenes import scenes_folder
 
         train, val, test = self.rows
-        return scenes_folder(
-            cache_dir, seed=self.scenes_seed, rows=(train, val, test), size=self.image_size
-        )
+        side = min(self.image_size) if isinstance(self.image_size, list) else self.image_size
+        return scenes_folder(cache_dir, seed=self.scenes_seed, rows=(train, val, test), size=side)
 
 
 class Usyd(Splits):

@@ -59,12 +59,13 @@ class ImageEncoder(Encoder):
 
         Stored rows are features (B, F), or what the trunk of the backbone gives (B, trunk.width).
         """
-        features = self._features(image)  # (B, F)
+        features = self.features_of(image)  # (B, F)
         if self.training and self.batch_norm:
             _check_statistics(features)
         return self.projection(features)  # (B, out_features)
 
-    def _features(self, image: Tensor | None) -> Tensor:
+    def features_of(self, image: Tensor | None) -> Tensor:
+        """The backbone's features (B, F) of what `forward` takes."""
         if image is None:
             raise UserError("this model looks at pictures, but the batch has none")
         if image.ndim == 4:

@@ -25,8 +25,9 @@ class Freezing(Group):
     unfreeze: Index = 0
     """Of a frozen backbone, how many of its last stages are trained all the same; what the stages
     before them give is stored."""
-    lr_scale: Positive = 1.0
-    """Learning rate of the backbone, where it is trained, as a multiple of optimizer.lr."""
+    lr_scale: Positive = 0.1
+    """Learning rate of the backbone, where it is trained, as a multiple of optimizer.lr: at the rate
+    at which new weights learn, pretrained ones are lost (Howard & Ruder 2018)."""
 
     @model_validator(mode="after")
     def _frozen_or_not(self) -> Freezing:
@@ -35,7 +36,8 @@ class Freezing(Group):
                 f"backbone.unfreeze={self.unfreeze} with backbone.frozen=false: all of it is"
                 " trained already; leave one of the two out"
             )
-        if self.lr_scale != 1 and self.frozen and not self.unfreeze:
+        unasked = (1.0, type(self).model_fields["lr_scale"].get_default())
+        if self.lr_scale not in unasked and self.frozen and not self.unfreeze:
             raise UserError(
                 f"backbone.lr_scale={self.lr_scale:g}: a frozen backbone is not trained; add"
                 " backbone.unfreeze=N or backbone.frozen=false"

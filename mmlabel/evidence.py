@@ -102,7 +102,7 @@ def bootstrap_interval(
     Raises:
         ValueError: as `scores`.
     """
-    draws = resampled_scores(targets, answers, metric=metric, resamples=resamples, seed=seed)
+    draws = _unpaired_scores(targets, answers, metric=metric, resamples=resamples, seed=seed)
     draws = draws.mean(1)  # (R,)
     score = scores(targets, answers, metric).mean()
     bias, acceleration = _bias(draws, score), _acceleration(targets, answers, metric)
@@ -113,6 +113,27 @@ def bootstrap_interval(
         quantiles.append(normal.cdf(bias + shifted / (1 - acceleration * shifted)))
     low, high = np.quantile(draws, quantiles)
     return float(low), float(high)
+
+
+def _unpaired_scores(
+    targets: np.ndarray, answers: np.ndarray, *, metric: str, resamples: int, seed: int
+) -> np.ndarray:
+    """As `resampled_scores`, of resamples that are drawn for these answers alone.
+
+    Rows that add the same to a score are one kind, and how often each kind is drawn is
+    multinomial: a million rows are of a few hundred kinds.
+    """
+    columns = _columns(targets, answers, metric)  # (N, S, C)
+    rows, seeds, width = columns.shape
+    kinds, counts = np.unique(columns.reshape(rows, -1), axis=0, return_counts=True)  # (K, S C)
+    random = np.random.default_rng(seed)
+    size = max(1, CHUNK // len(kinds))
+    parts = []
+    for start in range(0, resamples, size):
+        lines = min(size, resamples - start)
+        weights = random.multinomial(rows, counts / rows, size=lines).astype(np.float64)
+        parts.append(_f1((weights @ kinds).reshape(-1, seeds, width), metric, rows))
+    return np.concatenate(parts)  # (R, S)
 
 
 def _bias(draws: np.ndarray, score: float) -> float:

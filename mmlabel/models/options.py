@@ -26,8 +26,8 @@ class Freezing(Group):
     """Of a frozen backbone, how many of its last stages are trained all the same; what the stages
     before them give is stored."""
     lr_scale: Positive = 0.1
-    """Learning rate of the backbone, where it is trained, as a multiple of optimizer.lr: at the rate
-    at which new weights learn, pretrained ones are lost (Howard & Ruder 2018)."""
+    """Learning rate of the backbone, where it is trained, as a multiple of optimizer.lr: at the
+    rate at which new weights learn, pretrained ones are lost (Howard & Ruder 2018)."""
 
     @model_validator(mode="after")
     def _frozen_or_not(self) -> Freezing:

@@ -61,7 +61,8 @@ class Classifier(pl.LightningModule):
     Attributes:
         scores: "val/f1_micro" and so on, of each split's last pass.
         evaluated: answers of each split's last pass, by split.
-        rows_trained: training rows seen in the last epoch.
+        rows_trained: training rows seen in the last epoch, by all processes; some twice where
+            their number is no multiple of the processes'.
     """
 
     def __init__(
@@ -113,13 +114,14 @@ class Classifier(pl.LightningModule):
         # goes on exactly as it would have. (At the epoch's start would be too early: a loader
         # draws a number of its own, and in a resumed run it does so before.)
         if batch_idx == 0:
-            torch.manual_seed(self.seed * 1_000_003 + self.current_epoch)
+            own = self.global_rank * 10_007  # the rows of no two processes lose the same units
+            torch.manual_seed(self.seed * 1_000_003 + own + self.current_epoch)
             self.rows_trained = 0
             self._validated = False
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self.network.loss(batch, self.criterion)  # type: ignore[operator]
-        self.rows_trained += len(batch.rows)
+        self.rows_trained += len(batch.rows) * self.trainer.world_size
         self.log(
             "train/loss",
             loss,

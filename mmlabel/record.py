@@ -71,7 +71,11 @@ def describe(
             test.known,
         )
     seen = {split: len(found.rows) for split, found in classifier.evaluated.items()}
-    rows = {"train": classifier.rows_trained or len(prepared.rows["train"]), "val": 0, "test": 0}
+    training = len(prepared.rows["train"])
+    trained = classifier.rows_trained or training
+    if settings["train"]:
+        trained = min(trained, training)  # several processes may have seen a few rows twice
+    rows = {"train": trained, "val": 0, "test": 0}
     return {
         "status": "finished",
         "scores": classifier.scores,

@@ -29,6 +29,7 @@ from mmlabel.callbacks import (
 from mmlabel.checkpoint import Checkpoint, complete, read_checkpoint
 from mmlabel.checkpoint_file import SealedCheckpoints
 from mmlabel.classifier import Classifier
+from mmlabel.data.batches import share_of_batch
 from mmlabel.data.prepare import PreparedData
 from mmlabel.errors import UserError
 from mmlabel.parts import Run, build, scheduler_for
@@ -91,6 +92,7 @@ def train(
         for note in notes:
             run.prepared.note(note)
         trainer = build_trainer(settings, run.prepared, folder=folder, loggers=loggers)
+        check_shares(settings, trainer.world_size)
         ready = time.monotonic()
 
         epochs, best = 0, None
@@ -172,6 +174,17 @@ def size_of(run: Run, settings: Settings) -> dict[str, Size]:
         vocabulary=run.prepared.vocabulary,
         half=settings.trainer.precision in ("16-true", "bf16-true"),
     )
+
+
+def check_shares(settings: Settings, processes: int) -> None:
+    """See that the processes of a run can share its batches; raises UserError if not."""
+    share = share_of_batch(settings.data.batch_size, processes)
+    if settings.train and share == 1 and settings.has_batch_norm:
+        raise UserError(
+            f"data.batch_size={settings.data.batch_size} is one row for each of {processes}"
+            " processes: batch norm cannot train on one row at a time; use more rows a batch, or"
+            " model.head.batch_norm=false"
+        )
 
 
 @contextmanager

@@ -129,6 +129,7 @@ def test_each_job_of_a_multirun_is_a_wandb_run_of_its_own(quick: list[str], tmp_
     assert not (tmp_path / "sweep" / "1" / "results.json").exists()
 
 
+@pytest.mark.slow
 def test_a_data_parallel_multirun_scores_as_single_runs_do(quick: list[str], tmp_path: Path):
     """Every job is whole, in its own folder, and no row counts twice: 25 rows on two processes."""
     options = [*quick, "data.rows=[64,25,25]", "data.batch_size=16"]

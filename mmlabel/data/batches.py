@@ -13,6 +13,7 @@ from torch.utils.data import Dataset, Sampler, SequentialSampler
 from mmlabel.data.captions import EncodedCaptions
 from mmlabel.data.pictures import read_picture
 from mmlabel.data.transforms import Size, picture_views, stack_views
+from mmlabel.errors import UserError
 
 
 class Batch(NamedTuple):
@@ -41,13 +42,16 @@ class EpochBatches(Sampler):
     sees exactly what a run without them sees, and a resumed run what an uninterrupted one does. A
     last batch of one row joins the batch before it, as batch norm cannot train on one row.
 
-    Several processes get disjoint rows. In training the order is padded by its own beginning to a
-    multiple of the number of processes, which must all make the same number of steps; in
-    evaluation nothing is padded, so that every row is scored exactly once.
+    Several processes get disjoint rows: what they do at once is one batch, of the rows that a
+    single process would take in that step, each an equal part of it (so that the mean of their
+    losses is the batch's). In training the order is padded by its own beginning to a multiple of
+    the number of processes, which must all make the same number of steps; a last batch of which
+    each would have one row joins the one before it. In evaluation nothing is padded, so that every
+    row is scored exactly once.
 
     Args:
         num_rows: of the split.
-        batch_size: rows a batch.
+        batch_size: rows a batch, all processes together; a multiple of their number.
         seed: of order and flips.
         training: whether rows are shuffled and flipped.
         lengths: (num_rows,) of the captions, for training batches of similar ones; None: as drawn.
@@ -67,6 +71,7 @@ class EpochBatches(Sampler):
     ) -> None:
         self.num_rows = num_rows
         self.batch_size = batch_size
+        self.share = share_of_batch(batch_size, world_size)
         self.seed = seed
         self.training = training
         self.lengths = lengths
@@ -83,7 +88,7 @@ class EpochBatches(Sampler):
         share = len(range(self.rank, self.num_rows, self.world_size))
         if self.training:
             share = -(-self.num_rows // self.world_size)
-        starts = list(range(0, share, self.batch_size)) + [share]
+        starts = list(range(0, share, self.share)) + [share]
         if len(starts) > 2 and starts[-1] - starts[-2] == 1:
             del starts[-2]
         return starts
@@ -100,13 +105,29 @@ class EpochBatches(Sampler):
             flipped = generator.random(self.num_rows) < 0.5
             order = np.resize(order, self._starts[-1] * self.world_size)
             if self.lengths is not None:
-                # What all processes do at once is one batch: they wait for the longest caption.
-                size = self.batch_size * self.world_size
-                order = group_by_length(order, self.lengths, batch_size=size, generator=generator)
+                # Over all processes: in a step they wait for the longest caption.
+                order = group_by_length(
+                    order, self.lengths, batch_size=self.batch_size, generator=generator
+                )
         mine = order[self.rank :: self.world_size]
         for start, end in zip(self._starts, self._starts[1:], strict=False):
             rows = mine[start:end]
             yield rows, flipped[rows]
+
+
+def share_of_batch(batch_size: int, processes: int) -> int:
+    """The rows of a batch that each process takes; raises UserError if they are not equally many.
+
+    Unequal parts would weigh a row by the part that it happens to be in.
+    """
+    if batch_size % processes == 0:
+        return batch_size // processes
+    below, above = batch_size // processes * processes, -(-batch_size // processes) * processes
+    near = f"{below} or {above}" if below else f"{above}"
+    raise UserError(
+        f"data.batch_size={batch_size} is the whole batch, which {processes} processes share: give"
+        f" a multiple of {processes}, such as {near}"
+    )
 
 
 def group_by_length(
@@ -165,7 +186,7 @@ class SplitRows(Dataset):
         upright: bool,
     ) -> None:
         self.ids = np.array(ids, dtype=object)
-        self.targets = torch.from_numpy(targets.astype(np.float32))
+        self.targets = torch.from_numpy(targets)  # as bytes: millions of rows have many labels
         self.known = None if known is None else torch.from_numpy(known)
         self.captions = captions
         self.lengths = torch.from_numpy(captions.lengths)
@@ -184,7 +205,7 @@ class SplitRows(Dataset):
             image=self._images(rows, flipped),
             tokens=torch.from_numpy(self.captions.pad(index[0])),
             lengths=self.lengths[rows],
-            targets=self.targets[rows],
+            targets=self.targets[rows].float(),
             rows=rows,
             ids=self.ids[index[0]].tolist(),
             known=None if self.known is None else self.known[rows],

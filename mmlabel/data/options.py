@@ -35,7 +35,7 @@ class Batches(Group):
     upright: StrictBool = True
     """Turn pictures as their EXIF data says before anything else."""
     batch_size: Count = 32
-    """Rows in a training step."""
+    """Rows in a training step, shared out equally over the processes of trainer=ddp."""
     workers: Annotated[int, Ge(0), Le(256)] = 2
     """Processes that decode pictures."""
     on_bad_image: Literal["error", "skip"] = "error"

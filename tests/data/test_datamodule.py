@@ -87,8 +87,9 @@ def test_processes_share_an_epoch_out(rows: int, world_size: int, training: bool
     """All make as many steps in training, none sees a row that another has in evaluation."""
     shares = []
     for rank in range(world_size):
+        whole = 16 * world_size
         sampler = EpochBatches(
-            rows, batch_size=16, training=training, rank=rank, world_size=world_size
+            rows, batch_size=whole, training=training, rank=rank, world_size=world_size
         )
         batches = [batch for batch, _ in sampler]
         assert len(batches) == len(sampler)

@@ -1,0 +1,51 @@
+"""Two processes with the whole batch of one: `trainer=ddp` changes how fast, not what."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from resumed_runs import history, results_of
+
+from mmlabel.errors import UserError
+from mmlabel.training import check_shares, train
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.slow
+def test_two_processes_follow_one(quick: list[str], settings_of, tmp_path: Path):
+    """With what draws no numbers and no statistics of its own rows: to rounding, epoch by epoch."""
+    options = ["model=caption_only", "data.rows=[64,25,25]", "data.batch_size=16", "patience=null"]
+    options += ["model.head.batch_norm=false", "model.head.dropout=0", "trainer.max_epochs=3"]
+    train(settings_of(*options), tmp_path / "one")
+    fitting = [o for o in quick if not o.startswith(("backbone", "features"))]
+    given = [*fitting, *options, "trainer=ddp", "hydra.run.dir=two"]
+    done = subprocess.run(
+        [sys.executable, str(REPOSITORY / "train.py"), *given],
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, done.stderr
+    one, two = tmp_path / "one", tmp_path / "two"
+    for column in ("train/loss", "val/loss", "lr"):
+        assert history(two, column) == pytest.approx(history(one, column), abs=1e-5), column
+    assert len(history(two)) == 3
+    assert results_of(two)["rows"] == results_of(one)["rows"]
+    scores = results_of(one)["scores"]
+    assert results_of(two)["scores"] == pytest.approx(scores, abs=1e-4), json.dumps(scores)
+
+
+def test_one_row_a_process_is_refused_where_it_cannot_be_trained_on(settings_of):
+    with pytest.raises(UserError, match="data.batch_size=3 is one row for each of 3 processes"):
+        check_shares(settings_of("data.batch_size=3"), 3)
+    with pytest.raises(UserError, match="data.batch_size=32 is the whole batch, which 3 processes"):
+        check_shares(settings_of(), 3)
+    check_shares(settings_of("data.batch_size=3", "model.head.batch_norm=false"), 3)
+    check_shares(settings_of("data.batch_size=32"), 4)

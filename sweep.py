@@ -96,7 +96,7 @@ def split_options(options: Sequence[str]) -> tuple[dict[str, str], list[str]]:
             own[key] = value
         elif key == "seed":
             raise UserError("seed is what a study repeats its runs over: give seeds=N, how many")
-        elif key in ("train", "test", "ckpt_path"):
+        elif key in ("train", "test", "ckpt_path", "repeat"):
             raise UserError(f"{option}: a study trains and tests each of its runs; leave it out")
         else:
             overrides.append(option)

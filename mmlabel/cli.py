@@ -28,6 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mmlabel.errors import UserError, nearest
 from mmlabel.help import CONF, choices
 from mmlabel.options import declared, unknown
+from mmlabel.repeating import with_record
 from mmlabel.settings import OPTIONAL, Settings, flatten, option_names, read_settings
 from mmlabel.terminal import escape_what_is_missing, printable
 
@@ -162,6 +163,9 @@ def settings_from(config: DictConfig, overrides: Sequence[str]) -> Settings:
         _check_override(item)
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     values: dict[str, Any] = OmegaConf.to_container(own, resolve=True)  # type: ignore[assignment]
+    if values["repeat"] is not None:
+        given = [item.key_or_group for item in parse(overrides)]
+        values = with_record(values, [name for name in given if name != "repeat"])
     return read_settings(values)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from pytorch_lightning.utilities.types import LRSchedulerConfigType
 
-from mmlabel.cache import cache_folder
+from mmlabel.cache import cache_folder, file_digest, fingerprint
 from mmlabel.checkpoint import Checkpoint, content, load_classifier
 from mmlabel.classifier import BACKBONE, Classifier
 from mmlabel.criterion import MeanOverKnown, positive_weights
@@ -44,12 +44,14 @@ class Run:
         data: their batches.
         classifier: what is trained or evaluated.
         pretrained: where the weights of its parts come from, in words.
+        inputs: digests of what it has read, see `inputs_read`.
     """
 
     prepared: PreparedData
     data: CaptionedPictures
     classifier: Classifier
     pretrained: dict[str, str]
+    inputs: dict[str, str]
 
 
 def build(settings: Settings, resumed: Checkpoint | None, *, wandb_id: str | None) -> Run:
@@ -96,13 +98,14 @@ def build(settings: Settings, resumed: Checkpoint | None, *, wandb_id: str | Non
         stored=stored,
         detector=detector,
     )
+    inputs = inputs_read(data, backbone, resumed)
     if loaded is not None:
         assert resumed is not None
         if settings.threshold is not None:
             loaded.answer_at(settings.threshold, settings.threshold_metric)
         if resumed.rows is not None:
             loaded.rows_trained = len(resumed.rows["train"].ids)
-        return Run(prepared, data, loaded, resumed.pretrained)
+        return Run(prepared, data, loaded, resumed.pretrained, inputs)
     words = prepared.embeddings
     pretrained = {
         "backbone": backbone.weights.description if backbone else "not used",
@@ -116,7 +119,35 @@ def build(settings: Settings, resumed: Checkpoint | None, *, wandb_id: str | Non
         stored=stored is not None and not stored.extractor.maps,
         content=content(settings, prepared, pretrained=pretrained, wandb_id=wandb_id),
     )
-    return Run(prepared, data, classifier, pretrained)
+    return Run(prepared, data, classifier, pretrained, inputs)
+
+
+def inputs_read(
+    data: CaptionedPictures, backbone: BackboneSource | None, resumed: Checkpoint | None
+) -> dict[str, str]:
+    """A digest of each thing that a run reads, so that another run can tell what has changed.
+
+    Captions and vectors are digested as the network gets them: what WordNet and the vectors' file
+    made of the run's words, whatever else there is in them.
+    """
+    prepared, captions = data.prepared, data.prepared.captions
+    read = {
+        "data": prepared.annotations.fingerprint,
+        "splits": fingerprint(*prepared.rows.values()),
+    }
+    if data.looks_at_pictures:
+        read["pictures"] = data.pictures_digest()
+    if len(captions.ids):
+        read["words"] = fingerprint(prepared.vocabulary.words, captions.ids, captions.offsets)
+    if prepared.embeddings is not None:
+        read["vectors"] = fingerprint(prepared.embeddings.matrix)
+    if backbone is not None:
+        read["backbone"] = backbone.digest
+    if data.detector is not None:
+        read["detector"] = fingerprint(data.detector.key())
+    if resumed is not None:
+        read["checkpoint"] = file_digest(resumed.path)[:32]
+    return read
 
 
 def prepare(settings: Settings, resumed: Checkpoint | None) -> PreparedData:

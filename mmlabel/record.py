@@ -33,6 +33,7 @@ def describe(
     data: CaptionedPictures,
     classifier: Classifier,
     pretrained: dict[str, str],
+    inputs: dict[str, str],
     epochs: int,
     best_epoch: int | None,
     seconds: dict[str, float],
@@ -47,6 +48,7 @@ def describe(
         prepared, data: what it read.
         classifier: as evaluated last.
         pretrained: where the weights of its parts come from, in words.
+        inputs: digests of what it read.
         epochs: how many have been trained.
         best_epoch: the one whose weights were evaluated; None if none were trained.
         seconds: what took how long; "total" is all of it.
@@ -90,6 +92,7 @@ def describe(
         "study": study,
         "variant": variant,
         "data_fingerprint": fingerprint(prepared.annotations.fingerprint, *prepared.rows.values()),
+        "inputs": inputs,
         "seconds": seconds,
         "parameters": size.parameters,
         "megabytes": size.megabytes,
@@ -111,9 +114,10 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> str:
-    """Where a figure was measured, in words."""
+    """Where a figure was measured, in words: what the last digits of a score depend on, too."""
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ", no GPU"
-    return f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads{gpu}"
+    kind = f"{platform.machine()} ({torch.backends.cpu.get_cpu_capability()})"
+    return f"{platform.system()} {kind}, {torch.get_num_threads()} threads{gpu}"
 
 
 def commit() -> str | None:

@@ -77,6 +77,9 @@ class Settings(Group):
     """false: leave the test split alone (while choosing settings)."""
     ckpt_path: Text | None = None
     """With train: resume from it; without: evaluate it."""
+    repeat: Text | None = None
+    """The folder of a finished run: run it again from its record, with what else is given on top,
+    and say what is not the same."""
     resume_lr: Positive | None = None
     """With ckpt_path: go on at this learning rate, with a fresh schedule over the epochs left."""
     threshold: Annotated[float, Ge(0), Le(1)] | Calibrated | None = None

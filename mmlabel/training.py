@@ -4,7 +4,7 @@ import logging
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,11 +33,12 @@ from mmlabel.data.batches import share_of_batch
 from mmlabel.data.prepare import PreparedData
 from mmlabel.errors import UserError
 from mmlabel.parts import Run, build, scheduler_for
-from mmlabel.record import describe
+from mmlabel.record import commit, describe, machine, versions
+from mmlabel.repeating import not_the_same, read_record, scores_compared
 from mmlabel.report import write_run_report
 from mmlabel.resuming import check_length, with_checkpoint
 from mmlabel.run_folder import read_history, write_run
-from mmlabel.settings import Settings
+from mmlabel.settings import Settings, flatten
 from mmlabel.size import Size, check_size, sizes
 from mmlabel.terminal import print_table
 from mmlabel.tracking import loggers_for, publish, run_id, summarise
@@ -69,12 +70,14 @@ def train(
     """
     quiet_lightning()
     started, overrides = time.monotonic(), list(overrides)
-    resumed = None
+    resumed, record = None, None
+    if settings.repeat is not None:
+        record = read_record(settings.repeat)
     if settings.ckpt_path is not None:
         resumed = read_checkpoint(settings.ckpt_path)
-        settings = with_checkpoint(
-            settings, resumed, overrides=overrides, set_in_files=set_in_files
-        )
+        # A record has every option of its run, those that the checkpoint did not have included.
+        given = overrides if record is None else list(flatten(settings.plain()))
+        settings = with_checkpoint(settings, resumed, overrides=given, set_in_files=set_in_files)
         if settings.train:
             check_length(settings, resumed)
 
@@ -91,6 +94,8 @@ def train(
             check_size(size_of(run, settings), limit=settings.max_megabytes)
         for note in notes:
             run.prepared.note(note)
+        if record is not None:
+            say_what_differs(record, run, settings)
         trainer = build_trainer(settings, run.prepared, folder=folder, loggers=loggers)
         check_shares(settings, trainer.world_size)
         ready = time.monotonic()
@@ -135,6 +140,7 @@ def train(
             data=run.data,
             classifier=run.classifier,
             pretrained=run.pretrained,
+            inputs=run.inputs,
             epochs=epochs,
             best_epoch=read_checkpoint(best).epochs - 1 if best else None,
             seconds={
@@ -160,6 +166,8 @@ def train(
             summarise(loggers, results)
             publish(loggers, settings, folder=folder, annotations=run.prepared.annotations)
             print_table(results)
+            if record is not None:
+                say_whether_scores_are_equal(record, settings, results["scores"])
             log.info("everything is in %s", folder)
     return results
 
@@ -174,6 +182,35 @@ def size_of(run: Run, settings: Settings) -> dict[str, Size]:
         vocabulary=run.prepared.vocabulary,
         half=settings.trainer.precision in ("16-true", "bf16-true"),
     )
+
+
+def say_what_differs(record: Mapping[str, Any], run: Run, settings: Settings) -> None:
+    """Note what is not the same as in the run of the record; see `mmlabel.repeating`."""
+    now = {
+        "settings": settings.plain(),
+        "versions": versions(),
+        "commit": commit(),
+        "machine": machine(),
+        "inputs": run.inputs,
+    }
+    lines = not_the_same(record, now)
+    if lines:
+        run.prepared.note(f"not the same as in {settings.repeat}: {'; '.join(lines)}")
+    else:
+        log.info(
+            "%s is repeated: settings, versions, commit, machine and all that is read are the same",
+            settings.repeat,
+        )
+
+
+def say_whether_scores_are_equal(
+    record: Mapping[str, Any], settings: Settings, scores: Mapping[str, float]
+) -> None:
+    lines = scores_compared(record, scores)
+    if lines:
+        log.warning("scores differ from those of %s: %s", settings.repeat, "; ".join(lines))
+    else:
+        log.info("the scores are those of %s to the last digit", settings.repeat)
 
 
 def check_shares(settings: Settings, processes: int) -> None:

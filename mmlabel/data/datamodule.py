@@ -11,8 +11,9 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
+from mmlabel.cache import fingerprint
 from mmlabel.data.batches import Batch, EpochBatches, RepeatedBatches, SplitRows
-from mmlabel.data.digests import unreadable_pictures
+from mmlabel.data.digests import digests_folder, picture_digests, unreadable_pictures
 from mmlabel.data.feature_store import FeatureStore, PictureScorer, detector_scores
 from mmlabel.data.prepare import SPLITS, PreparedData
 from mmlabel.data.row_store import StoreUnavailable
@@ -149,6 +150,12 @@ class CaptionedPictures(pl.LightningDataModule):
             if bad and self.on_bad_image == "error":
                 raise next(iter(bad.values()))
             self._leave_out(np.array(list(bad), dtype=np.int64))
+
+    def pictures_digest(self) -> str:
+        """Changes with the content of any picture of the splits, or with what can be read."""
+        pictures = [self.prepared.annotations.pictures[row] for row in self._wanted()]
+        digests = picture_digests(pictures, digests_folder(self.cache_dir))
+        return fingerprint(b"".join(digest or b"-" for digest in digests))
 
     def _wanted(self) -> np.ndarray:
         return np.sort(np.concatenate([self.prepared.rows[split] for split in SPLITS]))

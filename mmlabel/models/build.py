@@ -81,12 +81,16 @@ class BackboneSource:
             seed=self._seed,
         )
 
+    @cached_property
+    def digest(self) -> str:
+        """32 hex digits that change with the weights."""
+        return weights_digest(**self._names, weights=self.weights, seed=self._seed)
+
     def key(self, engine: Engine) -> dict[str, object]:
         """All that a feature depends on besides the picture, as plain values."""
-        digest = weights_digest(**self._names, weights=self.weights, seed=self._seed)
         name = self._names["model_name"] or self._names["name"]
         cut = {"trained_stages": self.unfreeze} if self.unfreeze else {}
-        return {"backbone": name, "weights": digest, **cut, **engine.key()}
+        return {"backbone": name, "weights": self.digest, **cut, **engine.key()}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,139 @@
+"""`repeat=FOLDER`: a finished run once more from its record, and what is not the same this time."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmlabel.errors import UserError
+from mmlabel.former_settings import completed
+from mmlabel.options import declared, shown
+from mmlabel.run_folder import SUMS, damage, failure, read_results
+from mmlabel.settings import OPTIONAL, Settings, flatten, read_settings
+
+# Of this command line, whether given or not: where things are on this machine, and whose run it is.
+_OWN = ("repeat", "cache_dir", "study")
+# Files that may set any option: which of theirs are meant beside a record's cannot be told.
+_ANY_OPTION = ("experiment", "debug", "hparams_search")
+# Groups whose files are taken whole; of others without kinds, what is not its default.
+_WHOLE = ("logger", "callbacks")
+
+
+def read_record(folder: str | Path) -> dict[str, Any]:
+    """results.json of the run to be repeated.
+
+    Raises UserError for a run that has not finished or whose files have changed since.
+    """
+    path = Path(folder).expanduser()
+    if not (path / SUMS).is_file():
+        why = failure(path) if path.is_dir() else "there is no such folder"
+        raise UserError(f"repeat={folder}: give the folder of a finished run ({why})")
+    if name := damage(path):
+        raise UserError(f"repeat={folder}: {path / name} is not as the run wrote it")
+    return read_results(path)
+
+
+def with_record(asked: Mapping[str, Any], given: Sequence[str]) -> dict[str, Any]:
+    """The settings of the run that `repeat` names, with what the command line gives besides.
+
+    Args:
+        asked: the command line's whole configuration, plain and nested.
+        given: the options and groups that the command line sets ("lstm.layers", "optimizer").
+
+    Raises UserError for what cannot be given beside a record.
+    """
+    kept = completed(read_record(asked["repeat"])["settings"])
+    for name in _OWN:
+        kept[name] = asked[name]
+    for group in OPTIONAL:  # that another model may need
+        kept[group] = kept.get(group) or asked.get(group)
+    flat = flatten(asked)
+    for name in sorted(given, key=lambda name: "." in name):
+        if name in _ANY_OPTION:
+            raise UserError(
+                f"{name}=… with repeat={asked['repeat']}: a record has all of its options; leave"
+                " the file out, and give single options"
+            )
+        if isinstance(asked.get(name), Mapping):
+            _choose(kept, asked[name], name)
+            continue
+        values = {option: flat[option] for option in flat if f"{option}.".startswith(f"{name}.")}
+        if not values:
+            raise UserError(f"{name} cannot be taken away beside repeat=FOLDER: give it a value")
+        for option, value in values.items():
+            _put(kept, option, value)
+    return kept
+
+
+def _choose(kept: dict[str, Any], asked: Mapping[str, Any], group: str) -> None:
+    """Take a group that was chosen by its name: another kind as a whole, else what it changes."""
+    kind = next((key for key in ("kind", "name") if key in asked), None)
+    if group in _WHOLE or not kept.get(group):
+        kept[group] = dict(asked)
+    elif kind is not None:
+        if asked[kind] != kept[group].get(kind):
+            kept[group] = dict(asked)
+    else:
+        defaults = {option.name: option.default for option in declared(Settings)}
+        for name, value in flatten(asked, f"{group}.").items():
+            if value != defaults.get(name):
+                _put(kept, name, value)
+
+
+def _put(values: dict[str, Any], name: str, value: Any) -> None:
+    *groups, option = name.split(".")
+    for group in groups:
+        inner = values.get(group)
+        values[group] = dict(inner) if isinstance(inner, Mapping) else {}
+        values = values[group]
+    values[option] = value
+
+
+def not_the_same(record: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between a record and a run that has begun, one sentence each.
+
+    Args:
+        record: results.json of the former run.
+        now: of this one "settings", "versions", "commit", "machine" and "inputs", as a record's.
+    """
+    lines = []
+    then = flatten(read_settings(completed(record["settings"])).plain())
+    for name, value in flatten(now["settings"]).items():
+        if name.split(".")[0] not in _OWN and value != then.get(name, _ABSENT):
+            was = shown(then[name]) if name in then else "not there"
+            lines.append(f"{name}={shown(value)} (then {was})")
+    for name, version in now["versions"].items():
+        if version != (was := record.get("versions", {}).get(name)):
+            lines.append(f"{name} {version} (then {was or 'not recorded'})")
+    for name, what in (("commit", "the code's commit is"), ("machine", "the machine is")):
+        if now[name] != record.get(name) or now[name] is None:
+            lines.append(f"{what} {now[name] or 'not known'} (then {record.get(name)})")
+    known = record.get("inputs")
+    if known is None:
+        lines.append("the record, of an earlier version, has no digests of what the run read")
+    for name in now["inputs"].keys() | known.keys() if known is not None else ():
+        if now["inputs"].get(name) != known.get(name):
+            lines.append(f"{_READ.get(name, name)} changed")
+    return lines
+
+
+_ABSENT = object()
+_READ = {
+    "data": "the data (ids, captions or labels) has",
+    "splits": "the rows of the splits have",
+    "pictures": "the content of the pictures has",
+    "words": "the words made of the captions (tokens, WordNet's lemmas) have",
+    "vectors": "the word vectors have",
+    "backbone": "the backbone's weights have",
+    "detector": "the detector has",
+    "checkpoint": "the checkpoint has",
+}
+
+
+def scores_compared(record: Mapping[str, Any], scores: Mapping[str, float]) -> list[str]:
+    """The scores that differ from the record's, in any digit, in words."""
+    then = record["scores"]
+    return [
+        f"{name} {scores.get(name)} (then {then.get(name)})"
+        for name in sorted(scores.keys() | then.keys())
+        if scores.get(name) != then.get(name)
+    ]

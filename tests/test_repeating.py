@@ -1,0 +1,161 @@
+"""`repeat=FOLDER`: the same scores from the record alone, and what is said not to be the same."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from resumed_runs import results_of
+
+from mmlabel.cli import load_settings
+from mmlabel.errors import UserError
+from mmlabel.repeating import not_the_same, scores_compared
+from mmlabel.run_folder import seal
+from mmlabel.training import train
+
+# Of a run whose options are none of the defaults.
+CAPTIONS = ["model=caption_only", "optimizer=sgd", "optimizer.momentum=0.7", "lstm.layers=2"]
+CAPTIONS += ["seed=3", "trainer.max_epochs=1", "threshold=auto", "scheduler=none"]
+
+
+@pytest.fixture(scope="module")
+def fusion(settings_of, tmp_path_factory) -> Path:
+    """A finished run with pictures and captions."""
+    folder = tmp_path_factory.mktemp("fusion")
+    train(settings_of("seed=5", "model.head.hidden=64"), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def captions(settings_of, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("captions")
+    train(settings_of(*CAPTIONS), folder, overrides=CAPTIONS)
+    return folder
+
+
+def repeated(former: Path, cache: Path, folder: Path, *options: str) -> dict:
+    given = [f"repeat={former}", f"cache_dir={cache}", *options]
+    train(load_settings(given), folder, overrides=given)
+    return results_of(folder)
+
+
+def test_a_run_repeats_to_the_last_digit(fusion: Path, tmp_path: Path, caplog):
+    """From its record alone, with data drawn and features computed anew."""
+    former = results_of(fusion)
+    assert {"data", "splits", "pictures", "words", "vectors", "backbone"} == set(former["inputs"])
+    with caplog.at_level("INFO"):
+        again = repeated(fusion, tmp_path / "cache", tmp_path / "again")
+    assert again["scores"] == former["scores"]
+    assert again["labels"] == former["labels"]
+    assert again["inputs"] == former["inputs"]
+    own = {"repeat": str(fusion), "cache_dir": str(tmp_path / "cache")}
+    assert again["settings"] == former["settings"] | own
+    predictions = (tmp_path / "again" / "predictions.csv").read_bytes()
+    assert predictions == (fusion / "predictions.csv").read_bytes()
+    assert "all that is read are the same" in caplog.text
+    assert "to the last digit" in caplog.text
+    assert again["notes"] == former["notes"]
+
+
+def test_options_beside_it_are_changes_on_top_and_said(captions: Path, cache: Path, tmp_path: Path):
+    changed = ["optimizer=sgd", "optimizer.lr=0.01", "trainer=cpu", "data.workers=1"]
+    again = repeated(captions, cache, tmp_path, *changed)
+    settings, former = again["settings"], results_of(captions)["settings"]
+    assert settings["optimizer"] == former["optimizer"] | {"lr": 0.01}
+    assert settings["trainer"] == former["trainer"], "trainer=cpu sets no number of epochs"
+    assert settings["lstm"] == former["lstm"]
+    (note,) = [note for note in again["notes"] if "not the same" in note]
+    assert f"optimizer.lr=0.01 (then {former['optimizer']['lr']})" in note
+    assert "data.workers=1 (then 0)" in note
+    assert note.count("(then") == 2
+    assert again["scores"] != results_of(captions)["scores"]
+
+
+def settings_with(former: Path, cache: Path, *options: str) -> dict:
+    return load_settings([f"repeat={former}", f"cache_dir={cache}", *options]).plain()
+
+
+def test_groups_that_are_chosen_anew(captions: Path, cache: Path):
+    former = results_of(captions)["settings"]
+    adam = settings_with(captions, cache, "optimizer=adam")["optimizer"]
+    assert adam["name"] == "adam" and "momentum" not in adam
+    image = settings_with(captions, cache, "model=image_only")
+    assert image["backbone"]["name"] == "resnet50" and "lstm" not in image
+    kept = settings_with(captions, cache, "logger.wandb.mode=offline")
+    assert kept["logger"]["wandb"]["mode"] == "offline"
+    assert settings_with(captions, cache, "data=scenes")["data"] == former["data"]
+    ddp = settings_with(captions, cache, "trainer=ddp")["trainer"]
+    assert (ddp["strategy"], ddp["devices"], ddp["max_epochs"]) == ("ddp", 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["experiment=demo"], "single options"),
+        (["data.batch_size=0"], "data.batch_size=0: give a whole number"),
+        (["lstm.layer=3"], 'did you mean "lstm.layers"'),
+    ],
+)
+def test_what_cannot_be_given_beside_it(
+    captions: Path, cache: Path, options: list[str], message: str
+):
+    from mmlabel.cli import explain
+
+    with pytest.raises(Exception) as error:
+        settings_with(captions, cache, *options)
+    assert message in explain(error.value)
+
+
+def test_folders_that_hold_no_finished_run(captions: Path, cache: Path, tmp_path: Path):
+    for folder, message in ((tmp_path / "none", "no such folder"), (tmp_path, "without a result")):
+        with pytest.raises(UserError, match=message):
+            settings_with(folder, cache)
+    copy = Path(shutil.copytree(captions, tmp_path / "copy"))
+    path = copy / "results.json"
+    path.write_text(path.read_text().replace('"seed": 3', '"seed": 4'))
+    with pytest.raises(UserError, match="results.json is not as the run wrote it"):
+        settings_with(copy, cache)
+
+
+def test_changed_data_is_said(captions: Path, cache: Path, tmp_path: Path):
+    """The captions of the record were others, in words that its digests alone can tell."""
+    copy = Path(shutil.copytree(captions, tmp_path / "copy"))
+    path = copy / "results.json"
+    record = json.loads(path.read_text())
+    record["inputs"] |= {"data": "0" * 32, "vectors": "0" * 32}
+    record["versions"]["torch"] = "1.0"
+    record["scores"]["test/loss"] = 0.5
+    path.write_text(json.dumps(record))
+    seal(copy)
+    note = "; ".join(repeated(copy, cache, tmp_path / "again")["notes"])
+    assert "the data (ids, captions or labels) has changed" in note
+    assert "the word vectors have changed" in note and "WordNet" not in note
+    assert "(then 1.0)" in note
+
+
+def test_differences_and_scores_in_words(captions: Path):
+    record = results_of(captions)
+    now = {name: record[name] for name in ("settings", "versions", "commit", "machine", "inputs")}
+    unknown = [] if record["commit"] else ["the code's commit is not known (then None)"]
+    assert not_the_same(record, now) == unknown
+    moved = now | {"machine": "another", "commit": "abc"}
+    assert not_the_same(record, moved) == [
+        f"the code's commit is abc (then {record['commit']})",
+        f"the machine is another (then {record['machine']})",
+    ]
+    older = {name: value for name, value in record.items() if name != "inputs"}
+    assert any("no digests" in line for line in not_the_same(older, now))
+    scores = record["scores"] | {"test/map": 0.25}
+    assert scores_compared(record, record["scores"]) == []
+    assert scores_compared(record, scores) == [
+        f"test/map 0.25 (then {record['scores']['test/map']})"
+    ]
+
+
+def test_a_run_that_went_on_from_a_checkpoint(captions: Path, settings_of, cache, tmp_path: Path):
+    went_on = ["model=caption_only", f"ckpt_path={captions / 'last.ckpt'}", "trainer.max_epochs=2"]
+    train(settings_of(*went_on), tmp_path / "on", overrides=went_on)
+    again = repeated(tmp_path / "on", cache, tmp_path / "again")
+    assert again["epochs"] == 2
+    assert again["scores"] == results_of(tmp_path / "on")["scores"]
+    assert "checkpoint" in again["inputs"]

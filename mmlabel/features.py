@@ -1,4 +1,4 @@
-"""`python -m mmlabel.features list|prune`: see and clean the stores of features and scores."""
+"""See, clean, check, fill, merge and write out the stores of features and scores."""
 
 import argparse
 import os
@@ -8,7 +8,15 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from mmlabel.data.digests import forget_digests
-from mmlabel.data.row_store import StoreInfo, remove_store, stores
+from mmlabel.data.row_store import (
+    RowStore,
+    StoreInfo,
+    StoreUnavailable,
+    key_of,
+    open_store,
+    remove_store,
+    stores,
+)
 from mmlabel.errors import UserError
 from mmlabel.terminal import escape_what_is_missing, printable
 
@@ -17,18 +25,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     escape_what_is_missing()
     options = _parser().parse_args(arguments)
-    found = stores(options.cache_dir)
     try:
-        if options.command == "list":
-            _print_table(found, options.cache_dir)
-        else:
-            _prune(_chosen(found, options))
-            if options.all:
-                forget_digests(options.cache_dir)
-    except (UserError, OSError) as error:
+        return _COMMANDS[options.command](options)
+    except (UserError, StoreUnavailable, OSError) as error:
         print(printable(str(error)), file=sys.stderr)
         return 1
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -46,8 +47,66 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument(
         "--older-than", type=_days, metavar="DAYS", help="stores not used for this many days"
     )
-    which.add_argument("--key", help="the store whose name, as listed, begins like this")
+    which.add_argument("--key", help=_KEY)
+    one = argparse.ArgumentParser(add_help=False)
+    one.add_argument("--key", help=f"{_KEY}; needed where there are several")
+    commands.add_parser(
+        "verify",
+        parents=[common, one],
+        help="hold every row against its checksum; exit code 1 if any is damaged",
+    )
+    merge = commands.add_parser(
+        "merge",
+        parents=[common, one],
+        help="add the rows of other stores of the same key, each checked first",
+    )
+    merge.add_argument(
+        "parts", nargs="+", type=Path, metavar="PART", help="a store's folder, or a cache folder"
+    )
+    export = commands.add_parser(
+        "export", parents=[common, one], help="write a store's rows with their ids"
+    )
+    export.add_argument(
+        "out", type=_npz_or_npy, metavar="OUT", help="OUT.npz, or OUT.npy with OUT.csv beside it"
+    )
+    export.add_argument(
+        "--pictures",
+        type=Path,
+        metavar="DIR",
+        help="ids are the names of the pictures in this folder, and only their rows are written; "
+        "without it, the SHA-256 of the picture's file",
+    )
+    fill = commands.add_parser(
+        "fill",
+        help="compute a run's features, or a part of them, without training",
+        description="Options are those of train.py: data=usyd data.root=DIR backbone=vgg16 …",
+    )
+    fill.add_argument("options", nargs="*", metavar="OPTION=VALUE", help="as train.py takes them")
+    fill.add_argument(
+        "--part",
+        type=_part,
+        default=(0, 1),
+        metavar="I/N",
+        help="the I-th of N parts of the pictures, such as 1/4: for several machines",
+    )
     return parser
+
+
+_KEY = "the store whose name, as listed, begins like this"
+
+
+def _part(text: str) -> tuple[int, int]:
+    """ "1/4" as (0, 4)."""
+    number, _, of = text.partition("/")
+    if number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of):
+        return int(number) - 1, int(of)
+    raise argparse.ArgumentTypeError(f'give I/N with I from 1 to N, such as 1/4, not "{text}"')
+
+
+def _npz_or_npy(text: str) -> Path:
+    if Path(text).suffix not in (".npz", ".npy"):
+        raise argparse.ArgumentTypeError(f'give a name that ends in .npz or .npy, not "{text}"')
+    return Path(text).expanduser()
 
 
 def _days(text: str) -> timedelta:
@@ -61,15 +120,17 @@ def _days(text: str) -> timedelta:
     return age
 
 
-def _print_table(found: list[StoreInfo], cache_dir: Path) -> None:
+def _list(options: argparse.Namespace) -> int:
+    found = stores(options.cache_dir)
     if not found:
-        print(f"no feature stores in {cache_dir}")
-        return
+        print(f"no feature stores in {options.cache_dir}")
+        return 0
     head = ("store", "network", "size", "precision", "stored as", "rows", "MB", "last used")
     lines = [head, *(tuple(map(printable, _columns(info))) for info in found)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         print("  ".join(text.ljust(w) for text, w in zip(line, widths, strict=True)).rstrip())
+    return 0
 
 
 def _columns(info: StoreInfo) -> tuple[str, ...]:
@@ -92,22 +153,28 @@ def _network(info: StoreInfo) -> str:
     return f"detector {info.key.get('detector') or str(info.key.get('weights', '?'))[:8]}"
 
 
-def _chosen(found: list[StoreInfo], options: argparse.Namespace) -> list[StoreInfo]:
+def _chosen(options: argparse.Namespace) -> list[StoreInfo]:
+    found = stores(options.cache_dir)
     if options.all:
         return found
     if options.key is None:
         limit = datetime.now() - options.older_than
         return [info for info in found if info.last_used < limit]
-    chosen = [info for info in found if options.key and info.name.startswith(options.key)]
+    return [_named(found, options.key)]
+
+
+def _named(found: list[StoreInfo], key: str) -> StoreInfo:
+    """The one store whose name begins like this."""
+    chosen = [info for info in found if key and info.name.startswith(key)]
     if len(chosen) == 1:
-        return chosen
+        return chosen[0]
     names = ", ".join(info.name[:12] for info in chosen or found) or "there is none"
     what = "several stores are" if chosen else "no store is"
-    raise UserError(f'{what} named "{options.key}…": give one of {names}')
+    raise UserError(f'{what} named "{key}…": give one of {names}')
 
 
-def _prune(chosen: list[StoreInfo]) -> None:
-    removed = 0.0
+def _prune(options: argparse.Namespace) -> int:
+    chosen, removed = _chosen(options), 0.0
     for info in chosen:
         name = f"{info.name[:12]} ({printable(_network(info))}, {info.rows:,} rows)"
         if remove_store(info):
@@ -116,6 +183,136 @@ def _prune(chosen: list[StoreInfo]) -> None:
         else:
             print(f"left {name}: a job is filling it")
     print(f"{removed:,.1f} MB freed" if chosen else "nothing to remove")
+    if options.all:
+        forget_digests(options.cache_dir)
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from mmlabel.data.store_parts import check
+
+    found = stores(options.cache_dir)
+    if options.key is not None:
+        found = [_named(found, options.key)]
+    if not found:
+        print(f"no feature stores in {options.cache_dir}")
+    damaged = 0
+    for info in found:
+        seen = check(open_store(info.folder))
+        damaged += seen.damaged
+        said = [f"{int(seen.whole.sum()):,} rows whole"]
+        if seen.unknown:
+            said.append(f"{seen.unknown:,} of them without a checksum (an earlier version's)")
+        if seen.damaged:
+            said.append(f"{seen.damaged:,} damaged: computed anew when a run needs them")
+        if seen.replaced:
+            said.append(f"{seen.replaced:,} damaged and computed anew since")
+        if seen.surplus:
+            said.append(
+                f"{seen.surplus:,} bytes of rows that were not finished: the next job cuts them off"
+            )
+        print(f"{info.name[:12]} ({printable(_network(info))}): {'; '.join(said)}")
+    return 1 if damaged else 0
+
+
+def _merge(options: argparse.Namespace) -> int:
+    from mmlabel.data.store_parts import merge
+
+    folders = [_store_in(part, options.key) for part in options.parts]
+    key = key_of(folders[0])
+    for folder in folders[1:]:
+        other = key_of(folder)
+        names = sorted(n for n in {*key, *other} if key.get(n) != other.get(n))
+        if names:
+            told = "; ".join(f"{n} is {other.get(n)}, not {key.get(n)}" for n in names)
+            raise UserError(f"{folder} holds other features than {folders[0]}: {told}")
+    width, dtype = key.pop("width"), key.pop("dtype")
+    target = RowStore.open(options.cache_dir, key=key, width=int(str(width)), dtype=str(dtype))
+    if target.folder.resolve() in {folder.resolve() for folder in folders}:
+        raise UserError(f"{target.folder} is what the parts are merged into: leave it out")
+    done = merge([open_store(folder) for folder in folders], target)
+    for folder, part in zip(folders, done, strict=True):
+        left = f", {part.damaged:,} damaged rows left out" if part.damaged else ""
+        print(f"{folder}: {part.added:,} rows added, {part.known:,} were there{left}")
+    print(f"merged into {target.folder}: {len(target.entries()):,} rows")
+    return 0
+
+
+def _store_in(part: Path, key: str | None) -> Path:
+    """A store's folder: `part` itself, or the one that it has as a cache folder."""
+    part = part.expanduser()
+    if (part / "store.json").is_file():
+        open_store(part)
+        return part
+    found = stores(part)
+    if key is not None:
+        return _named(found, key).folder
+    if len(found) == 1:
+        return found[0].folder
+    names = ", ".join(info.name[:12] for info in found)
+    what = f"has several stores: choose one with --key, of {names}" if found else "has no store"
+    raise UserError(f"{part} {what}")
+
+
+def _export(options: argparse.Namespace) -> int:
+    from mmlabel.data.digests import digests_folder, picture_digests
+    from mmlabel.data.store_parts import export
+
+    folder, names = _store_in(options.cache_dir, options.key), None
+    if options.pictures is not None:
+        root = options.pictures.expanduser()
+        files = sorted(path for path in root.rglob("*") if path.is_file())
+        if not files:
+            raise UserError(f"--pictures {root}: there is no file in it")
+        names = {}
+        digests = picture_digests(files, digests_folder(options.cache_dir))
+        for file, digest in zip(files, digests, strict=True):
+            if digest is not None:
+                names.setdefault(digest, []).append(file.relative_to(root).as_posix())
+    rows, absent = export(open_store(folder), options.out, names)
+    left = f"; {absent:,} files of {options.pictures} have no row" if absent else ""
+    print(f"{options.out}: {rows:,} rows of {folder.name[:12]}{left}")
+    return 0
+
+
+def _fill(options: argparse.Namespace) -> int:
+    # Each takes seconds to load, which the other commands need not pay.
+    import torch
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from mmlabel.cli import explain, load_settings
+    from mmlabel.parts import build
+
+    (part, parts), given = options.part, options.options
+    try:
+        chosen = any(option.startswith("model=") for option in given)
+        # A model without captions, so that neither word vectors nor WordNet are needed.
+        settings = load_settings(given if chosen else ["model=image_only", *given])
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain(error)) from error
+    run = build(settings, None, wandb_id=None)
+    if run.data.stored is None:
+        raise UserError(
+            "nothing is stored with these options: features are kept of a frozen backbone, with"
+            " features=auto or on"
+        )
+    gpu = settings.trainer.accelerator != "cpu" and torch.cuda.is_available()
+    folder, filled = run.data.fill_part(
+        part, parts, device=torch.device("cuda:0" if gpu else "cpu")
+    )
+    print(f"part {part + 1} of {parts}: {filled.views:,} views in {filled.seconds:.1f} s, {folder}")
+    return 0
+
+
+_COMMANDS = {
+    "list": _list,
+    "prune": _prune,
+    "verify": _verify,
+    "merge": _merge,
+    "export": _export,
+    "fill": _fill,
+}
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""`python -m mmlabel.features list|prune`."""
+"""`python -m mmlabel.features`."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from PIL import Image
 
 from mmlabel.cache import lock
 from mmlabel.data.feature_store import FeatureStore, detector_scores
+from mmlabel.data.row_store import open_store
 from mmlabel.features import main
 
 DAY = 86_400
@@ -205,3 +207,100 @@ def test_a_detectors_scores_are_listed_and_removed_too(stores, run, tmp_path):
     status, said = run("prune", "--all")
     assert status == 0 and "(detector yolov5s, 3 rows)" in said
     assert detector_scores(pictures, Width(), cache_dir=tmp_path / "cache").computed == 3
+
+
+# ---- Checked, merged, written out, filled in parts
+
+
+def test_verify_says_which_store_is_damaged(stores, run):
+    status, said = run("verify")
+    assert status == 0
+    found = [line.rpartition(": ")[2] for line in said.splitlines() if "whole" in line]
+    assert found == [f"{rows} rows whole" for rows in (1, 2, 3)]
+    path = stores[2].folder / "features.bin"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with open(stores[1].folder / "entries.bin", "ab") as file:
+        file.write(b"half an entry")
+    status, said = run("verify")
+    assert status == 1
+    assert "2 rows whole; 1 damaged: computed anew when a run needs them" in said
+    assert "2 rows whole; 13 bytes of rows that were not finished" in said
+    name = stores[0].folder.name[:12]
+    status, said = run("verify", "--key", name)
+    assert status == 0 and said.startswith(f"{name} (resnet50): 1 rows whole\n")
+
+
+def test_parts_of_one_key_are_merged(stores, run, tmp_path):
+    """A cache folder with one store and a store's own folder, wherever that has been moved to."""
+    one = stores[1].folder
+    other = tmp_path / "elsewhere" / "features" / one.name
+    other.parent.mkdir(parents=True)
+    one.rename(other)
+    copied = tmp_path / "part1"
+    shutil.copytree(other, copied)
+    status, said = run("merge", str(tmp_path / "elsewhere"), str(copied))
+    assert status == 0
+    assert f"{other}: 2 rows added, 0 were there" in said
+    assert f"{copied}: 0 rows added, 2 were there" in said
+    assert (one / "entries.bin").read_bytes() == (other / "entries.bin").read_bytes()
+
+
+def test_parts_that_do_not_go_together(stores, run, tmp_path):
+    first, second = (str(store.folder) for store in stores[:2])
+    status, said = run("merge", first, second)
+    assert status == 1 and "backbone is vgg16, not resnet50" in said
+    status, said = run("merge", first)
+    assert status == 1 and "is what the parts are merged into" in said
+    status, said = run("merge", str(tmp_path / "cache"))
+    assert status == 1 and "has several stores: choose one with --key" in said
+    status, said = run("merge", str(tmp_path / "nowhere"))
+    assert status == 1 and "has no store" in said
+
+
+def test_rows_are_exported_under_the_names_of_pictures(stores, run, tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    shutil.copy(tmp_path / "1.png", pictures / "one.png")
+    (pictures / "unknown.txt").write_text("no picture of the store")
+    name, out = stores[2].folder.name[:12], tmp_path / "out.npz"
+    status, said = run("export", str(out), "--key", name, "--pictures", str(pictures))
+    assert status == 0 and "1 rows" in said and "1 files" in said
+    with np.load(out) as arrays:
+        assert arrays["ids"].tolist() == ["one.png"]
+        assert (arrays["features"] == 1).all() and arrays["features"].shape == (1, 48)
+    assert run("export", str(out))[0] == 1, "which of three stores is meant has to be said"
+    with pytest.raises(SystemExit):
+        run("export", str(tmp_path / "out.txt"), "--key", name)
+
+
+def test_machines_fill_parts_that_make_a_whole_store(quick, run, tmp_path):
+    """Each its own cache; a run on the merged one computes nothing."""
+    options = [option for option in quick if not option.startswith("cache_dir=")]
+    for part in ("1/2", "2/2"):
+        cache = tmp_path / f"machine{part[0]}"
+        assert main(["fill", "--part", part, *options, f"cache_dir={cache}"]) == 0
+    parts = [str(tmp_path / f"machine{n}") for n in (1, 2)]
+    status, said = run("merge", *parts)
+    assert status == 0 and said.count("0 were there") == 2
+    whole = [f"cache_dir={tmp_path / 'cache'}", *options]
+    assert main(["fill", *whole]) == 0
+    assert len(open_store(stores_in(tmp_path / "cache")).entries()) == 2 * 60 + 24 + 24
+
+
+def stores_in(cache: Path) -> Path:
+    (description,) = (cache / "features").glob("*/store.json")
+    return description.parent
+
+
+@pytest.mark.parametrize("part", ["0/4", "5/4", "1", "a/b", "1/0"])
+def test_a_part_that_is_none(part: str, capsys):
+    with pytest.raises(SystemExit):
+        main(["fill", "--part", part])
+    assert "give I/N" in capsys.readouterr().err
+
+
+def test_filling_what_is_not_stored(quick, capsys):
+    assert main(["fill", *quick, "features=off"]) == 1
+    assert "nothing is stored with these options" in capsys.readouterr().err
+    assert main(["fill", "backbone.name=x"]) == 1
+    assert "backbone" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from mmlabel.cache import fingerprint
 from mmlabel.data.batches import Batch, EpochBatches, RepeatedBatches, SplitRows
 from mmlabel.data.digests import digests_folder, picture_digests, unreadable_pictures
-from mmlabel.data.feature_store import FeatureStore, PictureScorer, detector_scores
+from mmlabel.data.feature_store import FeatureStore, Filled, PictureScorer, detector_scores
 from mmlabel.data.prepare import SPLITS, PreparedData
 from mmlabel.data.row_store import StoreUnavailable
 from mmlabel.data.transforms import Size
@@ -175,10 +175,19 @@ class CaptionedPictures(pl.LightningDataModule):
         self._feature_rows[wanted] = np.arange(len(wanted))[:, None]
         self._leave_out(wanted[found.bad])
 
-    def _fill_store(self, stored: StoredFeatures) -> None:
-        pictures = self.prepared.annotations.pictures
-        trainer = self.trainer
-        device = trainer.strategy.root_device if trainer else torch.device("cpu")
+    def fill_part(self, part: int, parts: int, *, device: torch.device) -> tuple[Path, Filled]:
+        """Compute and keep the features of every `parts`-th picture, the first of them `part`.
+
+        For machines that share the work out; returns the store's folder and what was done. Raises
+        UserError, and `StoreUnavailable` where the store cannot be read or written.
+        """
+        assert self.stored is not None
+        store, _ = self._open_store(self.stored, device)
+        return store.folder, self._fill(store, self.stored, device, rank=part, world_size=parts)
+
+    def _open_store(
+        self, stored: StoredFeatures, device: torch.device
+    ) -> tuple[FeatureStore, dict[str, object]]:
         key = stored.extractor.key(device)
         store = FeatureStore.open(
             self.cache_dir,
@@ -189,27 +198,57 @@ class CaptionedPictures(pl.LightningDataModule):
             max_gigabytes=stored.max_gigabytes,
             upright=self.upright,
         )
-        flipped = np.zeros(len(pictures), dtype=bool)
+        return store, key
+
+    def _flipped(self) -> np.ndarray:
+        """(N,) bool: the rows of which training sees the mirrored picture, too."""
+        flipped = np.zeros(len(self.prepared.annotations), dtype=bool)
         flipped[self.prepared.rows["train"]] = True
-        wanted = self._wanted()
+        return flipped
+
+    def _fill(
+        self,
+        store: FeatureStore,
+        stored: StoredFeatures,
+        device: torch.device,
+        *,
+        rank: int,
+        world_size: int,
+    ) -> Filled:
+        wanted, pictures = self._wanted(), self.prepared.annotations.pictures
+        filled = store.fill(
+            [pictures[row] for row in wanted],
+            flipped=self._flipped()[wanted].tolist(),
+            extract=stored.extractor.extract(device, size=self.image_size),
+            device=device,
+            batch_size=stored.batch_size,
+            workers=stored.workers,
+            rank=rank,
+            world_size=world_size,
+            on_bad_image=self.on_bad_image,
+        )
+        if filled.views:
+            log.info("features of %d views in %.1f s", filled.views, filled.seconds)
+        return filled
+
+    def _fill_store(self, stored: StoredFeatures) -> None:
+        pictures = self.prepared.annotations.pictures
+        trainer = self.trainer
+        device = trainer.strategy.root_device if trainer else torch.device("cpu")
+        store, key = self._open_store(stored, device)
+        flipped, wanted = self._flipped(), self._wanted()
         rows = store.rows(pictures)
         missing = (rows[wanted, 0] < 0) | (flipped[wanted] & (rows[wanted, 1] < 0))
         if self._agree(bool(missing.any()), every=False):
             problem: StoreUnavailable | UserError | None = None
             try:
-                filled = store.fill(
-                    [pictures[row] for row in wanted],
-                    flipped=flipped[wanted].tolist(),
-                    extract=stored.extractor.extract(device, size=self.image_size),
-                    device=device,
-                    batch_size=stored.batch_size,
-                    workers=stored.workers,
+                self._fill(
+                    store,
+                    stored,
+                    device,
                     rank=trainer.global_rank if trainer else 0,
                     world_size=trainer.world_size if trainer else 1,
-                    on_bad_image=self.on_bad_image,
                 )
-                if filled.views:
-                    log.info("features of %d views in %.1f s", filled.views, filled.seconds)
             except (StoreUnavailable, UserError) as error:
                 problem = error
             # One process that goes on alone would leave the others waiting for it for ever.

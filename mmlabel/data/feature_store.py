@@ -144,13 +144,15 @@ class FeatureStore:
         cannot be read or written; what is complete by then is kept.
         """
         start = time.perf_counter()
-        jobs, bad = jobs_of(pictures, flipped, self._digests)
+        # Before any picture is read: a share must not cost the reading of all.
+        share = slice(rank, None, world_size)
+        jobs, bad = jobs_of(pictures[share], flipped[share], self._digests)
         raise_first(bad, on_bad_image)
-        views, missing = 0, missing_views(jobs[rank::world_size], self._store)
+        views, missing = 0, missing_views(jobs, self._store)
         if missing:
-            entries, share = entries_of(missing), f"{rank}-of-{world_size}"
+            entries, name = entries_of(missing), f"{rank}-of-{world_size}"
             self._store.check_space(len(entries), most=self._max_gigabytes, quiet=rank > 0)
-            with self._store.turn(entries, share=share, work="features"):
+            with self._store.turn(entries, share=name, work="features"):
                 views = compute(
                     missing_views(missing, self._store),
                     work="features",

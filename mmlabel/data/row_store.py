@@ -29,6 +29,7 @@ import numpy as np
 from filelock import Timeout
 
 from mmlabel.cache import atomic_write, fingerprint, lock
+from mmlabel.errors import UserError
 from mmlabel.progress import say
 
 LAYOUT = 1
@@ -132,6 +133,42 @@ class RowStore:
             return np.empty(shape, self.dtype)
         return np.memmap(self._features, self.dtype, mode="c", shape=shape)
 
+    def entries(self) -> list[bytes]:
+        """Of every row so far its entry, in their order. Raises `StoreUnavailable`."""
+        try:
+            count = self._count()
+            known = self._entries.read_bytes()[: count * ENTRY_BYTES] if count else b""
+        except OSError as error:
+            raise unavailable(self.folder, error) from error
+        return list(_entries(known))
+
+    def matches(self, entries: Sequence[bytes], start: int, stop: int) -> tuple[np.ndarray, int]:
+        """Of rows start..stop, whether each is as it was written, and how many have no checksum.
+
+        `entries` are those of all rows. A row of a version that wrote no checksums counts as whole.
+        """
+        matching = np.ones(stop - start, bool)
+        known = min(max(_size(self._checksums) // CHECKSUM_BYTES - start, 0), stop - start)
+        if known:
+            try:
+                sums = np.fromfile(self._checksums, "<u4", known, offset=start * CHECKSUM_BYTES)
+            except OSError as error:
+                raise unavailable(self.folder, error) from error
+            rows = range(start, start + known)
+            array = np.asarray(self.array())
+            matching[:known] = _checksums(entries[start : start + known], array, rows) == sums
+        return matching, stop - start - known
+
+    def surplus(self) -> int:
+        """Bytes of rows that are not complete: what a job left that was killed while writing."""
+        count = self._count()
+        return (
+            _size(self._entries)
+            - count * ENTRY_BYTES
+            + max(0, _size(self._features) - count * self._row_bytes)
+            + max(0, _size(self._checksums) - count * CHECKSUM_BYTES)
+        )
+
     def append(self, entries: Sequence[bytes], block: np.ndarray) -> None:
         """Add rows: (N, width) finite numbers for N entries. Raises `StoreUnavailable`."""
         if block.shape != (len(entries), self.width):
@@ -159,7 +196,7 @@ class RowStore:
                 _append(self._features, count * self._row_bytes, block.data)
                 _append(self._checksums, first * CHECKSUM_BYTES, sums)
                 _append(self._entries, count * ENTRY_BYTES, b"".join(entries))
-        except OSError as error:
+        except (OSError, NotImplementedError) as error:  # a file system without locks
             raise unavailable(self.folder, error) from error
 
     @contextmanager
@@ -227,14 +264,35 @@ def stores(cache_dir: Path) -> list[StoreInfo]:
     return sorted(listed, key=lambda info: info.last_used, reverse=True)
 
 
+def open_store(folder: Path) -> RowStore:
+    """The store in a folder, wherever that has been moved to.
+
+    Raises UserError for a folder that holds none, or whose description is not that of its rows.
+    """
+    try:
+        header = json.loads((folder / "store.json").read_text(encoding="utf-8"))
+        store = RowStore(folder, width=int(header["width"]), dtype=str(header["dtype"]))
+        header["key"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UserError(f"{folder} holds no store of features or scores ({error})") from error
+    return store
+
+
+def key_of(folder: Path) -> dict[str, object]:
+    """All that a store's rows depend on besides the pictures, with their width and type."""
+    header = json.loads((folder / "store.json").read_text(encoding="utf-8"))
+    return {**header["key"], "width": header["width"], "dtype": header["dtype"]}
+
+
 def remove_store(info: StoreInfo) -> bool:
     """Delete a store from disk; False, and nothing is deleted, while a job is filling it."""
     held = []
     try:
         for path in info.folder.glob("*.lock"):
             guard = lock(path.with_suffix(""))
-            guard.acquire(timeout=0)
-            held.append(guard)
+            with suppress(NotImplementedError):  # a file system without locks
+                guard.acquire(timeout=0)
+                held.append(guard)
         shutil.rmtree(info.folder)
     except Timeout:
         return False

@@ -165,6 +165,10 @@ def _columns(targets: np.ndarray, answers: np.ndarray, metric: str) -> np.ndarra
         )
     if not answers.size:
         raise ValueError(f"nothing to score: answers are {answers.shape}")
+    if metric == "f1_macro":
+        # A label without a positive has no score, on no resample either.
+        occurs = targets.astype(bool).any(0)
+        targets, answers = targets[:, occurs], answers[..., occurs]
     truth = np.broadcast_to(targets.astype(bool), answers.shape)
     answers = answers.astype(bool)
     both = truth & answers

@@ -170,21 +170,26 @@ def _by_epoch(lines: list[dict[str, float]]) -> list[dict[str, float]]:
 
 
 def _read_predictions(path: Path) -> Predictions:
+    ids, lines = [], []
     with open(path, newline="", encoding="utf-8") as file:
-        header, *rows = csv.reader(file)
+        rows = csv.reader(file)
+        header = next(rows, [])
+        for row in rows:
+            # A row at a time: as text, 20,000 columns take thirty times the memory.
+            ids.append(from_cell(row[0]))
+            lines.append(np.array([text or "nan" for text in row[1:]], dtype=np.float64))
     labels = [int(name.removeprefix("target_")) for name in header if name.startswith("target_")]
     width = len(labels)
     if header != ["ImageID", *(f"{kind}_{n}" for kind in ("target", "prob") for n in labels)]:
         raise ValueError(f"{path.name}: columns are not ImageID, target_N..., prob_N...")
-    cells = [[text or "nan" for text in row[1:]] for row in rows]  # empty: not known
-    values = np.array(cells, dtype=np.float64).reshape(len(rows), 2 * width)
+    values = np.array(lines).reshape(len(lines), 2 * width)  # nan: an empty cell, not known
     targets, probs = values[:, :width], values[:, width:]
     if np.isnan(probs).any():
         raise ValueError(f"{path.name}: a probability is missing")
     known = ~np.isnan(targets)
     kept = known.any(axis=1)
     return Predictions(
-        ids=[from_cell(row[0]) for row, some in zip(rows, known, strict=True) if some.any()],
+        ids=[id for id, some in zip(ids, known, strict=True) if some.any()],
         labels=labels,
         targets=targets[kept] > 0.5,
         probs=probs[kept],
@@ -249,13 +254,13 @@ def hold(folder: Path) -> Iterator[None]:
         raise UserError(
             f"another process is writing to {folder}: wait for it, or choose another folder"
         ) from None
+    except NotImplementedError:
+        pass  # a file system without locks: nobody can be kept out
     except OSError as error:
         raise UserError(
             f"{folder} cannot be written ({error.strerror}): choose another folder"
         ) from error
     try:
-    except NotImplementedError:
-        pass  # a file system without locks: nobody can be kept out
         yield
     finally:
         lock.release()
@@ -366,30 +371,34 @@ def write_predictions(
         known: (n, num_labels) bool; targets that are not are left empty. None: all are.
     """
     numbers = [number for number, name in enumerate(label_names) if name]
-    header = ["ImageID"]
-    columns: list[list] = [list(map(to_cell, ids))]
-    if answers is not None:
-        header.append("Labels")
-        columns.append([" ".join(str(n) for n in numbers if row[n]) for row in answers.tolist()])
+    header = ["ImageID"] + (["Labels"] if answers is not None else [])
     if targets is not None:
         header += [f"target_{n}" for n in numbers]
-        truth = targets[:, numbers].long().T.tolist()
-        if known is not None:
-            shown = known[:, numbers].T.tolist()
-            truth = [
-                [t if k else "" for t, k in zip(*pair, strict=True)]
-                for pair in zip(truth, shown, strict=True)
-            ]
-        columns += truth
     header += [f"prob_{n}" for n in numbers]
-    columns += [[f"{p:.9g}" for p in column] for column in probabilities[:, numbers].T.tolist()]
+    given = None if answers is None else answers[:, numbers].numpy()
+    truth = None if targets is None else targets[:, numbers].long().numpy()
+    told = None if known is None else known[:, numbers].numpy()
+    probs = probabilities[:, numbers].numpy()
+
+    def cells(row: int) -> Iterator[str | int]:
+        """A row at a time: as text, 20,000 columns take thirty times the memory."""
+        yield to_cell(ids[row])
+        if given is not None:
+            yield " ".join(str(numbers[k]) for k in given[row].nonzero()[0].tolist())
+        if truth is not None and told is None:
+            yield from truth[row].tolist()
+        elif truth is not None and told is not None:
+            pairs = zip(truth[row].tolist(), told[row].tolist(), strict=True)
+            yield from (t if k else "" for t, k in pairs)
+        yield from (f"{p:.9g}" for p in probs[row].tolist())
+
     with (
         atomic_write(path) as temporary,
         open(temporary, "w", newline="", encoding="utf-8") as file,
     ):
         writer = csv.writer(file)
         writer.writerow(header)
-        writer.writerows(zip(*columns, strict=True))
+        writer.writerows(cells(row) for row in range(len(ids)))
 
 
 def write_json(path: Path, content: Mapping[str, object]) -> None:

@@ -192,23 +192,32 @@ class _Micro:
             counts.append(stops.flip(1).cumsum(1).flip(1)[:, place].numpy())
         self.tp, self.fp = counts  # (L, G)
         self.positives = positive.sum(0).numpy()
+        self.all_positives = self.positives.sum()
 
     def of_all(self) -> np.ndarray:
         return self._f1(self.tp.sum(0), self.fp.sum(0))
 
     def begin(self, place: int) -> None:
-        self.own_tp, self.own_fp = self.tp[:, place].copy(), self.fp[:, place].copy()
+        self.places = np.full(len(self.positives), place)
+        # Kept up to date, as summing over the labels for each of them is quadratic.
+        self.all_tp, self.all_fp = self.tp[:, place].sum(), self.fp[:, place].sum()
 
     def of(self, label: int) -> np.ndarray:
-        tp = self.own_tp.sum() - self.own_tp[label] + self.tp[label]
-        return self._f1(tp, self.own_fp.sum() - self.own_fp[label] + self.fp[label])
+        own = label, self.places[label]
+        return self._f1(
+            self.all_tp - self.tp[own] + self.tp[label],
+            self.all_fp - self.fp[own] + self.fp[label],
+        )
 
     def move(self, label: int, place: int) -> None:
-        self.own_tp[label], self.own_fp[label] = self.tp[label, place], self.fp[label, place]
+        own, new = (label, self.places[label]), (label, place)
+        self.all_tp += self.tp[new] - self.tp[own]
+        self.all_fp += self.fp[new] - self.fp[own]
+        self.places[label] = place
 
     def _f1(self, tp: np.ndarray, fp: np.ndarray) -> np.ndarray:
         # With all positives known, FN follows.
-        return 2.0 * tp / np.maximum(tp + fp + self.positives.sum(), 1)
+        return 2.0 * tp / np.maximum(tp + fp + self.all_positives, 1)
 
 
 class _Samples:
@@ -220,6 +229,8 @@ class _Samples:
         self.reached = np.where(self.known, reached, 0)  # what is not known is never answered
         self.targets = targets.bool().numpy() & self.known
         self.positives = self.targets.sum(0)
+        self.true = self.targets.sum(1)  # (N,)
+        self.rows = self.known.any(1)
         self.begin(0)
 
     def of_all(self) -> np.ndarray:
@@ -231,24 +242,29 @@ class _Samples:
 
     def begin(self, place: int) -> None:
         self.answers = self.reached > self.place[place]  # (N, L)
+        # (N,), kept up to date: counting them for each label anew is quadratic.
+        self.hits, self.answered = (self.answers & self.targets).sum(1), self.answers.sum(1)
 
     def of(self, label: int) -> np.ndarray:
-        others = self.answers.copy()
-        others[:, label] = False
+        own, truth = self.answers[:, label], self.targets[:, label]
         answers = self.reached[:, label, None] > self.place  # (N, G)
-        tp = (others & self.targets).sum(1)[:, None] + (answers & self.targets[:, label, None])
-        return self._f1(tp, others.sum(1)[:, None] + answers)
+        others = self.hits - (own & truth)
+        hits = others[:, None] + (answers & truth[:, None])
+        return self._f1(hits, (self.answered - own)[:, None] + answers)
 
     def move(self, label: int, place: int) -> None:
-        self.answers[:, label] = self.reached[:, label] > self.place[place]
+        truth = self.targets[:, label]
+        before, after = self.answers[:, label], self.reached[:, label] > self.place[place]
+        self.hits = self.hits - (before & truth) + (after & truth)
+        self.answered = self.answered - before + after
+        self.answers[:, label] = after
 
     def _f1(self, tp: np.ndarray, answered: np.ndarray) -> np.ndarray:
         """Of true positives and answers of each row, (N,) or (N, G): one number or (G,)."""
-        rows = self.known.any(1)
-        of = self.targets.sum(1).reshape(-1, *[1] * (tp.ndim - 1))
-        scores = 2.0 * tp / np.maximum(answered + of, 1)
+        true = self.true.reshape(-1, *[1] * (tp.ndim - 1))
+        scores = 2.0 * tp / np.maximum(answered + true, 1)
         # Sums of the same numbers in another order are ties.
-        return scores[rows].mean(0).round(12) if rows.any() else scores.sum(0)
+        return scores[self.rows].mean(0).round(12) if self.rows.any() else scores.sum(0)
 
 
 def _reached(probabilities: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from mmlabel.data.captions import SPECIAL_WORDS, TokenisedCaptions, Vocabulary, 
 from mmlabel.data.embeddings import Embeddings
 from mmlabel.data.pictures import BadPicture, decode, read_picture
 from mmlabel.progress import progress
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 _AT_ONCE = 256  # pictures whose pixels are in memory at a time, at most
 
@@ -28,7 +31,8 @@ class Labels:
     Attributes:
         numbers, names: of each.
         counts: by split, (L,) rows that have it.
-        together: (L, L) rows that have both; on the diagonal rows that have the one.
+        together: (L, L) rows that have both, without the pairs that never occur; on the diagonal
+            rows that have the one.
         per_row: (N,) how many a row has.
         unknown: cells of which it is not known whether the row has the label.
     """
@@ -36,7 +40,7 @@ class Labels:
     numbers: list[int]
     names: list[str]
     counts: dict[str, np.ndarray]
-    together: np.ndarray
+    together: "csr_array"
     per_row: np.ndarray
     unknown: int
 
@@ -47,9 +51,12 @@ class Labels:
 
     def companion(self, place: int) -> int | None:
         """The label that most rows with this one have too; None if it is always alone."""
-        others = self.together[place].copy()
-        others[place] = 0
-        return int(others.argmax()) if others.any() else None
+        begin, end = self.together.indptr[place : place + 2]
+        others, rows = self.together.indices[begin:end], self.together.data[begin:end].copy()
+        rows[others == place] = 0
+        if not rows.any():
+            return None
+        return int(others[rows == rows.max()].min())  # of equals the first
 
 
 @dataclass(frozen=True)
@@ -113,13 +120,17 @@ class Pictures:
 def labels_of(annotations: Annotations, rows: Mapping[str, np.ndarray]) -> Labels:
     """Counts of the labels; `rows` are the row numbers of each split."""
     numbers = [number for number, name in enumerate(annotations.label_names) if name]
-    targets = annotations.targets[:, numbers].astype(np.int64)
+    from scipy.sparse import csr_array
+
+    targets = annotations.targets[:, numbers]
+    # Of 10,000 labels most pairs never occur: a full table would be 800 MB of zeros.
+    sparse = csr_array(targets.astype(np.int64))
     return Labels(
         numbers=numbers,
         names=[annotations.label_names[number] for number in numbers],
-        counts={split: targets[own].sum(axis=0) for split, own in rows.items()},
-        together=targets.T @ targets,
-        per_row=targets.sum(axis=1),
+        counts={split: targets[own].sum(axis=0, dtype=np.int64) for split, own in rows.items()},
+        together=csr_array(sparse.T @ sparse),
+        per_row=targets.sum(axis=1, dtype=np.int64),
         unknown=0 if annotations.known is None else int((~annotations.known[:, numbers]).sum()),
     )
 

@@ -11,6 +11,8 @@ from mmlabel.data.sources.text import read_text
 from mmlabel.errors import UserError, nearest
 
 SPLITS = ("train", "val", "test")
+# Labels that are kept even. The library looks at all rows and all labels once for each label.
+MOST_EVEN = 1000
 
 
 def split_rows(
@@ -22,6 +24,8 @@ def split_rows(
     ids: Sequence[str] | None = None,
 ) -> dict[str, np.ndarray]:
     """Split rows at random so that every label keeps its share in every split.
+
+    Of more than MOST_EVEN labels the commonest do; the others are where their rows are.
 
     Iterative stratification (Sechidis et al. 2011, "On the Stratification of Multi-Label Data"),
     then the sizes are made exact. The result is kept under `cache_dir/splits`.
@@ -55,7 +59,12 @@ def split_rows(
         )
     split_of_picture = _kept(
         cache_dir,
-        ["splits 1", targets.astype(np.uint8), list(shares), seed],
+        [
+            "splits 1" if targets.shape[1] <= MOST_EVEN else "splits 2",
+            targets.astype(np.uint8),
+            list(shares),
+            seed,
+        ],
         lambda: _stratify(targets.astype(bool), _sizes(len(targets), shares), seed),
     )
     return _rows_of_splits(split_of_picture, first_rows, picture_of_row)
@@ -100,7 +109,9 @@ def fold_rows(
             f"{len(targets)} labelled row(s) cannot be split into {folds} folds with a validation "
             f"split: at least {max(folds, 4)} are needed"
         )
-    key = [targets.astype(np.uint8), folds, seed]
+    key: list = [targets.astype(np.uint8), folds, seed]
+    if targets.shape[1] > MOST_EVEN:
+        key.append(MOST_EVEN)
     fold_of_picture = _kept(
         cache_dir, ["folds 1", *key], lambda: _folds(targets.astype(bool), folds, seed)
     )
@@ -207,9 +218,13 @@ def _kept(cache_dir: Path, key: list, compute: Callable[[], np.ndarray]) -> np.n
 def _with_unlabelled(targets: np.ndarray) -> np.ndarray:
     """(N, num_labels + 1): rows without a label are one more kind to keep even.
 
-    The library needs two columns at least.
+    The library needs two columns at least. Of more than MOST_EVEN labels there are the commonest.
     """
-    return np.column_stack([targets, ~targets.any(axis=1)])
+    unlabelled = ~targets.any(axis=1)
+    if targets.shape[1] > MOST_EVEN:
+        commonest = np.argsort(-targets.sum(axis=0), kind="stable")[:MOST_EVEN]
+        targets = targets[:, np.sort(commonest)]
+    return np.column_stack([targets, unlabelled])
 
 
 def _folds(targets: np.ndarray, folds: int, seed: int) -> np.ndarray:

@@ -98,7 +98,7 @@ def _labels(labels: Labels, rows: dict[str, int]) -> Markup:
 
 def _together(labels: Labels) -> Markup:
     kept = labels.commonest_first[:MOST_TOGETHER]
-    counts = labels.together[np.ix_(kept, kept)]
+    counts = labels.together[np.ix_(kept, kept)].toarray()
     # A share of the row's label: the commonest label would otherwise outshine all others.
     own = np.maximum(1, counts.diagonal())[:, None]
     shares = np.where(np.eye(len(kept), dtype=bool), 0, counts / own)

@@ -79,4 +79,5 @@ def taken_for(targets: np.ndarray, answers: np.ndarray) -> np.ndarray:
         targets, answers: (N, K) bool.
     """
     missed, extra = targets & ~answers, answers & ~targets
-    return missed.astype(int).T @ extra.astype(int)
+    # In floats, which libraries multiply a hundred times faster; exact up to 2^24 rows.
+    return (missed.astype(np.float32).T @ extra.astype(np.float32)).astype(np.int64)

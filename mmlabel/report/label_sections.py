@@ -17,6 +17,8 @@ from mmlabel.run_folder import RunRecord
 MOST_CURVES = 30  # small charts on a page
 MOST_CONFUSED = 20  # labels in the table of confusions
 MOST_PAIRS = 12
+MOST_LISTED = 1000  # labels in the table of scores
+MOST_COMPARED = 1000  # labels with each other, which is quadratic
 
 
 def label_columns(run: RunRecord) -> list[int]:
@@ -41,7 +43,8 @@ def label_table(run: RunRecord) -> Markup:
     """Support, F1, precision, recall and average precision of each label that occurs."""
     column = {number: k for k, number in enumerate(run.predictions.labels)}
     lines = []
-    for number, label in run.results["labels"].items():
+    labels = sorted(run.results["labels"].items(), key=lambda item: -item[1]["support"])
+    for number, label in labels[:MOST_LISTED]:
         k = column[int(number)]
         curve = _curve(run, k)
         lines.append(
@@ -53,8 +56,7 @@ def label_table(run: RunRecord) -> Markup:
                 "best": curve.best_threshold,
             }
         )
-    lines.sort(key=lambda line: -line["support"])
-    return render("run/labels.html", lines=lines)
+    return render("run/labels.html", lines=lines, left_out=len(labels) - len(lines))
 
 
 def label_curves(run: RunRecord, names: dict[int, str]) -> Markup:
@@ -96,12 +98,15 @@ def label_curves(run: RunRecord, names: dict[int, str]) -> Markup:
 def confusions(run: RunRecord, names: dict[int, str]) -> Markup:
     """Which label is answered where which was missed; nothing if no two go together."""
     targets, answers = run.predictions.targets, run.answers
-    counts = taken_for(targets, answers)
+    mistaken = (targets != answers).sum(axis=0)
+    compared = np.sort(np.argsort(-mistaken, kind="stable")[:MOST_COMPARED])
+    counts = taken_for(targets[:, compared], answers[:, compared])
     if not counts.any():
         return Markup("")
-    missed = (targets & ~answers).sum(axis=0)
-    alone = (targets & ~answers)[~(answers & ~targets).any(axis=1)].sum(axis=0)
-    words = [label_name(names, number) for number in run.predictions.labels]
+    missing = (targets & ~answers)[:, compared]
+    missed = missing.sum(axis=0)
+    alone = missing[~(answers & ~targets).any(axis=1)].sum(axis=0)
+    words = [label_name(names, run.predictions.labels[k]) for k in compared]
     places = np.argwhere(counts)
     pairs = sorted(places.tolist(), key=lambda ij: (-counts[ij[0], ij[1]], ij))[:MOST_PAIRS]
     involved = np.argsort(-(counts.sum(axis=0) + counts.sum(axis=1)), kind="stable")
@@ -129,6 +134,7 @@ def confusions(run: RunRecord, names: dict[int, str]) -> Markup:
             for i in kept
         ],
         left_out=int(((counts.sum(axis=0) + counts.sum(axis=1)) > 0).sum()) - len(kept),
+        not_compared=int((mistaken > 0).sum() - (mistaken[compared] > 0).sum()),
     )
 
 

@@ -276,3 +276,15 @@ def test_many_unknown_ids_are_listed_up_to_ten_with_the_total(tmp_path):
 def test_no_splits_file(tmp_path):
     with pytest.raises(UserError, match="cannot read .*none.csv: No such file"):
         read_splits(tmp_path / "none.csv", IDS)
+
+
+def test_of_very_many_labels_the_commonest_are_kept_even(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("mmlabel.data.splits.MOST_EVEN", 3)
+    shares = np.r_[0.3, 0.25, 0.2, np.full(37, 0.02)]
+    targets = (np.random.default_rng(0).random((400, 40)) < shares).astype(np.uint8)
+    rows = split_rows(targets, cache_dir=tmp_path)
+    assert all_rows(rows) == list(range(400))
+    for own, share in zip(rows.values(), (0.8, 0.1, 0.1), strict=True):
+        np.testing.assert_allclose(targets[own, :3].sum(0), share * targets[:, :3].sum(0), atol=2)
+    folds = [fold_rows(targets, folds=4, fold=fold, cache_dir=tmp_path) for fold in range(4)]
+    assert sorted(np.concatenate([fold["test"] for fold in folds]).tolist()) == list(range(400))

@@ -13,7 +13,7 @@ import torch
 from made_up import EVIL, METRICS, Page, cards, figures, pictures, random_run, write_run
 
 from mmlabel.errors import UserError
-from mmlabel.report import write_run_report
+from mmlabel.report import label_sections, write_run_report
 from mmlabel.run_folder import read_run, write_predictions
 
 
@@ -130,6 +130,23 @@ def test_which_label_is_answered_for_which(tmp_path):
     perfect = tmp_path / "perfect"
     write_run(perfect, ids=["a.jpg"], targets=targets[:1], probs=0.9 * targets[:1])
     assert "confusions" not in write_run_report(perfect, None).read_text()
+
+
+def test_of_many_labels_the_page_says_which_it_leaves_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(label_sections, "MOST_LISTED", 2)
+    monkeypatch.setattr(label_sections, "MOST_COMPARED", 2)
+    run = random_run(tmp_path / "run", rows=300, seed=1, noise=1.0)
+    html = write_run_report(tmp_path / "run", None).read_text()
+    support = {label["name"]: label["support"] for label in run.results["labels"].values()}
+    commonest = sorted(support, key=lambda name: -support[name])[:2]
+    table = html.split('<table id="label-f1">')[1].split("</table>")[0]
+    assert [
+        unescape(name) for name in re.findall(r'<th scope="row">(.*?)</th>', table)
+    ] == commonest
+    assert "The 2 commonest; the scores of 1 rarer ones are in results.json." in html
+    assert "1 others with mistakes are not." in html
+    matrix = html.split('<table id="confusions">')[1].split("</table>")[0]
+    assert matrix.count('class="upright"') == 2
 
 
 def test_targets_that_are_not_known_count_nowhere(tmp_path):

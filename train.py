@@ -3,6 +3,7 @@
 import logging
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import hydra
 from omegaconf import DictConfig
@@ -23,7 +24,7 @@ from mmlabel.cli import (
 )
 from mmlabel.errors import UserError
 from mmlabel.help import help_text
-from mmlabel.run_folder import LAST, claim, write_failure
+from mmlabel.run_folder import LAST, claim, finished, read_results, write_failure
 
 log = logging.getLogger("mmlabel")
 
@@ -33,12 +34,27 @@ def main(cfg: DictConfig) -> float | None:
     """One run of the configuration; returns the monitored score, for searches."""
     folder = output_folder()
     try:
+        if cfg.resume and (results := finished_before(cfg, folder)):
+            log.info("%s has finished already: nothing is done", folder)
+            return results["scores"].get(cfg.monitor)
         with one_job(folder), claim(folder) if is_first_process() else nullcontext():
             return one_run(cfg, folder)
     except UserError as error:
         if is_multirun():
             raise  # Hydra goes on with the other jobs, and raises this after the last
         fail(error)
+
+
+def finished_before(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
+    """The results in `folder` if they are of this very run: a scheduler has started it once more.
+
+    Results of other settings are left to `claim`, which refuses the folder.
+    """
+    if not finished(folder):
+        return None
+    results = read_results(folder)
+    settings, _ = job_settings(cfg)
+    return results if results["settings"] == settings.plain() else None
 
 
 def one_run(cfg: DictConfig, folder: Path) -> float | None:

@@ -37,8 +37,11 @@ log = logging.getLogger(__name__)
 _WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR", "0") == "1"
 _MOST_CHECKED = 64  # jobs of a multirun that are checked before the first one runs
 _MAIN_PROCESS = os.getpid()
-_EXTRAS = {"optuna": "search", "joblib": "launchers", "submitit_local": "launchers",
-           "submitit_slurm": "launchers", "ray": "launchers"}  # fmt: skip
+_INSTALLED_BY = {
+    "optuna": "-e '.[search]'",
+    **dict.fromkeys(("joblib", "submitit_local", "submitit_slurm"), "-e '.[launchers]'"),
+    "ray": "hydra-ray-launcher",
+}
 
 
 # "optimizer.name" and the like.
@@ -59,8 +62,9 @@ class Interrupted(BaseException):
 def run_cli(main: Callable[[], object], help_text: Callable[[], str] | None = None) -> None:
     """Call `main`; a user's mistake ends it with one message and exit code 1.
 
-    With HYDRA_FULL_ERROR=1 the traceback is shown as well. SIGINT and SIGTERM end it with a line
-    and exit code 130 or 143. `--help` prints `help_text()`.
+    With HYDRA_FULL_ERROR=1 the traceback is shown as well. SIGINT, SIGTERM and SIGUSR1 (which
+    schedulers send before a job's time is up) end it with a line and exit code 130, 143 or 138.
+    `--help` prints `help_text()`.
     """
     escape_what_is_missing()
     if help_text is not None and {"--help", "-h"} & set(sys.argv[1:]):
@@ -68,8 +72,9 @@ def run_cli(main: Callable[[], object], help_text: Callable[[], str] | None = No
         return
     # Without it Hydra prints tracebacks of its own and exits before the error gets here.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, _interrupt)
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):  # Windows has no SIGUSR1
+            signal.signal(getattr(signal, name), _interrupt)
     try:
         _check_groups(sys.argv[1:])
         main()
@@ -133,8 +138,8 @@ def explain(error: Exception) -> str:
 
 def _no_choice(group: str, name: str) -> str:
     if group.startswith("hydra/"):
-        if extra := _EXTRAS.get(name):
-            return f"{group}={name} is not installed: pip install -e '.[{extra}]'"
+        if package := _INSTALLED_BY.get(name):
+            return f"{group}={name} is not installed: pip install {package}"
         return f'there is no {group}="{name}"'
     return f'there is no {group}="{name}"{nearest(name, choices(group))}'
 

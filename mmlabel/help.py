@@ -21,6 +21,7 @@ Train, select on validation, test once.
   python train.py ckpt_path=FOLDER/last.ckpt           go on with a run that was interrupted
   python train.py train=false ckpt_path=FOLDER/best.ckpt   evaluate a checkpoint
   python train.py repeat=FOLDER                        run a finished run again from its record
+  python train.py -m hydra/launcher=slurm resume=true seed=0,1   jobs of a cluster
   python sweep.py study=NAME                           a whole table, with evidence
 
 Files of one's own: --config-dir DIR holds experiment/NAME.yaml and the like.

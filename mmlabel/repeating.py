@@ -110,7 +110,8 @@ def not_the_same(record: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
     known = record.get("inputs")
     if known is None:
         lines.append("the record, of an earlier version, has no digests of what the run read")
-    for name in now["inputs"].keys() | known.keys() if known is not None else ():
+        return lines
+    for name in now["inputs"] | known:
         if now["inputs"].get(name) != known.get(name):
             lines.append(f"{_READ.get(name, name)} changed")
     return lines

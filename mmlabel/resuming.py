@@ -21,7 +21,7 @@ from mmlabel.settings import Settings, differing, flatten, read_settings
 
 # Of this command line, whether given or not: what it asks for, and where its own files are.
 _ASKED = (
-    "train", "ckpt_path", "repeat", "resume_lr", "cache_dir", "data.allow_other_rows",
+    "train", "ckpt_path", "resume", "repeat", "resume_lr", "cache_dir", "data.allow_other_rows",
 )  # fmt: skip
 _ASKED_EVALUATING = (*_ASKED, "test", "report", "name", "study")
 # What a command line may change: where things are and how the work is done, but not its meaning.

@@ -77,6 +77,9 @@ class Settings(Group):
     """false: leave the test split alone (while choosing settings)."""
     ckpt_path: Text | None = None
     """With train: resume from it; without: evaluate it."""
+    resume: StrictBool = False
+    """Go on with what an interrupted run has left in this run's folder, if there is anything: for
+    jobs that a scheduler stops and starts again."""
     repeat: Text | None = None
     """The folder of a finished run: run it again from its record, with what else is given on top,
     and say what is not the same."""
@@ -135,6 +138,12 @@ class Settings(Group):
         if self.resume_lr is not None and not (self.train and self.ckpt_path):
             raise UserError(
                 "resume_lr is for a run that is resumed: add ckpt_path=FOLDER/last.ckpt"
+            )
+        if self.resume and (not self.train or self.resume_lr is not None):
+            other = "resume_lr" if self.train else "train=false"
+            raise UserError(
+                f"resume=true with {other}: it goes on with a run's own training, exactly as it"
+                " would have; leave one of the two out"
             )
         if self.data.allow_other_rows and self.train:
             raise UserError(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import Callback, DeviceStatsMonitor
 from pytorch_lightning.loggers import Logger
@@ -37,7 +38,7 @@ from mmlabel.record import commit, describe, machine, versions
 from mmlabel.repeating import not_the_same, read_record, scores_compared
 from mmlabel.report import write_run_report
 from mmlabel.resuming import check_length, with_checkpoint
-from mmlabel.run_folder import read_history, write_run
+from mmlabel.run_folder import LAST, read_history, write_run
 from mmlabel.settings import Settings, flatten
 from mmlabel.size import Size, check_size, sizes
 from mmlabel.terminal import print_table
@@ -73,8 +74,8 @@ def train(
     resumed, record = None, None
     if settings.repeat is not None:
         record = read_record(settings.repeat)
-    if settings.ckpt_path is not None:
-        resumed = read_checkpoint(settings.ckpt_path)
+    if (begin := begins_with(settings, folder)) is not None:
+        resumed = read_checkpoint(begin)
         # A record has every option of its run, those that the checkpoint did not have included.
         given = overrides if record is None else list(flatten(settings.plain()))
         settings = with_checkpoint(settings, resumed, overrides=given, set_in_files=set_in_files)
@@ -96,7 +97,9 @@ def train(
             run.prepared.note(note)
         if record is not None:
             say_what_differs(record, run, settings)
-        trainer = build_trainer(settings, run.prepared, folder=folder, loggers=loggers)
+        trainer = build_trainer(
+            settings, run.prepared, folder=folder, loggers=loggers, resumed_from=begin
+        )
         check_shares(settings, trainer.world_size)
         ready = time.monotonic()
 
@@ -170,6 +173,18 @@ def train(
                 say_whether_scores_are_equal(record, settings, results["scores"])
             log.info("everything is in %s", folder)
     return results
+
+
+def begins_with(settings: Settings, folder: Path) -> Path | None:
+    """The checkpoint that a run is resumed from or evaluates; None for a new one.
+
+    With `resume` that is what the run itself has left in its folder, before it was stopped.
+    """
+    left = folder / LAST
+    if settings.resume and left.is_file():
+        log.info("an interrupted run has left %s: it is gone on with", left)
+        return left
+    return None if settings.ckpt_path is None else Path(settings.ckpt_path).expanduser()
 
 
 def size_of(run: Run, settings: Settings) -> dict[str, Size]:
@@ -274,13 +289,17 @@ def replay_history(resumed: Checkpoint, loggers: Sequence[Logger]) -> None:
 
 
 def build_trainer(
-    settings: Settings, prepared: PreparedData, *, folder: Path, loggers: list[Logger]
+    settings: Settings,
+    prepared: PreparedData,
+    *,
+    folder: Path,
+    loggers: list[Logger],
+    resumed_from: Path | None,
 ) -> pl.Trainer:
     """Lightning's trainer with the run's callbacks.
 
     Raises UserError for an option that the trainer refuses.
     """
-    resumed_from = Path(settings.ckpt_path).expanduser() if settings.ckpt_path else None
     callbacks: list[Callback] = [
         BestCheckpoint(
             folder,
@@ -313,6 +332,10 @@ def build_trainer(
     if settings.trainer.profiler:
         # Lightning's word on what it has found is at this level, which is silenced elsewhere.
         logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)
+    plugins: list[Any] = [SealedCheckpoints()]
+    if SLURMEnvironment.detect():
+        # Lightning would save within an epoch, which is not gone on with; see `resume`.
+        plugins.append(SLURMEnvironment(auto_requeue=False))
     with _trainer_errors():
         return pl.Trainer(
             **settings.trainer.model_dump(),
@@ -323,5 +346,5 @@ def build_trainer(
             num_sanity_val_steps=0,  # scores are over whole splits
             use_distributed_sampler=False,  # the datamodule's own sampler shares the rows out
             enable_model_summary=settings.callbacks.model_summary,
-            plugins=[SealedCheckpoints()],
+            plugins=plugins,
         )

@@ -43,7 +43,12 @@ def when_training(process: subprocess.Popen, folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("number", "code", "multirun"),
-    [(signal.SIGTERM, 143, False), (signal.SIGINT, 130, False), (signal.SIGTERM, 143, True)],
+    [
+        (signal.SIGTERM, 143, False),
+        (signal.SIGINT, 130, False),
+        (signal.SIGTERM, 143, True),
+        pytest.param(signal.SIGUSR1, 138, False, marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_ends_a_run_with_a_checkpoint_and_a_line(
     number: signal.Signals, code: int, multirun: bool, quick: list[str], tmp_path: Path

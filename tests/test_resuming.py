@@ -538,3 +538,24 @@ def test_a_threshold_that_was_found_is_kept(settings_of, tmp_path: Path):
         settings_of, tmp_path / "run" / "last.ckpt", tmp_path / "given", "threshold=0.4"
     )
     assert given["threshold"] == 0.4 and given["settings"]["threshold_metric"] == "f1_micro"
+
+
+def test_the_same_command_goes_on_where_it_was_stopped(settings_of, tmp_path: Path):
+    """With the same command, as a scheduler gives it again: nothing tells it from a whole run."""
+    options = [*CAPTIONS, "trainer.max_epochs=4", "resume=true"]
+    whole = run(settings_of, tmp_path / "whole", *options)
+    run_killed_in_epoch(settings_of, tmp_path / "cut", 2, *options)
+    again = run(settings_of, tmp_path / "cut", *options)
+    assert again["scores"] == whole["scores"] and again["epochs"] == 4
+    assert again["settings"] == whole["settings"]
+    assert history(tmp_path / "cut") == history(tmp_path / "whole")
+    other = [*CAPTIONS, "trainer.max_epochs=4", "resume=true", "lstm.layers=2"]
+    with pytest.raises(UserError, match="lstm.layers=2, but the checkpoint was trained with"):
+        run(settings_of, tmp_path / "cut", *other)
+
+
+def test_going_on_is_for_training_alone(settings_of):
+    with pytest.raises(UserError, match="resume=true with train=false"):
+        settings_of("resume=true", "train=false", "ckpt_path=a.ckpt")
+    with pytest.raises(UserError, match="resume=true with resume_lr"):
+        settings_of("resume=true", "ckpt_path=a.ckpt", "resume_lr=0.1")

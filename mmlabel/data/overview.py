@@ -47,7 +47,8 @@ class Labels:
     @property
     def commonest_first(self) -> list[int]:
         """Places in the lists above."""
-        return np.argsort(-self.together.diagonal(), kind="stable").tolist()
+        rows = np.asarray(self.together.diagonal())
+        return np.argsort(-rows, kind="stable").tolist()
 
     def companion(self, place: int) -> int | None:
         """The label that most rows with this one have too; None if it is always alone."""

@@ -21,6 +21,7 @@ RECORDING = (
     "name",
     "study",
     "report",
+    "resume",
     "cache_dir",
     "max_megabytes",
     "logger",

@@ -1,6 +1,5 @@
 """Prediction: rows a second from a table to a file of answers, over the rate of extraction."""
 
-import argparse
 import csv
 import io
 import itertools
@@ -14,17 +13,16 @@ import torch
 from benchmarks.features import BATCH, pictures_of
 from benchmarks.runs import run, some_rows
 from benchmarks.table import REPOSITORY, Bench, alternate, ratio
+from mmlabel.answer_files import Answers
 from mmlabel.data.feature_store import FeatureStore
 from mmlabel.data.sources.unlabelled import Columns, open_rows
 from mmlabel.models.backbones import build_backbone
 from mmlabel.models.engines import build_extract, choose_engine
 from mmlabel.models.weights import resolve_weights
-from mmlabel.predict import write_answers
 from mmlabel.predictor import Predictor
 from mmlabel.streaming import answers
 
 BACKBONE = "efficientnet_lite0"
-OPTIONS = argparse.Namespace(labels=None, out=None, probabilities=True)
 
 
 def measure(bench: Bench) -> None:
@@ -80,7 +78,8 @@ def _compare(
         columns = Columns(["ImageID"], ["Caption"], need_picture=True, need_caption=True)
         rows = open_rows(table, columns=columns, pictures=files[0].parent)
         found = answers(predictor, rows, batch_size=BATCH)
-        write_answers(io.StringIO(), found, predictor, OPTIONS)
+        names = predictor.label_names
+        Answers(io.StringIO(), predictor, form="csv", names=names, probabilities=True).write(found)
 
     def fill() -> None:
         store = FeatureStore.open(

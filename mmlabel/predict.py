@@ -1,27 +1,30 @@
 """`python -m mmlabel.predict CHECKPOINT WHAT`: label pictures and captions with a finished run."""
 
 import argparse
-import csv
+import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, TypedDict
 
-from mmlabel.cache import atomic_write
+from mmlabel import __version__
+from mmlabel.answer_files import SHOWN, Answers, form_of, write_parquet
+from mmlabel.cache import file_digest
 from mmlabel.data.pictures import BadPicture
 from mmlabel.data.sources.unlabelled import JSON_LINES, TABLES, Columns, Row, Rows, open_rows
 from mmlabel.errors import UserError
+from mmlabel.partial_file import resumable
 from mmlabel.progress import say
-from mmlabel.spreadsheet import to_cell
 from mmlabel.terminal import escape_what_is_missing, printable
 
 if TYPE_CHECKING:
     from mmlabel.predictor import Predictor
     from mmlabel.streaming import Answer
-
-SHOWN = 10  # names of unreadable pictures in a message
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"mmlabel: {printable(str(error))}")
         return 1
     except KeyboardInterrupt:
-        say("mmlabel: interrupted; nothing is written")
+        say("mmlabel: interrupted")
         return 130
     return 0
 
@@ -56,7 +59,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--picture-column", help="of a table (default: as in training)")
     add("--caption-column", help="of a table (default: as in training)")
     add("--encoding", help="of a table (default: found out)")
-    add("--out", type=Path, help="a .csv or .jsonl file (default: predictions.csv)")
+    add("--out", type=Path, help="a .csv, .jsonl or .parquet file (default: predictions.csv)")
+    add(
+        "--resume",
+        action="store_true",
+        help="go on where the same call was interrupted, if it was; the file is then the same",
+    )
     add("--labels", choices=["names", "numbers"], help="default: numbers for the report's labels")
     add("--probabilities", action="store_true", help="write the probability of every label too")
     add("--on-bad-image", choices=["error", "skip"], default="error")
@@ -83,9 +91,9 @@ def predict(options: argparse.Namespace) -> None:
     Raises UserError for a checkpoint, a table or a picture that cannot be read, and for a file
     that cannot be written.
     """
+    form_of(options.out)
     # Torch is not needed to say what is wrong with the options.
     from mmlabel.predictor import Predictor
-    from mmlabel.streaming import answers
 
     predictor = Predictor(options.checkpoint, fastest=True)
     rows = _open(predictor, options)
@@ -97,31 +105,24 @@ def predict(options: argparse.Namespace) -> None:
         say(printable(note))
     if predictor.looks_at_pictures and options.on_bad_image == "error":
         _check_files(rows.rows)
-    found = answers(
-        predictor,
-        rows,
-        batch_size=options.batch_size,
-        workers=options.workers,
-        on_bad_image=options.on_bad_image,
-    )
     one = not options.what.is_dir() and options.what.suffix.lower() not in (*TABLES, *JSON_LINES)
     if one and options.out is None:
-        write_answers(sys.stdout, found, predictor, options)
+        written = Answers(sys.stdout, predictor, form="csv", **_columns(predictor, options))
+        written.write(_answers(predictor, rows, options))
         return
     out = options.out or Path("predictions.csv")
     if out.exists() and out.samefile(options.what):
         raise UserError(f"--out {out} is what is to be labelled: give another file")
     try:
-        with atomic_write(out) as temporary, open(temporary, "w", newline="") as file:
-            bad = write_answers(file, found, predictor, options)
+        written = _write(out, predictor, rows, options)
     except OSError as error:
         raise UserError(f"--out {out} cannot be written: {error.strerror}") from None
     for note in predictor.notes[:1]:
         say(printable(note))
-    if bad:
-        more = f" and {len(bad) - SHOWN:,} more" if len(bad) > SHOWN else ""
-        names = printable(", ".join(bad[:SHOWN]))
-        say(f"{len(bad):,} pictures cannot be read and have no answer: {names}{more}")
+    if bad := written.unreadable:
+        more = f" and {bad - SHOWN:,} more" if bad > SHOWN else ""
+        shown = printable(", ".join(written.examples))
+        say(f"{bad:,} pictures cannot be read and have no answer: {shown}{more}")
     print(f"{rows.count:,} rows in {out}")
 
 
@@ -161,63 +162,84 @@ def _check_files(rows: Iterable[Row]) -> None:
 # ---- Answers to a file ---------------------------------------------------------------------
 
 
-def write_answers(
-    file: TextIO, answers: "Iterable[Answer]", predictor: "Predictor", options: argparse.Namespace
-) -> list[str]:
-    """Write each answer as it comes; returns the ids of rows whose picture cannot be read."""
+class _Columns(TypedDict):
+    names: list[str]
+    probabilities: bool
+
+
+def _columns(predictor: "Predictor", options: argparse.Namespace) -> _Columns:
     by_number = options.labels == "numbers"
     if options.labels is None:
         by_number = predictor.settings.data.name != "csv"
     numbers = [str(number) for number in predictor.label_numbers]
     names = numbers if by_number else predictor.label_names
-    as_json = options.out is not None and options.out.suffix.lower() in JSON_LINES
-    write = _json_writer if as_json else _csv_writer
-    write_one = write(file, names, probabilities=options.probabilities)
-    bad = []
-    for answer in answers:
-        labels = None
-        if answer.probabilities is None:
-            bad.append(answer.row.id)
-        else:
-            reached = answer.probabilities >= predictor.thresholds
-            labels = [name for name, has in zip(names, reached, strict=True) if has]
-        write_one(answer, labels)
-    return bad
+    return {"names": names, "probabilities": options.probabilities}
 
 
-WriteOne = Callable[["Answer", list[str] | None], None]
+def _answers(predictor: "Predictor", rows: Rows, options: argparse.Namespace) -> "Iterator[Answer]":
+    from mmlabel.streaming import answers
+
+    return answers(
+        predictor,
+        rows,
+        batch_size=options.batch_size,
+        workers=options.workers,
+        on_bad_image=options.on_bad_image,
+    )
 
 
-def _csv_writer(file: TextIO, names: list[str], *, probabilities: bool) -> WriteOne:
-    """ImageID, Labels (with spaces between them, or | where names have spaces), prob_LABEL."""
-    writer = csv.writer(file)
-    columns = [f"prob_{name}" for name in names] if probabilities else []
-    writer.writerow(["ImageID", "Labels", *columns])
-    separator = next((s for s in " |;/" if not any(s in name for name in names)), "\t")
+def _write(out: Path, predictor: "Predictor", rows: Rows, options: argparse.Namespace) -> Answers:
+    """Write the answers to all rows, or with --resume those that an interrupted call has left."""
+    form, columns = form_of(out), _columns(predictor, options)
+    finish = partial(write_parquet, **columns) if form == "parquet" else os.replace
+    call = _call(predictor, rows, options, columns)
+    with resumable(out, call, resume=options.resume, finish=finish) as file:
+        before = file.carried or None
+        written = Answers(file, predictor, form=form, **columns, before=before)
+        if file.rows:
+            say(f"going on after {file.rows:,} of {rows.count:,} rows")
+        if written.unreadable and options.on_bad_image == "error":
+            raise UserError(
+                f"--resume: {written.unreadable:,} of the rows so far have no answer, as the"
+                " interrupted call had --on-bad-image skip: give that again"
+            )
+        found = _answers(predictor, rows.after(file.rows), options)
+        # Cut where the network's batches end: after a kill it is given the same ones again.
+        while batch := list(islice(found, options.batch_size)):
+            written.write(batch)
+            file.keep(len(batch), written.counts)
+    return written
 
-    def write_one(answer: "Answer", labels: list[str] | None) -> None:
-        cells = [""] * len(columns)
-        if columns and answer.probabilities is not None:
-            cells = [f"{probability:.9g}" for probability in answer.probabilities]
-        joined = separator.join(labels or [])
-        writer.writerow([to_cell(answer.row.id), to_cell(joined), *cells])
 
-    return write_one
+def _call(
+    predictor: "Predictor", rows: Rows, options: argparse.Namespace, columns: _Columns
+) -> dict[str, object]:
+    """All that the file depends on, by the names that a user knows it by."""
+    import torch
+
+    names = hashlib.sha256("\0".join(columns["names"]).encode()).hexdigest()
+    return {
+        "the checkpoint": file_digest(options.checkpoint),
+        "what is labelled (its rows, columns or pictures)": _digest(rows.rows),
+        "--labels": names,
+        "--probabilities": columns["probabilities"],
+        "--batch-size": options.batch_size,
+        "the device": predictor.device.type,
+        "the version of mmlabel": __version__,
+        "the version of torch": torch.__version__,
+    }
 
 
-def _json_writer(file: TextIO, names: list[str], *, probabilities: bool) -> WriteOne:
-    """An object a line: id, labels (null without an answer), probabilities by name."""
-
-    def write_one(answer: "Answer", labels: list[str] | None) -> None:
-        content: dict[str, object] = {"id": answer.row.id, "labels": labels}
-        if answer.problem is not None:
-            content["problem"] = answer.problem
-        elif probabilities and answer.probabilities is not None:
-            values = (float(f"{value:.9g}") for value in answer.probabilities)
-            content["probabilities"] = dict(zip(names, values, strict=True))
-        file.write(json.dumps(content, ensure_ascii=False) + "\n")
-
-    return write_one
+def _digest(rows: Iterable[Row]) -> str:
+    """Of ids, captions, and the places and sizes of pictures."""
+    digest = hashlib.sha256()
+    for row in rows:
+        size = None
+        with suppress(OSError):
+            size = row.picture and os.path.getsize(row.picture)
+        place = row.picture and os.path.abspath(row.picture)
+        digest.update(json.dumps([row.id, place, size, row.caption]).encode())
+    return digest.hexdigest()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@
 
 import csv
 import json
+import subprocess
+import sys
+import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +14,10 @@ import pytest
 from PIL import Image
 
 import mmlabel
+from mmlabel.checkpoint_file import read_file, write_file
 from mmlabel.data.sources.unlabelled import Columns, open_rows
 from mmlabel.errors import UserError
+from mmlabel.partial_file import resumable
 from mmlabel.predict import main
 from mmlabel.predictor import Predictor
 from mmlabel.training import train
@@ -219,6 +224,161 @@ def test_the_input_is_not_overwritten(best: Path, made: Path, tmp_path: Path, ca
     assert "give another file" in capsys.readouterr().err
     assert run(best, file, "--pictures", made, "--out", tmp_path / "rows.csv" / "x.csv") == 1
     assert "cannot be written" in capsys.readouterr().err
+
+
+# ---- Going on after an interruption --------------------------------------------------------
+
+
+@pytest.fixture
+def many(made: Path, tmp_path: Path) -> Path:
+    """A table of 240 rows."""
+    rows = answers(made / "rows.csv")
+    with open(tmp_path / "many.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["picture", "caption"])
+        for number in range(240):
+            row = rows[number % len(rows)]
+            writer.writerow([made / row["picture"], f"{row['caption']} {number}"])
+    return tmp_path / "many.csv"
+
+
+COMMON = ("--batch-size", 4, "--probabilities")
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, *, after: int) -> None:
+    """Have the network raise KeyboardInterrupt, once, when it has answered so many batches."""
+    usual, left = Predictor.probabilities, iter(range(after))
+
+    def probabilities(self, *given):
+        if next(left, None) is None:
+            monkeypatch.setattr(Predictor, "probabilities", usual)
+            raise KeyboardInterrupt
+        return usual(self, *given)
+
+    monkeypatch.setattr(Predictor, "probabilities", probabilities)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_a_killed_call_goes_on_to_the_same_file(
+    suffix: str, best: Path, many: Path, tmp_path: Path, capsys
+):
+    """Killed twice, the second time after having gone on."""
+    out, whole = tmp_path / f"out.{suffix}", tmp_path / f"whole.{suffix}"
+    common = [best, many, *COMMON, "--out"]
+    command = [sys.executable, "-m", "mmlabel.predict", *map(str, common), str(out), "--resume"]
+    log = out.with_name(f"{out.name}.part.log")
+    for lines in (5, 20):
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+            while not (log.exists() and log.read_text().count("sha256") > lines):
+                assert process.poll() is None
+                time.sleep(0.002)
+            process.kill()
+        assert process.returncode == -9 and not out.exists()
+    assert run(*common, out, "--resume") == 0
+    assert "going on after" in capsys.readouterr().err
+    assert run(*common, whole) == 0
+    assert out.read_bytes() == whole.read_bytes()
+    assert sorted(path.name for path in tmp_path.glob("out*")) == [out.name]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_an_interrupted_call_goes_on_to_the_same_file(
+    suffix: str, best: Path, many: Path, tmp_path: Path, capsys, monkeypatch
+):
+    """What was written after the rows that were kept is cut, and a line of the log that is torn."""
+    if suffix == "parquet":
+        pytest.importorskip("pyarrow", reason="not installed: pip install -e '.[parquet]'")
+    # In a batch before the interruption and in one after it.
+    rows = many.read_text().splitlines()
+    rows[7] = rows[55] = "no.jpg,a car"
+    many.write_text("\n".join(rows[:70]))
+    out, whole = tmp_path / f"out.{suffix}", tmp_path / f"whole.{suffix}"
+    common = (best, many, *COMMON, "--on-bad-image", "skip", "--out")
+    interrupt(monkeypatch, after=11)
+    assert run(*common, out) == 130
+    said = capsys.readouterr().err
+    assert "44 rows are kept" in said and "--resume goes on" in said and not out.exists()
+    part = out.with_name(f"{out.name}.part")
+    with open(part, "ab") as file, open(f"{part}.log", "ab") as log:
+        file.write(b'half a "row')
+        log.write(b'{"rows": 5')
+    assert run(*common, out, "--resume") == 0
+    said = capsys.readouterr().err
+    assert "going on after 44 of 69 rows" in said and "2 pictures cannot be read" in said
+    assert run(*common, whole) == 0
+    assert out.read_bytes() == whole.read_bytes()
+    assert sorted(path.name for path in tmp_path.glob("out*")) == [out.name]
+
+
+def test_another_call_is_not_gone_on_with(
+    best: Path, many: Path, made: Path, tmp_path: Path, capsys, monkeypatch
+):
+    many.write_text("\n".join(many.read_text().splitlines()[:40]))
+    out = tmp_path / "out.csv"
+    part = tmp_path / "out.csv.part"
+    common = (best, many, *COMMON, "--out", out)
+    interrupt(monkeypatch, after=3)
+    assert run(*common) == 130
+    kept = part.read_bytes()
+    other = tmp_path / "other.ckpt"
+    checkpoint = read_file(best)
+    checkpoint["mmlabel"]["threshold"] = 0.4
+    write_file(checkpoint, other)
+    changed = tmp_path / "changed.csv"
+    changed.write_text(many.read_text().replace(" 38", " 380"))
+    capsys.readouterr()
+    for arguments, said in {
+        common: "12 rows of an interrupted call: go on with it by --resume",
+        (other, *common[1:], "--resume"): "differs in the checkpoint: give",
+        (best, changed, *common[2:], "--resume"): "differs in what is labelled",
+        (*common, "--batch-size", 2, "--resume"): "differs in --batch-size (4, now 2): give",
+        (*common, "--labels", "numbers", "--resume"): "differs in --labels: give",
+    }.items():
+        assert run(*arguments) == 1
+        error = capsys.readouterr().err
+        assert said in error and "Traceback" not in error
+        assert part.read_bytes() == kept and not out.exists()
+    part.write_bytes(kept.replace(b"0.", b"1.", 1))
+    assert run(*common, "--resume") == 1
+    assert "is damaged: remove it" in capsys.readouterr().err
+    part.unlink()
+    assert run(*common, "--resume") == 0 and len(answers(out)) == 39
+
+
+def test_two_calls_do_not_write_the_same_file(tmp_path: Path):
+    with resumable(tmp_path / "out.csv", {}, resume=False) as file:
+        file.write("whole")
+        with pytest.raises(UserError, match="another process is writing"):
+            with resumable(tmp_path / "out.csv", {}, resume=True):
+                pass
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("out.csv", "whole")]
+
+
+def test_parquet_holds_what_csv_holds(best: Path, made: Path, tmp_path: Path, capsys, monkeypatch):
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pip install -e '.[parquet]'")
+    (tmp_path / "rows.csv").write_text(
+        (made / "rows.csv").read_text().replace("data/3.jpg", "data/no.jpg")
+    )
+    common = (best, tmp_path / "rows.csv", "--pictures", made, "--on-bad-image", "skip")
+    for suffix in ("csv", "parquet"):
+        out = tmp_path / f"out.{suffix}"
+        assert run(*common, "--probabilities", "--out", out) == 0
+    expected = answers(tmp_path / "out.csv")
+    table = parquet.read_table(tmp_path / "out.parquet").to_pydict()
+    assert list(table) == [*expected[0], "problem"]
+    assert table["ImageID"] == [row["ImageID"] for row in expected]
+    assert [labels and "|".join(labels) for labels in table["Labels"]][4:] == [
+        row["Labels"] for row in expected[4:]
+    ]
+    assert table["Labels"][3] is None and table["problem"][3]
+    for name in ("prob_person", "prob_traffic light", "prob_cat"):
+        assert table[name][3] is None
+        found = np.array(table[name][4:], dtype=np.float32)
+        assert np.array_equal(found, np.float32([row[name] for row in expected[4:]]))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert run(*common, "--out", tmp_path / "other.parquet") == 1
+    assert "needs pyarrow: pip install" in capsys.readouterr().err
 
 
 # ---- In Python -----------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,6 +56,19 @@ class Rows(NamedTuple):
     count: int
     has_captions: bool
     notes: list[str]
+
+    def after(self, rows: int) -> "Rows":
+        """Those after the first so many."""
+        return self._replace(rows=_After(self.rows, rows), count=self.count - rows)
+
+
+@dataclass(frozen=True)
+class _After:
+    rows: Iterable[Row]
+    start: int
+
+    def __iter__(self) -> Iterator[Row]:
+        return islice(self.rows, self.start, None)
 
 
 def open_rows(

@@ -1,0 +1,165 @@
+"""Files of answers: CSV, JSON lines and parquet."""
+
+import csv
+import importlib.util
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from mmlabel.cache import atomic_write
+from mmlabel.data.sources.unlabelled import JSON_LINES
+from mmlabel.errors import UserError
+from mmlabel.spreadsheet import to_cell
+
+if TYPE_CHECKING:
+    from mmlabel.predictor import Predictor
+    from mmlabel.streaming import Answer
+
+PARQUET = (".parquet", ".pq")
+SHOWN = 10  # names of unreadable pictures in a message
+_AT_ONCE = 10_000  # rows, from JSON lines to parquet
+
+Form = Literal["csv", "json", "parquet"]
+_WriteOne = Callable[["Answer", list[str] | None], None]
+
+
+class _Writable(Protocol):
+    def write(self, text: str, /) -> int: ...
+
+
+def form_of(out: Path | None) -> Form:
+    """The form that a file's name asks for.
+
+    Raises UserError where what writes it is not installed.
+    """
+    suffix = "" if out is None else out.suffix.lower()
+    if suffix in PARQUET and importlib.util.find_spec("pyarrow") is None:
+        raise UserError(
+            f"--out {out} needs pyarrow: pip install -e '.[parquet]', or give a .csv or .jsonl file"
+        )
+    return "parquet" if suffix in PARQUET else "json" if suffix in JSON_LINES else "csv"
+
+
+class Answers:
+    """Writes answers to a file as they come.
+
+    Args:
+        file: is written to; in JSON lines, of which `write_parquet` makes a file, for "parquet".
+        predictor: gives the answers.
+        form: of the file.
+        names: of its labels, as they are to be written.
+        probabilities: whether those of all labels are written, too.
+        before: `counts` of the rows that are in the file already; None: it is empty.
+
+    Attributes:
+        unreadable: rows without an answer.
+        examples: the ids of the first SHOWN of them.
+    """
+
+    def __init__(
+        self,
+        file: _Writable,
+        predictor: "Predictor",
+        *,
+        form: Form,
+        names: Sequence[str],
+        probabilities: bool = False,
+        before: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.unreadable: int = before["unreadable"] if before else 0
+        self.examples: list[str] = before["examples"] if before else []
+        self._names = names
+        self._thresholds = predictor.thresholds
+        writer = _csv_writer if form == "csv" else _json_writer
+        self._write = writer(file, names, probabilities=probabilities, begun=before is not None)
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        """Of the rows in the file, as plain values."""
+        return {"unreadable": self.unreadable, "examples": self.examples}
+
+    def write(self, answers: "Iterable[Answer]") -> None:
+        """Add a row for each."""
+        for answer in answers:
+            labels = None
+            if answer.probabilities is None:
+                self.unreadable += 1
+                self.examples += [answer.row.id][: SHOWN - len(self.examples)]
+            else:
+                reached = answer.probabilities >= self._thresholds
+                labels = [name for name, has in zip(self._names, reached, strict=True) if has]
+            self._write(answer, labels)
+
+
+def _csv_writer(
+    file: _Writable, names: Sequence[str], *, probabilities: bool, begun: bool
+) -> _WriteOne:
+    """ImageID, Labels (with spaces between them, or | where names have spaces), prob_LABEL."""
+    writer = csv.writer(file)
+    columns = [f"prob_{name}" for name in names] if probabilities else []
+    if not begun:
+        writer.writerow(["ImageID", "Labels", *columns])
+    separator = next((s for s in " |;/" if not any(s in name for name in names)), "\t")
+
+    def write_one(answer: "Answer", labels: list[str] | None) -> None:
+        cells = [""] * len(columns)
+        if columns and answer.probabilities is not None:
+            cells = [f"{probability:.9g}" for probability in answer.probabilities]
+        joined = separator.join(labels or [])
+        writer.writerow([to_cell(answer.row.id), to_cell(joined), *cells])
+
+    return write_one
+
+
+def _json_writer(
+    file: _Writable, names: Sequence[str], *, probabilities: bool, begun: bool
+) -> _WriteOne:
+    """An object a line: id, labels (null without an answer), probabilities by name."""
+
+    def write_one(answer: "Answer", labels: list[str] | None) -> None:
+        content: dict[str, object] = {"id": answer.row.id, "labels": labels}
+        if answer.problem is not None:
+            content["problem"] = answer.problem
+        elif probabilities and answer.probabilities is not None:
+            values = (float(f"{value:.9g}") for value in answer.probabilities)
+            content["probabilities"] = dict(zip(names, values, strict=True))
+        file.write(json.dumps(content, ensure_ascii=False) + "\n")
+
+    return write_one
+
+
+def write_parquet(lines: Path, out: Path, *, names: Sequence[str], probabilities: bool) -> None:
+    """Make a parquet file of a file of JSON lines, whole or not at all.
+
+    Its columns are ImageID, Labels (a list; null without an answer), prob_LABEL (float32) for each
+    of `names` with `probabilities`, and problem (why there is no answer).
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    columns = [f"prob_{name}" for name in names] if probabilities else []
+    text, number = pyarrow.string(), pyarrow.float32()
+    schema = pyarrow.schema(
+        [
+            ("ImageID", text),
+            ("Labels", pyarrow.list_(text)),
+            *((column, number) for column in columns),
+            ("problem", text),
+        ]
+    )
+    with (
+        open(lines, encoding="utf-8") as file,
+        atomic_write(out) as temporary,
+        pyarrow.parquet.ParquetWriter(temporary, schema) as writer,
+    ):
+        while part := [json.loads(line) for line in islice(file, _AT_ONCE)]:
+            found = [row.get("probabilities") or {} for row in part]
+            values = [
+                [row["id"] for row in part],
+                [row["labels"] for row in part],
+                *([each.get(name) for each in found] for name in names if probabilities),
+                [row.get("problem") for row in part],
+            ]
+            writer.write_table(pyarrow.table(values, schema=schema))

@@ -200,9 +200,16 @@ class Predictor:
         by_name = dict(zip(self.label_names, map(float, probabilities), strict=True))
         return Prediction([name for name, answer in answered if answer], by_name)
 
-    @torch.inference_mode()
     def probabilities(self, seen: Seen | None, captions: Sequence[str]) -> np.ndarray:
         """Probabilities (B, L) float32 of pictures as `look` and `join` make them ready."""
+        return self._logits(seen, captions).sigmoid().cpu().numpy()
+
+    def logits(self, seen: Seen | None, captions: Sequence[str]) -> np.ndarray:
+        """What those are the sigmoid of, (B, L) float32."""
+        return self._logits(seen, captions).cpu().numpy()
+
+    @torch.inference_mode()
+    def _logits(self, seen: Seen | None, captions: Sequence[str]) -> Tensor:
         encoded = self._encode(captions)
         every = np.arange(len(captions))
         batch = Batch(
@@ -213,8 +220,7 @@ class Predictor:
             rows=torch.arange(len(captions), device=self.device),
             ids=[],
         )
-        logits = self._classifier(batch)[:, self.label_numbers]
-        return logits.float().sigmoid().cpu().numpy()
+        return self._classifier(batch)[:, self.label_numbers].float()
 
     def _encode(self, captions: Sequence[str]) -> EncodedCaptions:
         settings = self.settings.captions

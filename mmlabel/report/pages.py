@@ -49,14 +49,14 @@ def render(template: str, **values: object) -> Markup:
 
 def write_page(path: Path, *, title: str, header: Markup, sections: Sequence[Section]) -> Path:
     """Write a page that is complete in itself and return its path."""
-    script = _asset("page.js")
+    script = asset("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     page = render(
         "page.html",
         policy="default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
         f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",
         title=title,
-        style=_asset("page.css"),
+        style=asset("page.css"),
         script=script,
         header=header,
         sections=[section for section in sections if section.body],
@@ -67,7 +67,8 @@ def write_page(path: Path, *, title: str, header: Markup, sections: Sequence[Sec
 
 
 @cache
-def _asset(name: str) -> Markup:
+def asset(name: str) -> Markup:
+    """A style or a script, to stand in a page."""
     folder = resources.files("mmlabel.report") / "assets"
     return Markup((folder / name).read_text(encoding="utf-8").strip())
 

@@ -1,0 +1,35 @@
+"""The page on which a model is tried; what it shows comes from the server that sends it."""
+
+import base64
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmlabel.report.pages import asset, render
+
+if TYPE_CHECKING:
+    from mmlabel.predictor import Predictor
+
+_SCRIPT = asset("demo.js")
+_DIGEST = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
+# Nothing is loaded from elsewhere, and nothing is sent anywhere but to the page's own server.
+POLICY = (
+    f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{_DIGEST}';"
+    " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+def demo_page(predictor: "Predictor", checkpoint: Path, *, most_bytes: int) -> str:
+    """The page of a model, in HTML; `most_bytes` of a picture may be sent."""
+    return render(
+        "demo.html",
+        title=f"Try {checkpoint.parent.name or checkpoint.name}",
+        facts=[f"model={predictor.settings.model.name}", f"{len(predictor.label_names)} labels"],
+        checkpoint=str(checkpoint),
+        most_bytes=most_bytes,
+        pictures=predictor.looks_at_pictures,
+        captions=predictor.looks_at_captions,
+        style=asset("page.css"),
+        own_style=asset("demo.css"),
+        script=_SCRIPT,
+    )

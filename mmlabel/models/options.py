@@ -278,11 +278,11 @@ class Ensemble(BothHalves):
     """The mean of several networks' logits, trained side by side on one backbone."""
 
     name: Literal["ensemble"]
-    fusion_networks: Index = 1
+    fusion_networks: Annotated[int, Ge(0), Le(64)] = 1
     """How many of model=fusion, each with the options of this group."""
-    image_networks: Index = 0
+    image_networks: Annotated[int, Ge(0), Le(64)] = 0
     """How many of model=image_only."""
-    caption_networks: Index = 1
+    caption_networks: Annotated[int, Ge(0), Le(64)] = 1
     """How many of model=caption_only."""
     image_projection: Count | None = None
     """Width to which a layer of each network brings the picture's features first; null: none."""

@@ -168,8 +168,9 @@ def settings_from(config: DictConfig, overrides: Sequence[str]) -> Settings:
         _check_override(item)
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     values: dict[str, Any] = OmegaConf.to_container(own, resolve=True)  # type: ignore[assignment]
-    if values["repeat"] is not None:
+    if isinstance(values["repeat"], str | int):  # a folder's name; anything else is refused below
         given = [item.key_or_group for item in parse(overrides)]
+        values["repeat"] = str(values["repeat"])
         values = with_record(values, [name for name in given if name != "repeat"])
     return read_settings(values)
 

@@ -18,7 +18,7 @@ _ANY_OPTION = ("experiment", "debug", "hparams_search")
 _WHOLE = ("logger", "callbacks")
 
 
-def read_record(folder: str | Path) -> dict[str, Any]:
+def read_record(folder: str) -> dict[str, Any]:
     """results.json of the run to be repeated.
 
     Raises UserError for a run that has not finished or whose files have changed since.

@@ -47,7 +47,7 @@ class Labels:
     @property
     def commonest_first(self) -> list[int]:
         """Places in the lists above."""
-        rows = np.asarray(self.together.diagonal())
+        rows = np.asarray(self.together.diagonal(), dtype=np.int64)
         return np.argsort(-rows, kind="stable").tolist()
 
     def companion(self, place: int) -> int | None:

@@ -38,7 +38,6 @@ _WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR", "0") == "1"
 _MOST_CHECKED = 64  # jobs of a multirun that are checked before the first one runs
 _MAIN_PROCESS = os.getpid()
 _INSTALLED_BY = {
-    "optuna": "-e '.[search]'",
     **dict.fromkeys(("joblib", "submitit_local", "submitit_slurm"), "-e '.[launchers]'"),
     "ray": "hydra-ray-launcher",
 }
@@ -89,7 +88,7 @@ def _check_groups(arguments: Sequence[str]) -> None:
     """Refuse a group that is set to a value: Hydra has no message for it."""
     for text in arguments:
         group, found, value = text.lstrip("+~").partition("=")
-        if found and (CONF / group).is_dir() and group not in ("", "study"):
+        if found and (CONF / group).is_dir() and group not in ("", "search", "study"):
             if re.fullmatch(r"[-+.\d]+|\{.*|true|false", value.strip(), re.IGNORECASE):
                 raise UserError(
                     f"{text}: {group} is a group of options: give {group}=NAME, one of"
@@ -128,6 +127,8 @@ def explain(error: Exception) -> str:
         key = found[1].split("@")[0]
         if key == "study":
             return "a study is run by sweep.py: python sweep.py study=NAME"
+        if key in ("search", "hparams_search"):
+            return "a search is run by python -m mmlabel.search, whose --help says how"
         if (CONF / key).is_dir():
             return f"{key} has no default to replace: give +{key}=NAME, one of {_list(key)}"
         return unknown(key, Settings)
@@ -295,7 +296,7 @@ def set_in_files(overrides: Sequence[str]) -> list[str]:
     names = []
     for item in parse(overrides):
         chosen = item.value()
-        if item.key_or_group not in ("experiment", "debug", "hparams_search") or chosen is None:
+        if item.key_or_group not in ("experiment", "debug") or chosen is None:
             continue
         loader = GlobalHydra.instance().config_loader()
         for file in chosen if isinstance(chosen, list) else [chosen]:

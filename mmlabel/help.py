@@ -23,6 +23,7 @@ Train, select on validation, test once.
   python train.py repeat=FOLDER                        run a finished run again from its record
   python train.py -m hydra/launcher=slurm resume=true seed=0,1   jobs of a cluster
   python sweep.py study=NAME                           a whole table, with evidence
+  python -m mmlabel.search                             look for better settings
 
 Files of one's own: --config-dir DIR holds experiment/NAME.yaml and the like.
 --cfg job prints the configuration instead of running; --hydra-help tells what Hydra can do.
@@ -37,7 +38,7 @@ def help_text() -> str:
         by_group.setdefault(head if rest else "", []).append(option)
     parts = [USAGE, *_single(by_group)]
     parts += [_group(group, options) for group, options in by_group.items() if group]
-    parts += [_files("experiment"), _files("debug"), _files("hparams_search")]
+    parts += [_files("experiment"), _files("debug")]
     return "\n".join(parts)
 
 

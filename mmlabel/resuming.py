@@ -46,7 +46,7 @@ _FILES = ("data.root", "data.file", "data.splits", "data.instances", "data.capti
 # Options of the data that belong to the network: what it sees of a picture.
 _SEEN = ("data.image_size", "data.crop", "data.upright")
 # Files of these groups may set any option.
-_ANY_OPTION = ("experiment", "debug", "hparams_search")
+_ANY_OPTION = ("experiment", "debug")
 
 
 def with_checkpoint(

@@ -55,6 +55,7 @@ def train(
     set_in_files: Sequence[str] | None = None,
     group: str | None = None,
     notes: Sequence[str] = (),
+    callbacks: Sequence[Callback] = (),
 ) -> dict[str, Any]:
     """One run, from settings to the files in `folder`; returns what results.json holds.
 
@@ -65,6 +66,7 @@ def train(
         set_in_files: the options set by files that it named (experiment=NAME); None: not known.
         group: what the runs of a sweep have in common.
         notes: what the run goes without already.
+        callbacks: of Lightning's, beside the run's own.
 
     Raises:
         UserError: a mistake in the settings or the data.
@@ -98,7 +100,12 @@ def train(
         if record is not None:
             say_what_differs(record, run, settings)
         trainer = build_trainer(
-            settings, run.prepared, folder=folder, loggers=loggers, resumed_from=begin
+            settings,
+            run.prepared,
+            folder=folder,
+            loggers=loggers,
+            resumed_from=begin,
+            further=callbacks,
         )
         check_shares(settings, trainer.world_size)
         ready = time.monotonic()
@@ -295,8 +302,9 @@ def build_trainer(
     folder: Path,
     loggers: list[Logger],
     resumed_from: Path | None,
+    further: Sequence[Callback] = (),
 ) -> pl.Trainer:
-    """Lightning's trainer with the run's callbacks.
+    """Lightning's trainer with the run's callbacks, and further ones.
 
     Raises UserError for an option that the trainer refuses.
     """
@@ -310,6 +318,7 @@ def build_trainer(
         ),
         LastCheckpoint(folder, resumed_from=resumed_from),
         *progress_callbacks(),
+        *further,
     ]
     if settings.optimizer is not None:
         callbacks.append(StopOnNaN(settings.optimizer.lr))

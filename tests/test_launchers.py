@@ -1,9 +1,8 @@
-"""Hydra's plugins for real: a search with Optuna, and launchers."""
+"""Hydra's launchers for real."""
 
 import json
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -11,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-import yaml
 from omegaconf import OmegaConf
 from resumed_runs import history
 
@@ -51,25 +49,6 @@ _CAPTIONED = ("model=", "captions", "embedding")
 def results_of(cwd: Path) -> dict[str, dict]:
     files = (cwd / "jobs").glob("*/results.json")
     return {path.parent.name: json.loads(path.read_text()) for path in files}
-
-
-def test_a_search_tells_the_best_and_keeps_its_trials(tmp_path: Path, cache: Path):
-    """The trials are in a database, from which the search can go on; the test split is not used."""
-    options = ["hparams_search=optuna", "hydra.sweeper.n_trials=2", "hydra.sweeper.study_name=mine"]
-    options.append("hydra.sweeper.storage=sqlite:///trials.db")
-    multirun(*options, cwd=tmp_path, cache=cache)
-    runs = results_of(tmp_path)
-    assert sorted(runs) == ["0", "1"]
-    assert not any(name.startswith("test/") for run in runs.values() for name in run["scores"])
-    rates = [run["settings"]["optimizer"]["lr"] for run in runs.values()]
-    assert len(set(rates)) == 2 and all(3e-4 <= rate <= 3e-2 for rate in rates)
-
-    told = yaml.safe_load((tmp_path / "jobs" / "optimization_results.yaml").read_text())
-    best = max(runs.values(), key=lambda run: run["scores"]["val/f1_micro"])
-    assert told["best_value"] == pytest.approx(best["scores"]["val/f1_micro"])
-
-    with sqlite3.connect(tmp_path / "trials.db") as database:
-        assert database.execute("select count(*) from trials").fetchone() == (2,)
 
 
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])

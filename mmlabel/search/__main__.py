@@ -1,0 +1,91 @@
+"""`python -m mmlabel.search OPTION=VALUE…`: look for better settings, on the validation split."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.override_parser.types import OverrideType
+
+from mmlabel.cli import load_settings, parse, refuse_unused, run_cli, unused
+from mmlabel.errors import UserError
+from mmlabel.run_folder import hold
+from mmlabel.search.space import Space, load_space
+from mmlabel.study.launch import log_to_terminal
+
+HELP = """\
+Try settings, each in a run of its own, and keep the best; Optuna draws them, by what the trials
+before have shown, and ends runs that fall behind. Trials are scored on validation (monitor), and
+the test split is not looked at. Options are those of train.py (python train.py --help):
+
+  python -m mmlabel.search                                   the built-in data set
+  python -m mmlabel.search data=usyd data.root=DIR --trials 100 --out search/usyd
+  python train.py --config-dir search experiment=best        the best one, with its test scores
+
+Everything is kept in --out, trials in a database: the same command goes on after an interruption,
+and with more --trials adds some. Needs pip install -e '.[search]'."""
+
+_OWN = {"test": "false", "report": "false"}  # of every trial
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    """Read the command line and search."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mmlabel.search",
+        description=HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("options", nargs="*", metavar="OPTION=VALUE", help="of every trial, as train.py takes them")
+    add("--trials", type=int, help="how many in all (default: as the space says)")
+    add("--space", default="default", metavar="NAME", help="of conf/search, or a YAML file")
+    add("--out", type=Path, default=Path("search"), metavar="DIR", help="default: search")
+    arguments = parser.parse_intermixed_args(given)
+    if arguments.trials is not None and arguments.trials < 1:
+        raise UserError(f"--trials {arguments.trials}: give how many, 1 or more")
+    space = load_space(arguments.space)
+    overrides = _checked(arguments.options, space)
+    settings = load_settings([*overrides, *(f"{key}={value}" for key, value in _OWN.items())])
+    refuse_unused(overrides, settings)
+    parameters = space.parameters
+    for option in unused([f"{name}=0" for name in parameters], settings):
+        name = option.removesuffix("=0")
+        print(f"{name} is not chosen: it has no effect with model={settings.model.name}")
+        parameters = {key: allowed for key, allowed in parameters.items() if key != name}
+    # Torch and Lightning take seconds: a mistake is answered before.
+    from mmlabel.search.trials import run_trials
+
+    log_to_terminal()
+    with hold(arguments.out):
+        run_trials(
+            arguments.out,
+            parameters,
+            trials=arguments.trials or space.trials,
+            overrides=overrides,
+            own=[f"{key}={value}" for key, value in _OWN.items()],
+            monitor=settings.monitor,
+            direction="minimize" if settings.monitor_mode == "min" else "maximize",
+            seed=settings.seed,
+        )
+
+
+def _checked(options: Sequence[str], space: Space) -> list[str]:
+    """The options, which an experiment file can hold and a trial can have."""
+    for text, item in zip(options, parse(options), strict=True):
+        key = item.key_or_group
+        if item.is_sweep_override():
+            raise UserError(f"{text}: a search tries several values of what --space names")
+        if key in (*_OWN, "train", "ckpt_path", "name") or key.startswith("hydra"):
+            raise UserError(
+                f"{text}: a search trains its runs and does not test them; leave it out"
+            )
+        if key in space.parameters:
+            raise UserError(
+                f"{text}: the search chooses {key}; leave it out, or give another --space"
+            )
+        if item.type is OverrideType.DEL:
+            raise UserError(f"{text}: a search takes OPTION=VALUE only")
+    return list(options)
+
+
+if __name__ == "__main__":
+    run_cli(main)

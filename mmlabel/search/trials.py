@@ -1,0 +1,186 @@
+"""The trials of a search: drawn by Optuna, kept in a database, given up where they fall behind."""
+
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+
+from mmlabel.cli import load_settings
+from mmlabel.errors import UserError
+from mmlabel.run_folder import empty, write_failure
+from mmlabel.search.space import Parameters, Range, write_experiment
+from mmlabel.training import train
+
+try:
+    import optuna
+    from optuna.trial import TrialState
+except ImportError:
+    raise UserError("a search needs Optuna: pip install -e '.[search]'") from None
+
+if TYPE_CHECKING:
+    from optuna import Study, Trial
+
+log = logging.getLogger("mmlabel")
+
+DATABASE = "trials.db"
+AT_RANDOM = 8  # trials before Optuna learns from those before
+_FAILED = "failed"  # marks a trial of which that is known
+
+
+class Prune(Callback):
+    """Tells a trial the monitored score of each epoch, and ends the run if it falls behind.
+
+    Attributes:
+        pruned: whether it has.
+    """
+
+    def __init__(self, trial: "Trial", monitor: str) -> None:
+        self.trial = trial
+        self.monitor = monitor
+        self.pruned = False
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # An epoch without validation (check_val_every_n_epoch) has none.
+        if self.monitor not in trainer.callback_metrics:
+            return
+        score = trainer.callback_metrics[self.monitor].item()
+        if math.isfinite(score):
+            self.trial.report(score, trainer.current_epoch)
+            self.pruned = self.trial.should_prune()
+            trainer.should_stop = trainer.should_stop or self.pruned
+
+
+def run_trials(
+    folder: Path,
+    parameters: Parameters,
+    *,
+    trials: int,
+    overrides: Sequence[str],
+    own: Sequence[str],
+    monitor: str,
+    direction: str,
+    seed: int,
+) -> None:
+    """Run trials until there are so many, those of earlier calls counted.
+
+    Args:
+        folder: has, or is given, the database, a folder for each trial, and experiment/best.yaml.
+        parameters: what is chosen.
+        trials: how many.
+        overrides: of every trial, and of the best one's experiment.
+        own: of every trial alone.
+        monitor: the score.
+        direction: "minimize" or "maximize".
+        seed: of what is drawn.
+
+    Raises UserError where the folder holds another search, and where the first trial fails.
+    """
+    study = _open(folder, parameters, overrides=overrides, direction=direction, seed=seed)
+    while (done := _done(study)) < trials:
+        trial = study.ask()
+        chosen = {name: _draw(trial, name, allowed) for name, allowed in parameters.items()}
+        given = [f"{name}={_text(value)}" for name, value in chosen.items()]
+        run = folder / "trials" / f"{trial.number:03d}"
+        try:
+            score, pruned = _run(trial, run, [*overrides, *given, *own], monitor)
+        except Exception as error:
+            trial.set_user_attr(_FAILED, str(error))
+            study.tell(trial, state=TrialState.FAIL)
+            write_failure(run, error)
+            if not _scored(study):
+                raise  # the next one would fail as well
+            log.error("trial %d of %d failed: %s", done + 1, trials, error)
+            continue
+        if pruned:
+            study.tell(trial, state=TrialState.PRUNED)
+        else:
+            study.tell(trial, score)
+        ended = "given up" if pruned else f"{monitor} {score:.4f}"
+        log.info("trial %d of %d: %s with %s", done + 1, trials, ended, " ".join(given))
+        best = study.best_trial
+        found = f"the best of {done + 1} trials: {monitor} {best.value:.4f}"
+        command = f"python train.py --config-dir {folder} experiment=best"
+        write_experiment(folder, overrides, best.params, f"{found}\n  {command}")
+    best = study.best_trial
+    shown = " ".join(f"{name}={_text(value)}" for name, value in best.params.items())
+    print(f"the best of {_done(study)} trials: {monitor} {best.value:.4f} with {shown}")
+    print(f"python train.py --config-dir {folder} experiment=best   trains and tests it")
+
+
+def _run(trial: "Trial", folder: Path, overrides: list[str], monitor: str) -> tuple[float, bool]:
+    """Train; returns the score, and whether the run was given up."""
+    prune = Prune(trial, monitor)
+    empty(folder)  # what an interrupted run has left
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = load_settings(overrides)
+    results = train(settings, folder, overrides=overrides, group="search", callbacks=[prune])
+    score = results["scores"].get(monitor)
+    if score is None or not math.isfinite(score):
+        raise UserError(f"{monitor} is {score}")
+    return score, prune.pruned
+
+
+def _text(value: object) -> str:
+    """As Hydra reads it."""
+    return (
+        "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    )
+
+
+def _open(
+    folder: Path, parameters: Parameters, *, overrides: Sequence[str], direction: str, seed: int
+) -> "Study":
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(
+        storage=f"sqlite:///{folder / DATABASE}",
+        study_name="search",
+        direction=direction,
+        load_if_exists=True,
+    )
+    search = {
+        "options": list(overrides),
+        "parameters": {
+            name: allowed.model_dump() if isinstance(allowed, Range) else allowed
+            for name, allowed in parameters.items()
+        },
+    }
+    for name, value in search.items():
+        if study.user_attrs.get(name, value) != value:
+            raise UserError(
+                f"--out {folder} holds a search with other {name} ({study.user_attrs[name]}):"
+                " give the same, or another folder"
+            )
+        study.set_user_attr(name, value)
+    # A run that was killed is tried again; it does not count.
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        study.tell(trial.number, state=TrialState.FAIL)
+        if trial.params:
+            study.enqueue_trial(trial.params)
+    # Were the seed the same in every call, what is drawn at random would be.
+    seed += len(study.get_trials(deepcopy=False))
+    study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=AT_RANDOM)
+    study.pruner = optuna.pruners.MedianPruner(n_startup_trials=AT_RANDOM, n_warmup_steps=2)
+    return study
+
+
+def _done(study: "Study") -> int:
+    """How many trials have ended by themselves."""
+    ended = (TrialState.COMPLETE, TrialState.PRUNED)
+    trials = study.get_trials(deepcopy=False)
+    return sum(trial.state in ended or _FAILED in trial.user_attrs for trial in trials)
+
+
+def _scored(study: "Study") -> bool:
+    return bool(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+
+
+def _draw(trial: "Trial", name: str, allowed: "list[Any] | Range") -> Any:
+    if not isinstance(allowed, Range):
+        return trial.suggest_categorical(name, allowed)
+    if isinstance(allowed.low, int) and isinstance(allowed.high, int):
+        return trial.suggest_int(name, allowed.low, allowed.high, log=allowed.log)
+    return trial.suggest_float(name, allowed.low, allowed.high, log=allowed.log)

@@ -1,0 +1,243 @@
+"""A search for better settings: its trials, going on, giving up, and what it leaves."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from mmlabel.cli import load_settings, settings_from
+from mmlabel.errors import UserError
+from mmlabel.help import CONF
+from mmlabel.search.__main__ import main
+from mmlabel.search.space import load_space, write_experiment
+from mmlabel.settings import Settings, option_names
+from mmlabel.training import train
+
+optuna = pytest.importorskip("optuna", reason="not installed: pip install -e '.[search]'")
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SPACE = {"optimizer.lr": {"low": 1e-3, "high": 1e-2, "log": True}, "lstm.layers": [1, 2]}
+
+
+@pytest.fixture
+def options(quick: list[str]) -> list[str]:
+    """Of a search whose trials take a second."""
+    fitting = [option for option in quick if not option.startswith(("backbone", "features"))]
+    fitting = [o for o in fitting if not o.startswith(("report", "trainer.max_epochs"))]
+    return [*fitting, "model=caption_only", "trainer.max_epochs=1", "loss=focal"]
+
+
+@pytest.fixture
+def space(tmp_path: Path) -> Path:
+    (tmp_path / "space.yaml").write_text(
+        yaml.safe_dump({"trials": 2, "parameters": SPACE}, sort_keys=False)
+    )
+    return tmp_path / "space.yaml"
+
+
+def search(options: list[str], space: Path, *more: str) -> None:
+    main([*options, "--space", str(space), "--out", str(space.parent / "out"), *more])
+
+
+def runs(folder: Path) -> list[dict]:
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("trials/*/results.json"))]
+
+
+def trials_of(folder: Path) -> list:
+    return optuna.load_study(study_name="search", storage=f"sqlite:///{folder}/trials.db").trials
+
+
+def best_of(folder: Path) -> Settings:
+    """What train.py --config-dir FOLDER experiment=best reads."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("train", ["experiment=best", f"hydra.searchpath=[file://{folder}]"])
+    return settings_from(config, ["experiment=best"])
+
+
+def test_the_best_of_a_search_is_an_experiment(
+    options: list[str], space: Path, tmp_path: Path, capsys
+):
+    search(options, space)
+    found = runs(tmp_path / "out")
+    assert len(found) == 2
+    assert not any(name.startswith("test/") for run in found for name in run["scores"])
+    rates = [run["settings"]["optimizer"]["lr"] for run in found]
+    assert len(set(rates)) == 2 and all(1e-3 <= rate <= 1e-2 for rate in rates)
+    search(options, space, "--trials", "3")
+    found = runs(tmp_path / "out")
+    assert len({run["settings"]["optimizer"]["lr"] for run in found}) == 3
+    best = max(found, key=lambda run: run["scores"]["val/f1_micro"])
+    score = best["scores"]["val/f1_micro"]
+    said = capsys.readouterr().out
+    assert f"the best of 3 trials: val/f1_micro {score:.4f} with optimizer.lr=" in said
+    text = (tmp_path / "out" / "experiment" / "best.yaml").read_text()
+    assert "the best of 3 trials" in text
+    wanted = best["settings"] | {"test": True, "report": True}
+    assert best_of(tmp_path / "out").plain() == wanted
+
+
+def test_another_search_is_not_gone_on_with(options: list[str], space: Path, tmp_path: Path):
+    search(options, space, "--trials", "1")
+    with pytest.raises(UserError, match="holds a search with other options"):
+        search([*options, "lstm.hidden=4"], space)
+    content = {"trials": 2, "parameters": SPACE | {"threshold": [0.4, 0.5]}}
+    space.write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError, match="holds a search with other parameters"):
+        search(options, space)
+
+
+def test_a_trial_that_fails_is_not_the_end(options: list[str], space: Path, tmp_path, monkeypatch):
+    """The first one is: those after it would fail as well."""
+    from mmlabel.search import trials
+
+    calls = iter([UserError("first"), None, UserError("third"), None])
+
+    def train_or_fail(*given, **options):
+        error = next(calls)
+        if error is not None:
+            raise error
+        return {"scores": {"val/f1_micro": 0.5}}
+
+    monkeypatch.setattr(trials, "train", train_or_fail)
+    with pytest.raises(UserError, match="first"):
+        search(options, space, "--trials", "4")
+    search(options, space, "--trials", "4")
+    states = [trial.state.name for trial in trials_of(tmp_path / "out")]
+    assert states == ["FAIL", "COMPLETE", "FAIL", "COMPLETE"]
+
+
+def test_a_run_that_falls_behind_is_given_up(settings_of: Callable[..., Settings], tmp_path: Path):
+    from mmlabel.search.trials import Prune
+
+    told: list[tuple[int, float]] = []
+    trial = SimpleNamespace(
+        report=lambda score, epoch: told.append((epoch, score)),
+        should_prune=lambda: told[-1][0] == 1,
+    )
+    prune = Prune(trial, "val/f1_micro")
+    settings = settings_of("model=caption_only", "trainer.max_epochs=5", "patience=null")
+    results = train(settings, tmp_path / "run", callbacks=[prune])
+    assert prune.pruned and results["epochs"] == 2
+    assert [epoch for epoch, _ in told] == [0, 1]
+    assert max(score for _, score in told) == pytest.approx(results["scores"]["val/f1_micro"])
+
+
+PROGRAM = """
+import os, signal, sys
+from mmlabel.search import trials
+from mmlabel.search.__main__ import main
+runs = []
+def train(settings, folder, **options):
+    runs.append(folder)
+    if len(runs) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"scores": {"val/f1_micro": settings.optimizer.lr}}
+trials.train = train
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_search_goes_on(options: list[str], space: Path, tmp_path: Path, monkeypatch):
+    """The trial that was killed is tried again, with the same values; the one before is not."""
+    from mmlabel.search import trials
+
+    command = [sys.executable, "-c", PROGRAM, *options]
+    command += ["--space", str(space), "--out", str(tmp_path / "out")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), *sys.path])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    rates: list[float] = []
+
+    def train(settings: Settings, folder: Path, **options):
+        assert settings.optimizer is not None
+        rates.append(settings.optimizer.lr)
+        return {"scores": {"val/f1_micro": rates[-1]}}
+
+    monkeypatch.setattr(trials, "train", train)
+    search(options, space, "--trials", "3")
+    found = trials_of(tmp_path / "out")
+    assert [trial.state.name for trial in found] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
+    assert found[1].params == found[2].params
+    assert rates == [trial.params["optimizer.lr"] for trial in found[2:]]
+    assert len({trial.params["optimizer.lr"] for trial in found}) == 3
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        [],
+        ["experiment=demo", "logger=csv", "optimizer=adamw"],
+        [
+            "data=csv",
+            "data.file=x.csv",
+            'data.label_names=["",a,"b c"]',
+            "model=caption_only",
+            "trainer=cpu",
+            "trainer.detect_anomaly=true",
+            "loss=focal",
+            "patience=null",
+        ],
+    ],
+)
+def test_an_experiment_gives_what_the_options_gave(given: list[str], tmp_path: Path):
+    chosen = {"optimizer.lr": 0.0123, "lstm.layers": 2, "threshold": None}
+    write_experiment(tmp_path, given, chosen, "What it is.")
+    options = [*given, "optimizer.lr=0.0123", "lstm.layers=2", "threshold=null"]
+    assert best_of(tmp_path) == load_settings(options)
+
+
+# ---- What it chooses from ----------------------------------------------------------------------
+
+
+def test_the_searches_that_come_with_the_project_set_options_that_exist():
+    for path in (CONF / "search").glob("*.yaml"):
+        assert set(load_space(path.stem).parameters) <= set(option_names())
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("parameters: {optimizer.lr: [1]}", "trials: Field required"),
+        ("trials: 1\nparameters: {}", "parameters: "),
+        ("trials: 1\nparameters: {optimizer.l: [1]}", 'did you mean "optimizer.lr"'),
+        ("trials: 1\nparameters: {optimizer.lr: {low: 2, high: 1}}", "low has to be below high"),
+        ("trials: 1\nparameters: {optimizer.lr: {low: 0, high: 1, log: true}}", "above 0"),
+        ("trials: [", "is no YAML"),
+    ],
+)
+def test_a_space_that_is_none_is_one_message(content: str, said: str, tmp_path: Path):
+    (tmp_path / "space.yaml").write_text(content)
+    with pytest.raises(UserError, match=said):
+        load_space(str(tmp_path / "space.yaml"))
+    with pytest.raises(UserError, match="cannot be read"):
+        load_space(str(tmp_path / "no.yaml"))
+    with pytest.raises(UserError, match='there is no "defaul"; did you mean "default"'):
+        load_space("defaul")
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("optimizer.lr=1", "the search chooses"),
+        ("lstm.layers=1,2", "tries several values"),
+        ("test=true", "leave it out"),
+        ("hydra.run.dir=x", "leave it out"),
+        ("~loss", "OPTION=VALUE only"),
+        ("backbone=vgg16", "no effect with model=caption_only"),
+    ],
+)
+def test_options_that_a_search_cannot_have(option: str, said: str, options, space: Path):
+    with pytest.raises(UserError, match=said):
+        search([*options, option], space)
+    assert not (space.parent / "out").exists()

@@ -117,8 +117,9 @@ def open_server(
             host = self.headers.get("Host", "")
             origin = self.headers.get("Origin")
             name = urlsplit(f"//{host}").hostname or ""
+            listening = str(self.connection.getsockname()[0])
             # Another name that leads here is how a page of the web would reach it (rebinding).
-            local = not _is_loopback(self.server.server_address[0]) or _is_loopback(name)
+            local = not _is_loopback(listening) or _is_loopback(name)
             if local and origin in (None, f"http://{host}"):
                 return True
             self._send(403, b"this page answers to itself alone", "text/plain")

@@ -134,7 +134,7 @@ def _text(value: object) -> str:
 def _open(
     folder: Path, parameters: Parameters, *, overrides: Sequence[str], direction: str, seed: int
 ) -> "Study":
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(logging.WARNING)
     study = optuna.create_study(
         storage=f"sqlite:///{folder / DATABASE}",
         study_name="search",

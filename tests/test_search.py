@@ -57,11 +57,11 @@ def trials_of(folder: Path) -> list:
 
 
 def best_of(folder: Path) -> Settings:
-    """What train.py --config-dir FOLDER experiment=best reads."""
+    """What train.py --config-dir FOLDER experiment=found reads."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("train", ["experiment=best", f"hydra.searchpath=[file://{folder}]"])
-    return settings_from(config, ["experiment=best"])
+        config = compose("train", ["experiment=found", f"hydra.searchpath=[file://{folder}]"])
+    return settings_from(config, ["experiment=found"])
 
 
 def test_the_best_of_a_search_is_an_experiment(
@@ -80,7 +80,7 @@ def test_the_best_of_a_search_is_an_experiment(
     score = best["scores"]["val/f1_micro"]
     said = capsys.readouterr().out
     assert f"the best of 3 trials: val/f1_micro {score:.4f} with optimizer.lr=" in said
-    text = (tmp_path / "out" / "experiment" / "best.yaml").read_text()
+    text = (tmp_path / "out" / "experiment" / "found.yaml").read_text()
     assert "the best of 3 trials" in text
     wanted = best["settings"] | {"test": True, "report": True}
     assert best_of(tmp_path / "out").plain() == wanted

@@ -19,7 +19,7 @@ the test split is not looked at. Options are those of train.py (python train.py 
 
   python -m mmlabel.search                                   the built-in data set
   python -m mmlabel.search data=usyd data.root=DIR --trials 100 --out search/usyd
-  python train.py --config-dir search experiment=best        the best one, with its test scores
+  python train.py --config-dir search experiment=found        the best one, with its test scores
 
 Everything is kept in --out, trials in a database: the same command goes on after an interruption,
 and with more --trials adds some. Needs pip install -e '.[search]'."""

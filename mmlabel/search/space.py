@@ -14,7 +14,7 @@ from mmlabel.errors import UserError, nearest
 from mmlabel.help import CONF
 from mmlabel.settings import option_names
 
-BEST = "best"
+FOUND = "found"  # none of conf/experiment has this name
 
 
 class Range(BaseModel):
@@ -76,9 +76,9 @@ def load_space(name: str) -> Space:
 def write_experiment(
     folder: Path, overrides: Sequence[str], chosen: Mapping[str, Any], comment: str
 ) -> Path:
-    """Write experiment/best.yaml, which gives a run what overrides and chosen options would give.
+    """Write experiment/found.yaml, which gives a run what overrides and chosen options would give.
 
-    `python train.py --config-dir FOLDER experiment=best` runs it.
+    `python train.py --config-dir FOLDER experiment=found` runs it.
     """
     groups: list[Any] = []
     values = OmegaConf.create({})
@@ -94,7 +94,7 @@ def write_experiment(
         OmegaConf.update(values, key, value)
     content = OmegaConf.create({"defaults": [*groups, "_self_"]} if groups else {})
     merged = cast(DictConfig, OmegaConf.merge(content, values))
-    path = folder / "experiment" / f"{BEST}.yaml"
+    path = folder / "experiment" / f"{FOUND}.yaml"
     with atomic_write(path) as temporary:
         lines = ["# @package _global_", *(f"# {line}" for line in comment.splitlines())]
         temporary.write_text("\n".join([*lines, OmegaConf.to_yaml(merged)]), encoding="utf-8")

@@ -68,7 +68,7 @@ def run_trials(
     """Run trials until there are so many, those of earlier calls counted.
 
     Args:
-        folder: has, or is given, the database, a folder for each trial, and experiment/best.yaml.
+        folder: has, or is given, the database, a folder for each trial, and experiment/found.yaml.
         parameters: what is chosen.
         trials: how many.
         overrides: of every trial, and of the best one's experiment.
@@ -103,12 +103,12 @@ def run_trials(
         log.info("trial %d of %d: %s with %s", done + 1, trials, ended, " ".join(given))
         best = study.best_trial
         found = f"the best of {done + 1} trials: {monitor} {best.value:.4f}"
-        command = f"python train.py --config-dir {folder} experiment=best"
+        command = f"python train.py --config-dir {folder} experiment=found"
         write_experiment(folder, overrides, best.params, f"{found}\n  {command}")
     best = study.best_trial
     shown = " ".join(f"{name}={_text(value)}" for name, value in best.params.items())
     print(f"the best of {_done(study)} trials: {monitor} {best.value:.4f} with {shown}")
-    print(f"python train.py --config-dir {folder} experiment=best   trains and tests it")
+    print(f"python train.py --config-dir {folder} experiment=found   trains and tests it")
 
 
 def _run(trial: "Trial", folder: Path, overrides: list[str], monitor: str) -> tuple[float, bool]:

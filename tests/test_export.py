@@ -167,6 +167,28 @@ def test_half_precision_is_half_the_size_and_close(run_of, tmp_path: Path):
     assert 0 < np.abs(found - wanted).max() < 2e-2
 
 
+def test_int8_is_small_and_says_what_it_costs(run_of, tmp_path: Path, capsys, monkeypatch):
+    """The change of F1 on real rows is printed and stands in the model card, and much is said."""
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript", reason="not installed: pip install -e '.[export]'")
+    checkpoint = run_of("threshold=0.3")
+    out = tmp_path / "model"
+    arguments = [str(checkpoint), "--format", "onnx", "--out", str(out), "--precision", "int8"]
+    monkeypatch.setattr("mmlabel.export.__main__.MUCH", -100.0)
+    assert main(arguments) == 0
+    said = capsys.readouterr().out.splitlines()
+    proof = next(line for line in said if "real rows probabilities differ by" in line)
+    loss = next(line for line in said if line.startswith("careful: int8 loses"))
+    card = (out / "MODEL.md").read_text()
+    assert f"- {proof}" in card and f"- {loss}" in card and "weights in int8" in card
+    model = mmlabel.load(checkpoint)
+    whole = sum(4 * weights.numel() for weights in model.network.parameters())
+    assert sum(path.stat().st_size for path in out.glob("model.*")) < 0.3 * whole
+    pictures = odd_pictures(tmp_path)
+    found = load_runner(out).Model(out).probabilities(pictures, CAPTIONS)
+    assert 0 < np.abs(found - expected(model, pictures, CAPTIONS)).max() < 0.1
+
+
 def test_a_model_that_answers_otherwise_is_not_handed_out(
     fusion: Path, tmp_path: Path, monkeypatch, capsys
 ):
@@ -228,7 +250,7 @@ def test_captions_are_split_as_in_training(fusion: Path):
 def test_mistakes_are_one_message(fusion: Path, run_of, tmp_path: Path, capsys):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").touch()
-    decoder = run_of("model=decoder")
+    decoder, captions = run_of("model=decoder"), run_of("model=caption_only")
     out = tmp_path / "out"
     capsys.readouterr()
     for arguments, said in {
@@ -237,6 +259,8 @@ def test_mistakes_are_one_message(fusion: Path, run_of, tmp_path: Path, capsys):
         (decoder, "--format", "onnx", "--out", out): "model=decoder answers one label",
         (fusion, "--format", "torch", "--precision", "float16", "--out", out): "--precision float",
         (fusion, "--format", "onnx", "--check", "0", "--out", out): "--check 0",
+        (captions, "--format", "onnx", "--precision", "int8", "--out", out): "is for a backbone",
+        (fusion, "--format", "openvino", "--precision", "int8", "--out", out): "is for --format o",
     }.items():
         assert main([str(argument) for argument in arguments]) == 1
         printed = capsys.readouterr()

@@ -10,6 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
+import numpy as np
+
 from mmlabel.errors import UserError
 from mmlabel.progress import say
 from mmlabel.terminal import escape_what_is_missing, printable
@@ -32,7 +34,10 @@ format: pip install -e '.[export]'."""
 FORMATS = ("onnx", "openvino", "torch")
 RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino", "torch": "torch"}
 # By which probabilities may differ from the checkpoint's.
-CLOSE = {"float32": 1e-4, "float16": 2e-2}
+CLOSE = {"float32": 1e-4, "float16": 2e-2, "int8": 0.3}
+CALIBRATION = 128  # training rows that show the ranges of int8
+ROWS = 200  # on which an export is compared, unless the command says how many
+MUCH = 1.0  # points of micro-F1 that an export should not lose
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,15 +69,17 @@ def _parser() -> argparse.ArgumentParser:
         "--precision",
         choices=list(CLOSE),
         default="float32",
-        help="of the weights on disk: float16 halves the folder (default: %(default)s)",
+        help="of the weights on disk: float16 halves the folder; int8 (onnx) also computes a"
+        f" backbone's convolutions in 8 bits, whose ranges {CALIBRATION} training rows of the"
+        " checkpoint's data show, and always checks (default: %(default)s)",
     )
     add(
         "--check",
         nargs="?",
         type=int,
-        const=200,
+        const=ROWS,
         metavar="ROWS",
-        help="compare on so many test rows of the checkpoint's data (200 without a number)",
+        help=f"compare on so many test rows of the checkpoint's data ({ROWS} without a number)",
     )
     return parser
 
@@ -80,6 +87,8 @@ def _parser() -> argparse.ArgumentParser:
 def export(options: argparse.Namespace) -> None:
     """Write the folder; raises UserError for what cannot be exported, or does not prove right."""
     out: Path = options.out
+    if options.format != "onnx" and options.precision == "int8":
+        raise UserError("--precision int8 is for --format onnx")
     if options.format == "torch" and options.precision != "float32":
         raise UserError("--precision float16 is for --format onnx and openvino")
     if options.check is not None and options.check < 1:
@@ -92,6 +101,9 @@ def export(options: argparse.Namespace) -> None:
 
     predictor = Predictor(options.checkpoint, device="cpu")
     _check_kind(predictor)
+    int8 = options.precision == "int8"
+    if int8 and not predictor.looks_at_pictures:
+        raise UserError("--precision int8 is for a backbone, which this model has not: float16")
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / "model.json").unlink(missing_ok=True)  # without it there is no model
@@ -107,9 +119,14 @@ def export(options: argparse.Namespace) -> None:
             )
         made = [_how(options), f"made-up rows: probabilities differ by {difference:.1g} at most"]
         proof = None
-        if options.check is not None:
-            proof = prove(out, predictor, rows=options.check)
+        if options.check is not None or int8:
+            proof = prove(out, predictor, rows=options.check or ROWS)
             made.append(str(proof))
+            if proof.lost > MUCH:
+                made.append(
+                    f"careful: {options.precision} loses {proof.lost:.1f} points of micro-F1 on"
+                    " these rows"
+                )
         (out / "MODEL.md").write_text(_card(predictor, options, made, notes), encoding="utf-8")
     except OSError as error:
         raise UserError(f"--out {out} cannot be written: {error.strerror}") from None
@@ -117,7 +134,7 @@ def export(options: argparse.Namespace) -> None:
     for line in [*made[1:], *notes]:
         print(printable(line))
     print(f"{out}: {size:.1f} MB; python {out / 'run.py'} PICTURE --caption TEXT")
-    if proof is not None and not proof.difference <= limit:
+    if proof is not None and not int8 and not proof.difference <= limit:
         raise UserError(f"{out} answers otherwise than the checkpoint, by {proof.difference:.2g}")
 
 
@@ -138,15 +155,26 @@ def _check_kind(predictor: "Predictor") -> None:
 def _write(predictor: "Predictor", options: argparse.Namespace) -> list[str]:
     """Network, words, runner and model.json; returns what the model goes without."""
     from mmlabel.export.graph import FILES, Format, Inputs, write_graph
+    from mmlabel.export.proof import calibration_rows
     from mmlabel.export.words import spellings
 
     assert options.format in get_args(Format)
+    calibration: list[list[np.ndarray]] = []
+    if options.precision == "int8":
+        calibration = calibration_rows(predictor, rows=CALIBRATION)
     settings, out = predictor.settings, options.out
     size, crop = _seen(predictor)
     network = Inputs(
         predictor.network, numbers=predictor.label_numbers, halves=settings.inputs
     ).eval()
-    write_graph(network, out, form=options.format, size=size, half=options.precision == "float16")
+    write_graph(
+        network,
+        out,
+        form=options.format,
+        size=size,
+        half=options.precision != "float32",
+        calibration=calibration,
+    )
     numbers, problem = spellings(predictor.vocabulary)
     (out / "words.json").write_text(
         json.dumps(numbers, ensure_ascii=False, indent=0) + "\n", encoding="utf-8"

@@ -3,22 +3,24 @@
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mmlabel.data.batches import Batch
 from mmlabel.errors import UserError, first_line
+from mmlabel.export.quantise import quantise
 from mmlabel.models import padded_lstm
 
 Format = Literal["onnx", "openvino", "torch"]
 FILES: dict[Format, str] = {"onnx": "model.onnx", "openvino": "model.xml", "torch": "model.pt2"}
 OPSET = 20  # of ONNX
-_SMALL = 1024  # numbers: what is less is not worth halving
+_SMALL = 4096  # numbers: what is less is not worth halving
 
 
 class Inputs(nn.Module):
@@ -53,7 +55,13 @@ class Inputs(nn.Module):
 
 
 def write_graph(
-    network: Inputs, folder: Path, *, form: Format, size: tuple[int, int], half: bool = False
+    network: Inputs,
+    folder: Path,
+    *,
+    form: Format,
+    size: tuple[int, int],
+    half: bool = False,
+    calibration: Sequence[Sequence[np.ndarray]] = (),
 ) -> Path:
     """Write the network's file into `folder` and return its path.
 
@@ -63,6 +71,8 @@ def write_graph(
         form: of which runtime.
         size: height and width in px of the pictures that it takes.
         half: whether weights are stored in half precision (and computed with in single).
+        calibration: of ONNX, with inputs of the network: its convolutions are computed in whole
+            numbers of 8 bits, whose ranges these inputs show.
 
     Raises UserError where a package is missing, or the network cannot be written so.
     """
@@ -75,6 +85,8 @@ def write_graph(
                 torch.export.save(_exported(network, size), path)
             elif form == "onnx":
                 _write_onnx(network, path, size)
+                if calibration:
+                    quantise(path, calibration)
                 if half:
                     _store_half(path)
             else:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from mmlabel.cache import cache_folder
+from mmlabel.data.annotations import Annotations
+from mmlabel.data.captions import encode_texts
 from mmlabel.errors import UserError
 from mmlabel.evidence import scores
 from mmlabel.export.runner import made_up_picture
@@ -40,6 +42,11 @@ class Proof:
     before: float
     after: float
     changed: int
+
+    @property
+    def lost(self) -> float:
+        """Points of micro-F1 that the export has less."""
+        return 100 * (self.before - self.after)
 
     def __str__(self) -> str:
         return (
@@ -72,8 +79,8 @@ def load_runner(folder: Path) -> ModuleType:
     return module
 
 
-def prove(folder: Path, predictor: Predictor, *, rows: int) -> Proof:
-    """Compare on the first `rows` test rows of the checkpoint's own data.
+def rows_of(predictor: Predictor, split: str, *, rows: int) -> Annotations:
+    """The first `rows` of a split of the checkpoint's own data.
 
     Raises UserError where they are not to be had.
     """
@@ -84,10 +91,41 @@ def prove(folder: Path, predictor: Predictor, *, rows: int) -> Proof:
         require_pictures=predictor.looks_at_pictures,
         require_captions=predictor.looks_at_captions,
     )
-    chosen = annotations.take(data.divide(annotations, cache_dir=cache_dir)["test"][:rows])
     names = [annotations.label_names[n] for n in predictor.label_numbers]
     if names != predictor.label_names:
-        raise UserError("the data have other labels than the checkpoint by now: leave --check out")
+        raise UserError(
+            "the data have other labels than the checkpoint by now: leave --check and int8 out"
+        )
+    return annotations.take(data.divide(annotations, cache_dir=cache_dir)[split][:rows])
+
+
+def calibration_rows(predictor: Predictor, *, rows: int) -> list[list[np.ndarray]]:
+    """The network's inputs for the first training rows: pictures (1, 3, H, W) uint8, tokens (1, T)
+    and lengths (1,) int64, as far as they are looked at.
+
+    Raises UserError as `rows_of`.
+    """
+    chosen, captions = rows_of(predictor, "train", rows=rows), predictor.settings.captions
+    found: list[list[np.ndarray]] = [[] for _ in range(len(chosen))]
+    if predictor.looks_at_pictures:
+        for given, picture in zip(found, chosen.pictures, strict=True):
+            given.append(np.ascontiguousarray(predictor.look(picture)))
+    if captions is not None:
+        encoded = encode_texts(
+            chosen.captions, predictor.vocabulary, max_length=captions.max_length
+        )
+        for row, given in enumerate(found):
+            only = np.array([row])
+            given += [encoded.pad(only), encoded.lengths[only]]
+    return found
+
+
+def prove(folder: Path, predictor: Predictor, *, rows: int) -> Proof:
+    """Compare on the first `rows` test rows of the checkpoint's own data.
+
+    Raises UserError as `rows_of`.
+    """
+    chosen = rows_of(predictor, "test", rows=rows)
     exported: Any = load_runner(folder).Model(folder)
     ours, theirs = [], []
     for at in range(0, len(chosen), 64):

@@ -68,7 +68,7 @@ def test_a_mistake_is_one_message(
 def test_help_names_the_groups_and_options(tmp_path: Path):
     output = run("--help", cwd=tmp_path)
     assert "python train.py -m lstm.layers=1,2,4,8" in output
-    assert "backbone=efficientnet_lite0|resnet18" in output
+    assert "backbone=efficientnet_lite0|efficientnet_lite1|efficientnet_lite2|resnet18" in output
     assert "lstm.layers" in output and "default 1]" in output
 
 

@@ -51,6 +51,7 @@ def results_of(cwd: Path) -> dict[str, dict]:
     return {path.parent.name: json.loads(path.read_text()) for path in files}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 def test_a_launcher_runs_every_job_in_its_own_folder(launcher: str, tmp_path: Path, cache: Path):
     layers = "lstm.layers=1,2" if launcher == "joblib" else "lstm.layers=2"

@@ -4,7 +4,7 @@ import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
@@ -54,6 +54,9 @@ class Prune(Callback):
             trainer.should_stop = trainer.should_stop or self.pruned
 
 
+Direction = Literal["minimize", "maximize"]
+
+
 def run_trials(
     folder: Path,
     parameters: Parameters,
@@ -62,7 +65,7 @@ def run_trials(
     overrides: Sequence[str],
     own: Sequence[str],
     monitor: str,
-    direction: str,
+    direction: Direction,
     seed: int,
 ) -> None:
     """Run trials until there are so many, those of earlier calls counted.
@@ -132,7 +135,12 @@ def _text(value: object) -> str:
 
 
 def _open(
-    folder: Path, parameters: Parameters, *, overrides: Sequence[str], direction: str, seed: int
+    folder: Path,
+    parameters: Parameters,
+    *,
+    overrides: Sequence[str],
+    direction: Direction,
+    seed: int,
 ) -> "Study":
     optuna.logging.set_verbosity(logging.WARNING)
     study = optuna.create_study(

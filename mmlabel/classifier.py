@@ -162,8 +162,11 @@ class Classifier(pl.LightningModule):
         image: Any = encoders["image"] if "image" in encoders else None
         if self._collapsed or image is None or not _is_trained(image.backbone):
             return
+        assert batch.image is not None
+        if torch.equal(batch.image, batch.image[:1].expand_as(batch.image)):
+            return  # one picture with several captions
         features = image.features_of(batch.image)  # (B, F)
-        if len(features) > 1 and features.std(dim=0).max() <= 1e-4 * features.abs().max():
+        if features.std(dim=0).max() <= 1e-4 * features.abs().max():
             self._collapsed = True
             self.note(
                 "the backbone gives every picture the same features: too high a learning rate has"

@@ -313,6 +313,12 @@ class Ensemble(BothHalves):
                 f" model.{'caption' if self.image_networks else 'image'}_networks=1 or"
                 " model.fusion_networks=1"
             )
+        if not self.fusion_networks and self.standardised:
+            raise UserError(
+                "model.fusion_networks=0: model.fusion, model.image_scale, model.auxiliary_loss and"
+                " model.modality_dropout are of networks that see both halves; leave them out, or"
+                " add model.fusion_networks=1"
+            )
         return self
 
 

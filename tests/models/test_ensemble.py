@@ -125,6 +125,8 @@ def test_sizes_add_up_over_the_members() -> None:
             {"fusion_networks": 0, "caption_networks": 0, "image_networks": 2},
             "model.caption_networks=1",
         ),
+        ({"fusion_networks": 0, "image_networks": 1, "auxiliary_loss": 0.3}, "both halves"),
+        ({"fusion_networks": 0, "image_networks": 1, "fusion": "gated"}, "both halves"),
     ],
 )
 def test_what_makes_no_ensemble_is_refused(chosen: dict, message: str) -> None:

@@ -283,14 +283,16 @@ def _fill(options: argparse.Namespace) -> int:
 
     from mmlabel.cli import explain, load_settings
     from mmlabel.parts import build
+    from mmlabel.settings import read_settings
 
     (part, parts), given = options.part, options.options
     try:
-        chosen = any(option.startswith("model=") for option in given)
-        # A model without captions, so that neither word vectors nor WordNet are needed.
-        settings = load_settings(given if chosen else ["model=image_only", *given])
+        settings = load_settings(given)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error)) from error
+    if settings.backbone is not None:
+        # Of a model without captions, so that neither word vectors nor WordNet are needed.
+        settings = read_settings({**settings.plain(), "model": {"name": "image_only"}})
     run = build(settings, None, wandb_id=None)
     if run.data.stored is None:
         raise UserError(

@@ -1,5 +1,6 @@
 """`python -m mmlabel.features`."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -285,6 +286,15 @@ def test_machines_fill_parts_that_make_a_whole_store(quick, run, tmp_path):
     whole = [f"cache_dir={tmp_path / 'cache'}", *options]
     assert main(["fill", *whole]) == 0
     assert len(open_store(stores_in(tmp_path / "cache")).entries()) == 2 * 60 + 24 + 24
+
+
+def test_a_whole_runs_options_fill_its_store(quick, tmp_path):
+    """Also those of the caption's half and of a model that is not the default."""
+    cache = tmp_path / "cache"
+    own = ["model=ensemble", "model.fusion_networks=2", "lstm.layers=2", "backbone.unfreeze=1"]
+    assert main(["fill", *quick, *own, f"cache_dir={cache}"]) == 0
+    header = json.loads((stores_in(cache) / "store.json").read_text())
+    assert header["key"]["trained_stages"] == 1
 
 
 def stores_in(cache: Path) -> Path:

@@ -24,6 +24,7 @@ from mmlabel.cli import (
 )
 from mmlabel.errors import UserError
 from mmlabel.help import help_text
+from mmlabel.large_imports import import_large
 from mmlabel.run_folder import LAST, claim, finished, read_results, write_failure
 
 log = logging.getLogger("mmlabel")
@@ -61,7 +62,10 @@ def one_run(cfg: DictConfig, folder: Path) -> float | None:
     """A run in a folder of its own, which says how it has ended."""
     try:
         settings, notes = job_settings(cfg)
-        # Only now, as torch and Lightning take seconds: a mistake is answered at once.
+        # Only now, as they take seconds: a mistake is answered at once. wandb comes before torch,
+        # as it looks for the source of its classes among all modules that are imported.
+        wandb = ["wandb.apis.public"] if settings.logger.wandb else []
+        import_large(*wandb, "mmlabel.training")
         from mmlabel.training import train
 
         results = train(

@@ -1,0 +1,49 @@
+"""Large imports go without the garbage collector, which is on again afterwards."""
+
+import gc
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mmlabel.large_imports import import_large
+
+
+@pytest.fixture(autouse=True)
+def thawed() -> Iterator[None]:
+    gc.unfreeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+def test_they_come_in_order_and_without_the_collector(made: Path):
+    (made / "made_first.py").write_text("import gc\ncollected = gc.isenabled()\n")
+    (made / "made_second.py").write_text("import sys\nfirst = sys.modules['made_first'].collected")
+    import_large("made_first", "made_second")
+    assert __import__("made_second").first is False
+    assert gc.isenabled() and gc.get_freeze_count() > 0
+
+
+def test_what_is_there_already_freezes_nothing():
+    import_large("gc", "pytest")
+    assert gc.isenabled() and gc.get_freeze_count() == 0
+
+
+def test_a_failed_import_leaves_the_collector_on(made: Path):
+    (made / "made_broken.py").write_text("1 / 0")
+    with pytest.raises(ZeroDivisionError):
+        import_large("made_broken")
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with pytest.raises(ModuleNotFoundError):
+            import_large("made_missing")
+        assert not gc.isenabled()  # as it was
+    finally:
+        gc.enable()

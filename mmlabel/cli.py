@@ -163,6 +163,14 @@ def load_settings(overrides: Sequence[str]) -> Settings:
     return settings_from(config, overrides)
 
 
+def command_settings(overrides: Sequence[str]) -> Settings:
+    """`load_settings`, with UserError for whatever is wrong."""
+    try:
+        return load_settings(overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain(error)) from error
+
+
 def settings_from(config: DictConfig, overrides: Sequence[str]) -> Settings:
     """Check a composed configuration; `overrides` are those of the command line."""
     for item in parse(overrides):

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from mmlabel.commands import run_command
 from mmlabel.errors import UserError
 from mmlabel.evidence import METRICS
 from mmlabel.finished_runs import annotations_of, read_finished, run_folders, settings_of
 from mmlabel.options import shown
-from mmlabel.progress import say
 from mmlabel.report import StudyReport
 from mmlabel.run_folder import RunRecord
 from mmlabel.settings import Settings, differing, flatten
@@ -23,7 +23,6 @@ from mmlabel.study.output import write_study
 from mmlabel.study.plan import MISSING, Job, is_recording
 from mmlabel.study.printed import print_study
 from mmlabel.study.summary import study_report
-from mmlabel.terminal import escape_what_is_missing, printable
 
 HELP = """\
 Compare finished runs that were tested on the same rows. Runs that differ in their seed alone are
@@ -40,25 +39,21 @@ _APART = ("seed", "data.root")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    escape_what_is_missing()
-    options = _parser().parse_args(arguments)
-    try:
-        runs = read_runs(run_folders(options.folders))
-        jobs, notes = grouped(runs)
-        command = "\n".join(
-            shlex.join(["python", "train.py", *(run.results.get("overrides") or [])])
-            for run in runs
-        )
-        study = _study(jobs, metric=f"test/{options.metric}", notes=notes)
-        annotations = None if options.out is None else annotations_of(jobs[0].settings)
-        report = study_report(study, jobs, command=command, annotations=annotations)
-        print_study(report)
-        if options.out is not None:
-            _write(options.out, report, jobs, options)
-    except UserError as error:
-        say(f"mmlabel: {printable(str(error))}")
-        return 1
-    return 0
+    return run_command(lambda: _compare(_parser().parse_args(arguments)))
+
+
+def _compare(options: argparse.Namespace) -> None:
+    runs = read_runs(run_folders(options.folders))
+    jobs, notes = grouped(runs)
+    command = "\n".join(
+        shlex.join(["python", "train.py", *(run.results.get("overrides") or [])]) for run in runs
+    )
+    study = _study(jobs, metric=f"test/{options.metric}", notes=notes)
+    annotations = None if options.out is None else annotations_of(jobs[0].settings)
+    report = study_report(study, jobs, command=command, annotations=annotations)
+    print_study(report)
+    if options.out is not None:
+        _write(options.out, report, jobs, options)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -7,6 +7,7 @@ import ipaddress
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Lock
@@ -15,11 +16,11 @@ from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 
+from mmlabel.commands import run_command
 from mmlabel.data.pictures import BadPicture, decode
 from mmlabel.errors import UserError
 from mmlabel.progress import say
 from mmlabel.report.demo_page import POLICY, demo_page
-from mmlabel.terminal import escape_what_is_missing, printable
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -42,23 +43,20 @@ _PREVIEW = 640  # px
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line until it is interrupted; returns the exit status."""
-    escape_what_is_missing()
-    options = _parser().parse_args(arguments)
-    try:
-        from mmlabel.predictor import Predictor
+    return run_command(lambda: _serve(_parser().parse_args(arguments)))
 
-        predictor = Predictor(options.checkpoint, fastest=True)
-        with open_server(predictor, options.checkpoint, options.host, options.port) as server:
-            print(f"http://{_in_url(options.host)}:{server.server_port}", flush=True)
-            if not _is_loopback(options.host):
-                say(f"whoever reaches {options.host} can use this page")
+
+def _serve(options: argparse.Namespace) -> None:
+    from mmlabel.predictor import Predictor
+
+    predictor = Predictor(options.checkpoint, fastest=True)
+    with open_server(predictor, options.checkpoint, options.host, options.port) as server:
+        print(f"http://{_in_url(options.host)}:{server.server_port}", flush=True)
+        if not _is_loopback(options.host):
+            say(f"whoever reaches {options.host} can use this page")
+        with suppress(KeyboardInterrupt):  # how it is ended
             server.serve_forever()
-    except UserError as error:
-        say(f"mmlabel: {printable(str(error))}")
-        return 1
-    except KeyboardInterrupt:
-        say("mmlabel: ended")
-    return 0
+    say("mmlabel: ended")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from mmlabel.commands import run_command
 from mmlabel.data.digests import forget_digests
 from mmlabel.data.row_store import (
     RowStore,
@@ -18,18 +19,19 @@ from mmlabel.data.row_store import (
     stores,
 )
 from mmlabel.errors import UserError
-from mmlabel.terminal import escape_what_is_missing, printable
+from mmlabel.terminal import printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    escape_what_is_missing()
-    options = _parser().parse_args(arguments)
+    return run_command(lambda: _run(_parser().parse_args(arguments)))
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
         return _COMMANDS[options.command](options)
-    except (UserError, StoreUnavailable, OSError) as error:
-        print(printable(str(error)), file=sys.stderr)
-        return 1
+    except (StoreUnavailable, OSError) as error:
+        raise UserError(str(error)) from error
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -278,18 +280,13 @@ def _export(options: argparse.Namespace) -> int:
 def _fill(options: argparse.Namespace) -> int:
     # Each takes seconds to load, which the other commands need not pay.
     import torch
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
 
-    from mmlabel.cli import explain, load_settings
+    from mmlabel.cli import command_settings
     from mmlabel.parts import build
     from mmlabel.settings import read_settings
 
-    (part, parts), given = options.part, options.options
-    try:
-        settings = load_settings(given)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(explain(error)) from error
+    part, parts = options.part
+    settings = command_settings(options.options)
     if settings.backbone is not None:
         # Of a model without captions, so that neither word vectors nor WordNet are needed.
         settings = read_settings({**settings.plain(), "model": {"name": "image_only"}})

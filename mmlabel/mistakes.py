@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmlabel.cache import atomic_write
+from mmlabel.commands import run_command
 from mmlabel.data.annotations import Annotations
 from mmlabel.errors import UserError
 from mmlabel.finished_runs import annotations_of, read_finished, run_folders, settings_of
 from mmlabel.label_errors import AnsweredRows, answered_rows, suspicion
-from mmlabel.progress import say
 from mmlabel.report.mistakes_page import Mistakes, write_mistakes_page
 from mmlabel.run_folder import RunRecord
 from mmlabel.spreadsheet import to_cell
-from mmlabel.terminal import escape_what_is_missing, printable
+from mmlabel.terminal import printable
 
 HELP = """\
 The mistakes that finished runs are surest of, and the labels that are probably wrong, as a page
@@ -34,14 +34,7 @@ _PRINTED = 10
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    escape_what_is_missing()
-    options = _parser().parse_args(arguments)
-    try:
-        _show(options)
-    except UserError as error:
-        say(f"mmlabel: {printable(str(error))}")
-        return 1
-    return 0
+    return run_command(lambda: _show(_parser().parse_args(arguments)))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, TypedDict
 from mmlabel import __version__
 from mmlabel.answer_files import SHOWN, Answers, form_of, write_parquet
 from mmlabel.cache import file_digest
+from mmlabel.commands import run_command
 from mmlabel.data.pictures import BadPicture
 from mmlabel.data.sources.unlabelled import JSON_LINES, TABLES, Columns, Row, Rows, open_rows
 from mmlabel.errors import UserError
 from mmlabel.partial_file import resumable
 from mmlabel.progress import say
-from mmlabel.terminal import escape_what_is_missing, printable
+from mmlabel.terminal import printable
 
 if TYPE_CHECKING:
     from mmlabel.predictor import Predictor
@@ -29,24 +30,17 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    escape_what_is_missing()
-    options = _parser().parse_args(arguments)
+    return run_command(lambda: _predict(_parser().parse_args(arguments)))
+
+
+def _predict(options: argparse.Namespace) -> None:
     try:
         predict(options)
     except BadPicture as error:
-        say(
-            f"mmlabel: {printable(str(error.path))} is not a readable picture"
-            f" ({printable(error.reason)}): replace the file, or leave such rows without an answer"
-            " with --on-bad-image skip"
-        )
-        return 1
-    except UserError as error:
-        say(f"mmlabel: {printable(str(error))}")
-        return 1
-    except KeyboardInterrupt:
-        say("mmlabel: interrupted")
-        return 130
-    return 0
+        raise UserError(
+            f"{error.path} is not a readable picture ({error.reason}): replace the file, or leave"
+            " such rows without an answer with --on-bad-image skip"
+        ) from error
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -6,11 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
 
 from mmlabel.cache import cache_folder
-from mmlabel.cli import explain, load_settings
+from mmlabel.cli import command_settings
+from mmlabel.commands import run_command
 from mmlabel.data.annotations import Annotations
 from mmlabel.data.captions import Vocabulary, tokenise
 from mmlabel.data.embeddings import load_embeddings
@@ -23,10 +22,9 @@ from mmlabel.data.overview import (
     pictures_of,
 )
 from mmlabel.errors import UserError
-from mmlabel.progress import say
 from mmlabel.report.data_page import DataSet, write_data_page
 from mmlabel.settings import Settings
-from mmlabel.terminal import console, escape_what_is_missing, printable
+from mmlabel.terminal import console, printable
 
 HELP = """\
 What a data set holds, before anything is trained on it: rows and splits, labels with counts and
@@ -44,24 +42,20 @@ _SHOWN = 5  # of a kind, on the terminal
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    escape_what_is_missing()
-    options = _parser().parse_intermixed_args(arguments)
-    try:
-        settings = load_settings(options.options)
-        found = look_at(settings)
-        _print(found)
-        if options.out is not None:
-            command = ["python", "-m", "mmlabel.data", *options.options]
-            try:
-                options.out.parent.mkdir(parents=True, exist_ok=True)
-                write_data_page(options.out, found, command=command)
-            except OSError as error:
-                raise UserError(f"--out {options.out}: {error.strerror}") from None
-            print(f"the page is {options.out}")
-    except (UserError, HydraException, OmegaConfBaseException) as error:
-        say(f"mmlabel: {printable(explain(error))}")
-        return 1
-    return 0
+    return run_command(lambda: _show(_parser().parse_intermixed_args(arguments)))
+
+
+def _show(options: argparse.Namespace) -> None:
+    found = look_at(command_settings(options.options))
+    _print(found)
+    if options.out is not None:
+        command = ["python", "-m", "mmlabel.data", *options.options]
+        try:
+            options.out.parent.mkdir(parents=True, exist_ok=True)
+            write_data_page(options.out, found, command=command)
+        except OSError as error:
+            raise UserError(f"--out {options.out}: {error.strerror}") from None
+        print(f"the page is {options.out}")
 
 
 def _parser() -> argparse.ArgumentParser:

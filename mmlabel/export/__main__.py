@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
+from mmlabel.commands import run_command
 from mmlabel.errors import UserError
-from mmlabel.progress import say
-from mmlabel.terminal import escape_what_is_missing, printable
+from mmlabel.terminal import printable
 
 if TYPE_CHECKING:
     from mmlabel.predictor import Predictor
@@ -42,17 +42,7 @@ MUCH = 1.0  # points of micro-F1 that an export should not lose
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    escape_what_is_missing()
-    options = _parser().parse_args(arguments)
-    try:
-        export(options)
-    except UserError as error:
-        say(f"mmlabel: {printable(str(error))}")
-        return 1
-    except KeyboardInterrupt:
-        say("mmlabel: interrupted")
-        return 130
-    return 0
+    return run_command(lambda: export(_parser().parse_args(arguments)))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -61,8 +61,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--labels", choices=["names", "numbers"], help="default: numbers for the report's labels")
     add("--probabilities", action="store_true", help="write the probability of every label too")
-    add("--on-bad-image", choices=["error", "skip"], default="error")
-    add("--batch-size", type=_at_least(1), default=64)
+    add(
+        "--on-bad-image",
+        choices=["error", "skip"],
+        default="error",
+        help="skip: a picture that cannot be read costs its own row, which is said"
+        " (default: %(default)s)",
+    )
+    add("--batch-size", type=_at_least(1), default=64, help="rows at a time (default: %(default)s)")
     add("--workers", type=_at_least(0), help="processes that decode (default: by processors)")
     return parser
 

@@ -7,7 +7,15 @@ import pytest
 from mmlabel.commands import run_command
 from mmlabel.errors import UserError
 
-COMMANDS = ("compare", "data.__main__", "demo", "export.__main__", "features", "mistakes", "predict")
+COMMANDS = (
+    "compare",
+    "data.__main__",
+    "demo",
+    "export.__main__",
+    "features",
+    "mistakes",
+    "predict",
+)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

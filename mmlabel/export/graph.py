@@ -3,24 +3,22 @@
 import logging
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mmlabel.data.batches import Batch
 from mmlabel.errors import UserError, first_line
-from mmlabel.export.quantise import quantise
+from mmlabel.export.quantise import Precision, store_weights
 from mmlabel.models import padded_lstm
 
 Format = Literal["onnx", "openvino", "torch"]
 FILES: dict[Format, str] = {"onnx": "model.onnx", "openvino": "model.xml", "torch": "model.pt2"}
 OPSET = 20  # of ONNX
-_SMALL = 4096  # numbers: what is less is not worth halving
 
 
 class Inputs(nn.Module):
@@ -60,8 +58,7 @@ def write_graph(
     *,
     form: Format,
     size: tuple[int, int],
-    half: bool = False,
-    calibration: Sequence[Sequence[np.ndarray]] = (),
+    precision: Precision = "float32",
 ) -> Path:
     """Write the network's file into `folder` and return its path.
 
@@ -70,9 +67,8 @@ def write_graph(
         folder: is there.
         form: of which runtime.
         size: height and width in px of the pictures that it takes.
-        half: whether weights are stored in half precision (and computed with in single).
-        calibration: of ONNX, with inputs of the network: its convolutions are computed in whole
-            numbers of 8 bits, whose ranges these inputs show.
+        precision: in which weights are stored (and widened to compute in single); torch's file
+            knows float32 alone.
 
     Raises UserError where a package is missing, or the network cannot be written so.
     """
@@ -85,12 +81,9 @@ def write_graph(
                 torch.export.save(_exported(network, size), path)
             elif form == "onnx":
                 _write_onnx(network, path, size)
-                if calibration:
-                    quantise(path, calibration)
-                if half:
-                    _store_half(path)
+                store_weights(path, precision)
             else:
-                _write_openvino(network, path, size, half=half)
+                _write_openvino(network, path, size, precision)
     except ImportError as error:
         raise UserError(
             f"--format {form} needs {missing[form]} ({error}): pip install -e '.[export]'"
@@ -145,27 +138,9 @@ def _write_onnx(network: Inputs, path: Path, size: tuple[int, int]) -> None:
     )
 
 
-def _store_half(path: Path) -> None:
-    """Keep a model's large weights in half precision, with a step before each that widens it."""
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
-
-    model = onnx.load(path)
-    graph, widened = model.graph, []
-    for weights in graph.initializer:
-        values = numpy_helper.to_array(weights)
-        if values.dtype != "float32" or values.size < _SMALL:
-            continue
-        name, stored = weights.name, f"{weights.name}_half"
-        weights.CopyFrom(numpy_helper.from_array(values.astype("float16"), stored))
-        widened.append(helper.make_node("Cast", [stored], [name], to=TensorProto.FLOAT))
-    nodes = [*widened, *graph.node]
-    del graph.node[:]
-    graph.node.extend(nodes)
-    onnx.save(model, path)
-
-
-def _write_openvino(network: Inputs, path: Path, size: tuple[int, int], *, half: bool) -> None:
+def _write_openvino(
+    network: Inputs, path: Path, size: tuple[int, int], precision: Precision
+) -> None:
     # Importing OpenVINO would report its use to its maker; nothing is sent anywhere from here.
     cast("dict[str, object]", sys.modules).setdefault("openvino_telemetry", None)
     import openvino
@@ -174,6 +149,9 @@ def _write_openvino(network: Inputs, path: Path, size: tuple[int, int], *, half:
     passing = path.with_name("passing.onnx")
     try:
         _write_onnx(network, passing, size)
+        if precision == "int8":
+            store_weights(passing, precision)
+        half = precision != "float32"
         openvino.save_model(openvino.convert_model(passing), path, compress_to_fp16=half)
     finally:
         passing.unlink(missing_ok=True)

@@ -11,7 +11,6 @@ import numpy as np
 
 from mmlabel.cache import cache_folder
 from mmlabel.data.annotations import Annotations
-from mmlabel.data.captions import encode_texts
 from mmlabel.errors import UserError
 from mmlabel.evidence import scores
 from mmlabel.export.runner import made_up_picture
@@ -97,27 +96,6 @@ def rows_of(predictor: Predictor, split: str, *, rows: int) -> Annotations:
             "the data have other labels than the checkpoint by now: leave --check and int8 out"
         )
     return annotations.take(data.divide(annotations, cache_dir=cache_dir)[split][:rows])
-
-
-def calibration_rows(predictor: Predictor, *, rows: int) -> list[list[np.ndarray]]:
-    """The network's inputs for the first training rows: pictures (1, 3, H, W) uint8, tokens (1, T)
-    and lengths (1,) int64, as far as they are looked at.
-
-    Raises UserError as `rows_of`.
-    """
-    chosen, captions = rows_of(predictor, "train", rows=rows), predictor.settings.captions
-    found: list[list[np.ndarray]] = [[] for _ in range(len(chosen))]
-    if predictor.looks_at_pictures:
-        for given, picture in zip(found, chosen.pictures, strict=True):
-            given.append(np.ascontiguousarray(predictor.look(picture)))
-    if captions is not None:
-        encoded = encode_texts(
-            chosen.captions, predictor.vocabulary, max_length=captions.max_length
-        )
-        for row, given in enumerate(found):
-            only = np.array([row])
-            given += [encoded.pad(only), encoded.lengths[only]]
-    return found
 
 
 def prove(folder: Path, predictor: Predictor, *, rows: int) -> Proof:

@@ -1,64 +1,74 @@
-"""Convolutions of an ONNX model in whole numbers of 8 bits, by ONNX Runtime's own quantiser.
+"""Large weights of an ONNX model in fewer bits, with a step behind each that widens it.
 
-They are nearly all of a backbone's weights and work. The BiLSTM and what joins the halves are a
-small part of both and stay as they are.
+A runtime widens them once, when it loads the model, and computes in single precision, so that
+nothing is lost but the digits of the weights. Activations of 8 bits as well would cost a backbone
+of depthwise convolutions more than its users want to lose, and are faster on some processors only.
 """
 
-import logging
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from onnx import NodeProto, TensorProto
 
-def quantise(path: Path, calibration: Sequence[Sequence[np.ndarray]]) -> None:
-    """Replace a model's file by one whose convolutions have weights and activations of 8 bits.
+Precision = Literal["float32", "float16", "int8"]
+_SMALL = 4096  # numbers: what is less is not worth it
 
-    Weights have a range for each channel, of 7 bits, with which processors without instructions of
-    their own for it do not overflow: the answers are the same on all.
 
-    Args:
-        path: of a file of ONNX.
-        calibration: inputs in the model's order, as arrays, a batch each; their smallest and
-            largest activations are the ranges.
+def store_weights(path: Path, precision: Precision) -> None:
+    """Replace a model's file by one whose large weights are stored in `precision`.
+
+    In int8 each channel of a matrix or a convolution has a range of its own, even about 0; what has
+    no channels is stored in float16.
     """
-    import onnxruntime
-    from onnxruntime.quantization import (
-        CalibrationDataReader,
-        QuantFormat,
-        QuantType,
-        quantize_static,
-    )
-    from onnxruntime.quantization.shape_inference import quant_pre_process
+    import onnx
+    from onnx import numpy_helper
 
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    names = [one.name for one in session.get_inputs()]
+    model = onnx.load(path)
+    graph, widened, stored = model.graph, [], []
+    for weights in graph.initializer:
+        values = numpy_helper.to_array(weights)
+        if precision == "float32" or values.dtype != "float32" or values.size < _SMALL:
+            stored.append(weights)
+        elif precision == "int8" and sum(size > 1 for size in values.shape) > 1:
+            tensors, nodes = _int8(weights.name, values)
+            stored += tensors
+            widened += nodes
+        else:
+            tensors, nodes = _float16(weights.name, values)
+            stored += tensors
+            widened += nodes
+    nodes = [*widened, *graph.node]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(stored)
+    onnx.save(model, path)
 
-    class Rows(CalibrationDataReader):
-        def __init__(self) -> None:
-            self.left = iter(calibration)
 
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            given = next(self.left, None)
-            return None if given is None else dict(zip(names, given, strict=True))
+def _float16(name: str, values: np.ndarray) -> "tuple[list[TensorProto], list[NodeProto]]":
+    from onnx import TensorProto, helper, numpy_helper
 
-    prepared = path.with_name(f"{path.stem}.prepared.onnx")
-    root, level = logging.getLogger(), logging.getLogger().level
-    root.setLevel(logging.ERROR)  # it advises to do what has been done
-    try:
-        # Norms are folded into the convolutions before them.
-        quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
-        quantize_static(
-            str(prepared),
-            str(path),
-            Rows(),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=["Conv"],
-            per_channel=True,
-            reduce_range=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-        )
-    finally:
-        root.setLevel(level)
-        prepared.unlink(missing_ok=True)
+    half = numpy_helper.from_array(values.astype("float16"), f"{name}_half")
+    return [half], [helper.make_node("Cast", [half.name], [name], to=TensorProto.FLOAT)]
+
+
+def _int8(name: str, values: np.ndarray) -> "tuple[list[TensorProto], list[NodeProto]]":
+    from onnx import TensorProto, helper, numpy_helper
+
+    # The channels of a convolution and of a matrix come first; an LSTM's behind its direction.
+    channel = next(axis for axis, size in enumerate(values.shape) if size > 1)
+    others = tuple(axis for axis in range(values.ndim) if axis != channel)
+    scale = np.abs(values).max(axis=others, keepdims=True) / np.float32(127)
+    scale[scale == 0] = 1
+    tensors = [
+        numpy_helper.from_array(np.rint(values / scale).astype("int8"), f"{name}_int8"),
+        numpy_helper.from_array(scale, f"{name}_scale"),
+    ]
+    # Not DequantizeLinear, which ONNX Runtime would do anew for each batch.
+    nodes = [
+        helper.make_node("Cast", [f"{name}_int8"], [f"{name}_wide"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", [f"{name}_wide", f"{name}_scale"], [name]),
+    ]
+    return tensors, nodes

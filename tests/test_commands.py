@@ -7,18 +7,10 @@ import pytest
 from mmlabel.commands import run_command
 from mmlabel.errors import UserError
 
-COMMANDS = (
-    "compare",
-    "data.__main__",
-    "demo",
-    "export.__main__",
-    "features",
-    "mistakes",
-    "predict",
-)
+NAMES = "compare data.__main__ demo export.__main__ features mistakes predict"
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", NAMES.split())
 def test_ctrl_c_is_a_line_and_130(command: str, monkeypatch, capsys):
     def interrupted():
         raise KeyboardInterrupt

@@ -12,7 +12,6 @@ from mmlabel.cli import (
     CONF,
     Interrupted,
     fail,
-    is_first_process,
     is_multirun,
     job_settings,
     one_job,
@@ -25,7 +24,8 @@ from mmlabel.cli import (
 from mmlabel.errors import UserError
 from mmlabel.help import help_text
 from mmlabel.large_imports import import_large
-from mmlabel.run_folder import LAST, claim, finished, read_results, write_failure
+from mmlabel.processes import ProcessLost, is_first_process
+from mmlabel.run_folder import LAST, claim, failed, finished, read_results, write_failure
 
 log = logging.getLogger("mmlabel")
 
@@ -82,7 +82,8 @@ def one_run(cfg: DictConfig, folder: Path) -> float | None:
         stop.hint = f": {goes_on if last.is_file() else 'nothing was trained yet; start it again'}"
         raise
     except Exception as error:
-        write_failure(folder, error)
+        if not isinstance(error, ProcessLost) or (is_first_process() and not failed(folder)):
+            write_failure(folder, error)
         if is_multirun():
             log.error("%s failed: %s", " ".join(task_overrides()) or "the run", error)
         raise

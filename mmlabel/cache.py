@@ -11,6 +11,7 @@ import io
 import json
 import logging
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
@@ -181,6 +182,11 @@ def atomic_write(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether this is a file of `atomic_write` before it has its name, such as a killed job's."""
+    return re.fullmatch(r"\..+\.[0-9a-f]{32}(\.\w+)?", path.name) is not None
 
 
 def lock(path: Path) -> FileLock:

@@ -25,6 +25,7 @@ from mmlabel.cache import atomic_write
 from mmlabel.checkpoint_file import read_file
 from mmlabel.errors import UserError
 from mmlabel.optimizers import planned_steps
+from mmlabel.run_folder import LOCK
 
 log = logging.getLogger(__name__)
 
@@ -128,6 +129,12 @@ class LastCheckpoint(ModelCheckpoint):
         super().on_train_start(trainer, pl_module)
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
+        if not trainer.is_global_zero and not (Path(str(self.dirpath)) / LOCK).exists():
+            raise UserError(
+                f"process {trainer.global_rank} does not see the first one's files in"
+                f" {self.dirpath}: the nodes of a run need a folder that all of them share;"
+                " hydra.run.dir=DIR names one"
+            )
         path = Path(str(self.dirpath)) / "last.ckpt"
         if self.resumed_from is None:
             trainer.save_checkpoint(path)

@@ -28,6 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mmlabel.errors import UserError, nearest
 from mmlabel.help import CONF, choices
 from mmlabel.options import declared, unknown
+from mmlabel.processes import agreed, check_processes, is_first_process, started
 from mmlabel.repeating import with_record
 from mmlabel.settings import OPTIONAL, Settings, flatten, option_names, read_settings
 from mmlabel.terminal import escape_what_is_missing, printable
@@ -78,7 +79,8 @@ def run_cli(main: Callable[[], object], help_text: Callable[[], str] | None = No
         _check_groups(sys.argv[1:])
         main()
     except Interrupted as stop:
-        print(f"mmlabel: interrupted ({stop}){stop.hint}", file=sys.stderr, flush=True)
+        if is_first_process():  # all of them were told
+            print(f"mmlabel: interrupted ({stop}){stop.hint}", file=sys.stderr, flush=True)
         sys.exit(stop.exit_code)
     except (UserError, HydraException, OmegaConfBaseException) as error:
         fail(error)
@@ -113,7 +115,9 @@ def _interrupt(signum: int, _: FrameType | None) -> None:
 def fail(error: Exception) -> NoReturn:
     """End the program with the error's message, unless its traceback is wanted (see `run_cli`)."""
     if not _WANTS_TRACEBACK:
-        sys.exit(f"mmlabel: {printable(explain(error))}")
+        this = started()
+        who = f"mmlabel, process {this.rank}" if this and this.processes > 1 else "mmlabel"
+        sys.exit(f"{who}: {printable(explain(error))}")
     raise error
 
 
@@ -225,7 +229,9 @@ class BeforeRun(Callback):
     def on_run_start(self, config: DictConfig, **_: object) -> None:
         with _answered():
             overrides = list(config.hydra.overrides.task)
-            refuse_unused(overrides, settings_from(config, overrides))
+            settings = settings_from(config, overrides)
+            refuse_unused(overrides, settings)
+            check_processes(settings.trainer)
             _own_folder(config, "run")
 
     def on_multirun_start(self, config: DictConfig, **_: object) -> None:
@@ -259,11 +265,24 @@ def _jobs(overrides: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _own_folder(config: DictConfig, kind: str) -> None:
-    """Give a run whose folder was not chosen one that no other run started at the time has."""
+    """Give a run whose folder was not chosen one that no other run started at the time has.
+
+    All processes of a run have the folder of the first, which alone keeps a log there by that name.
+    """
     given = [item.key_or_group for item in parse(list(config.hydra.overrides.hydra))]
-    if f"hydra.{kind}.dir" in given or not is_first_process():
-        return
-    wanted = Path(config.hydra[kind].dir)
+    folder = config.hydra[kind].dir
+    if f"hydra.{kind}.dir" not in given and is_first_process():
+        folder = str(_new_folder(Path(folder), kind))
+    with read_write(config):
+        config.hydra[kind].dir = folder
+        if this := started():
+            config.hydra[kind].dir = agreed(os.path.abspath(folder))
+            if this.rank > 0:
+                config.hydra.job.name = f"{config.hydra.job.name}_process_{this.rank}"
+                config.hydra.output_subdir = None
+
+
+def _new_folder(wanted: Path, kind: str) -> Path:
     for number in range(1, 1000):
         folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
         try:
@@ -276,9 +295,7 @@ def _own_folder(config: DictConfig, kind: str) -> None:
                 f"no folder can be made for the run's files: {folder} ({error.strerror}); choose"
                 f" another with hydra.{kind}.dir=DIR"
             ) from None
-        with read_write(config):
-            config.hydra[kind].dir = str(folder)
-        return
+        return folder
     raise UserError(f"{wanted} and 998 folders beside it are taken: give hydra.{kind}.dir=DIR")
 
 
@@ -288,6 +305,7 @@ def _own_folder(config: DictConfig, kind: str) -> None:
 def job_settings(config: DictConfig) -> tuple[Settings, list[str]]:
     """A job's settings, and what it goes without: options of a multirun that do not concern it."""
     settings = settings_from(config, task_overrides())
+    check_processes(settings.trainer)
     left = unused(task_overrides(), settings) if settings.ckpt_path is None else []
     if not is_multirun():
         refuse_unused(task_overrides(), settings)
@@ -328,11 +346,6 @@ def set_in_files(overrides: Sequence[str]) -> list[str]:
 
 def is_multirun() -> bool:
     return HydraConfig.get().mode == RunMode.MULTIRUN
-
-
-def is_first_process() -> bool:
-    """Whether this is no process that Lightning has started for data-parallel training."""
-    return "LOCAL_RANK" not in os.environ
 
 
 def sweep_name() -> str | None:

@@ -115,8 +115,9 @@ def _groups_in(annotation: Any) -> list[type[Group]]:
         return [group for part in get_args(annotation) for group in _groups_in(part)]
     if get_origin(annotation) is not None and hasattr(annotation, "__metadata__"):
         return _groups_in(get_args(annotation)[0])
-    is_group = isinstance(annotation, type) and issubclass(annotation, Group)
-    return [annotation] if is_group else []
+    # To Python 3.10 list[int] is a type, too, though no class.
+    is_class = isinstance(annotation, type) and get_origin(annotation) is None
+    return [annotation] if is_class and issubclass(annotation, Group) else []
 
 
 # ---- In words -------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from filelock import FileLock, Timeout
 
-from mmlabel.cache import atomic_write, file_digest
+from mmlabel.cache import atomic_write, file_digest, is_temporary
 from mmlabel.errors import UserError
 from mmlabel.spreadsheet import from_cell, to_cell
 
@@ -226,6 +226,11 @@ def damage(folder: Path) -> str | None:
     return None
 
 
+def failed(folder: Path) -> bool:
+    """Whether a run has said there why it has no results."""
+    return (folder / FAILED).is_file()
+
+
 def failure(folder: Path) -> str:
     """Why the run in `folder` has no results."""
     try:
@@ -282,6 +287,9 @@ def claim(folder: Path) -> Iterator[None]:
             raise UserError(f"{folder} holds a finished run: choose another folder")
         for name in (CONFIG, PREDICTIONS, RESULTS, PAGE, FAILED) if ours else ():
             (folder / name).unlink(missing_ok=True)
+        for path in folder.iterdir() if ours else ():
+            if is_temporary(path):  # a run was killed while it wrote
+                path.unlink(missing_ok=True)
         yield
 
 

@@ -1,6 +1,7 @@
 """One run: from settings to the files in its folder."""
 
 import logging
+import re
 import sys
 import time
 import traceback
@@ -14,6 +15,7 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import Callback, DeviceStatsMonitor
 from pytorch_lightning.loggers import Logger
+from torch import distributed
 
 from mmlabel.averaging import EpochAverage, MovingAverage
 from mmlabel.callbacks import (
@@ -34,6 +36,7 @@ from mmlabel.data.batches import share_of_batch
 from mmlabel.data.prepare import PreparedData
 from mmlabel.errors import UserError
 from mmlabel.parts import Run, build, scheduler_for
+from mmlabel.processes import ProcessLost, started
 from mmlabel.record import commit, describe, machine, versions
 from mmlabel.repeating import not_the_same, read_record, scores_compared
 from mmlabel.report import write_run_report
@@ -256,6 +259,11 @@ def _trainer_errors(resumed: Checkpoint | None = None) -> Iterator[None]:
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
         text = " ".join(str(error).split())
+        if distributed.is_available() and distributed.is_initialized() and _LOST.search(text):
+            raise ProcessLost(
+                "another process of this run has ended, which says itself why; start all of them"
+                f" again, with ckpt_path=LAST to go on ({text})"
+            ) from error
         if resumed and any(frame.name in _RESTORING for frame in frames):
             raise UserError(
                 f"ckpt_path: {resumed.path} can be evaluated, but its state of training cannot be"
@@ -268,6 +276,11 @@ def _trainer_errors(resumed: Checkpoint | None = None) -> Iterator[None]:
         raise
 
 
+# What gloo, NCCL and their store say of a process that does not answer any more.
+_LOST = re.compile(
+    "connection (closed|reset|refused)|pair closure|timed out|broken pipe|remote process",
+    re.IGNORECASE,
+)
 _REFUSALS = (ValueError, TypeError, RuntimeError, ModuleNotFoundError)
 # Lightning's functions that read a checkpoint's state of training.
 _RESTORING = ("restore_callbacks", "restore_training_state", "restore_model", "resume_start")
@@ -342,7 +355,7 @@ def build_trainer(
         # Lightning's word on what it has found is at this level, which is silenced elsewhere.
         logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)
     plugins: list[Any] = [SealedCheckpoints()]
-    if SLURMEnvironment.detect():
+    if (this := started()) and this.by == "SLURM":
         # Lightning would save within an epoch, which is not gone on with; see `resume`.
         plugins.append(SLURMEnvironment(auto_requeue=False))
     with _trainer_errors():

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 from fake_runs import write_fake_run
 
+from mmlabel.cache import atomic_write
 from mmlabel.errors import UserError
 from mmlabel.run_folder import (
     claim,
@@ -193,6 +195,16 @@ def test_what_an_unfinished_run_left_does_not_pass_for_the_next_ones(tmp_path: P
     (tmp_path / "config.yaml").write_text("somebody's")
     with claim(tmp_path):
         assert (tmp_path / "config.yaml").is_file()
+
+
+def test_what_a_killed_run_was_writing_is_removed(tmp_path: Path):
+    with claim(tmp_path), atomic_write(tmp_path / "last.ckpt") as temporary:
+        temporary.write_text("whole")
+        os.link(temporary, tmp_path / temporary.name.replace("last", "best"))  # as SIGKILL would
+    (tmp_path / ".hidden.txt").write_text("somebody's")
+    with claim(tmp_path):
+        names = {path.name for path in tmp_path.iterdir()}
+    assert names == {".lock", "last.ckpt", ".hidden.txt"}
 
 
 def test_a_folder_is_emptied_unless_somebody_writes_there(tmp_path: Path):

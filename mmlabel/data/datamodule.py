@@ -236,30 +236,35 @@ class CaptionedPictures(pl.LightningDataModule):
         trainer = self.trainer
         device = trainer.strategy.root_device if trainer else torch.device("cpu")
         store, key = self._open_store(stored, device)
-        flipped, wanted = self._flipped(), self._wanted()
+        shares = [(0, 1)]
+        if trainer is not None:
+            # Nodes with a cache each have only their own shares after the first pass.
+            shares = [(trainer.global_rank, trainer.world_size)]
+            shares += [(trainer.local_rank, trainer.num_devices)] * (trainer.num_nodes > 1)
         rows = store.rows(pictures)
-        missing = (rows[wanted, 0] < 0) | (flipped[wanted] & (rows[wanted, 1] < 0))
-        if self._agree(bool(missing.any()), every=False):
+        for rank, processes in shares:
+            if not self._agree(self._lacks(rows), every=False):
+                break
             problem: StoreUnavailable | UserError | None = None
             try:
-                self._fill(
-                    store,
-                    stored,
-                    device,
-                    rank=trainer.global_rank if trainer else 0,
-                    world_size=trainer.world_size if trainer else 1,
-                )
+                self._fill(store, stored, device, rank=rank, world_size=processes)
             except (StoreUnavailable, UserError) as error:
                 problem = error
             # One process that goes on alone would leave the others waiting for it for ever.
             if not self._agree(problem is None, every=True):
                 raise problem or StoreUnavailable("another process could not store its features")
             rows = store.rows(pictures)
+        wanted = self._wanted()
         self.features = torch.from_numpy(store.array())
         self.features_key = key
         self._feature_rows = rows
         self._leave_out(self._without_features(wanted, rows))
         self._keep_on_gpu(device)
+
+    def _lacks(self, rows: np.ndarray) -> bool:
+        """Whether a view that the run needs has no row in the store."""
+        flipped, wanted = self._flipped(), self._wanted()
+        return bool(((rows[wanted, 0] < 0) | (flipped[wanted] & (rows[wanted, 1] < 0))).any())
 
     def _without_features(self, wanted: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """The rows whose pictures cannot be read; any other has its features by now."""

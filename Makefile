@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test test-slow fuzz lint bench
+.PHONY: help setup demo test test-slow test-oldest fuzz lint bench
 
 help: ## show the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -24,6 +24,9 @@ test: .venv/installed-test ## run the tests
 
 test-slow: .venv/installed-test ## run the tests that `make test` leaves out
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m slow
+
+test-oldest: ## run the tests with the oldest and the newest versions that are allowed
+	tests/oldest.sh
 
 FUZZ ?= 2000
 fuzz: .venv/installed-test ## try the readers with FUZZ damaged inputs a test (hours for many)

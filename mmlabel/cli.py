@@ -1,5 +1,6 @@
 """Hydra's side of train.py and sweep.py: a command line becomes `Settings`, an error a message."""
 
+import errno
 import logging
 import os
 import re
@@ -84,6 +85,18 @@ def run_cli(main: Callable[[], object], help_text: Callable[[], str] | None = No
         sys.exit(stop.exit_code)
     except (UserError, HydraException, OmegaConfBaseException) as error:
         fail(error)
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        fail(
+            UserError(
+                f"{error.filename or 'a file'} cannot be written ({error.strerror}): make room and"
+                " start it again"
+            )
+        )
+
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 def _check_groups(arguments: Sequence[str]) -> None:

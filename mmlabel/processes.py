@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from mmlabel.errors import UserError
 
 if TYPE_CHECKING:
-    from torch.distributed import Store
+    from torch._C._distributed_c10d import Store
 
     from mmlabel.training_options import Trainer
 

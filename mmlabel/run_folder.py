@@ -14,7 +14,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -354,8 +354,12 @@ def seal(folder: Path) -> None:
 
 
 def write_failure(folder: Path, error: BaseException) -> None:
-    """Say in `folder`, which must be this process's, why the run has no results."""
-    write_json(folder / FAILED, {"status": "failed", "error": str(error)})
+    """Say in `folder`, which must be this process's, why the run has no results.
+
+    Where that cannot be written (a full disk, which may be the reason), the error itself has to do.
+    """
+    with suppress(OSError):
+        write_json(folder / FAILED, {"status": "failed", "error": str(error)})
 
 
 def write_predictions(

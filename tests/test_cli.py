@@ -1,6 +1,7 @@
 """train.py as users call it: multiruns, data-parallel runs, what wandb gets, and typos."""
 
 import csv
+import errno
 import json
 import os
 import subprocess
@@ -63,6 +64,21 @@ def test_a_mistake_is_one_message(
     assert "\n" not in str(stop.value.code)
     assert "Traceback" not in capsys.readouterr().err
     assert not list(tmp_path.rglob("results.json"))
+
+
+def test_no_room_on_the_disk_is_a_message_wherever_it_shows(monkeypatch: pytest.MonkeyPatch):
+    from mmlabel.cli import run_cli
+
+    def write(number: int) -> None:
+        raise OSError(number, os.strerror(number), "outputs/metrics.csv")
+
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    with pytest.raises(SystemExit, match=r"metrics.csv cannot be written \(No space left") as stop:
+        run_cli(lambda: write(errno.ENOSPC))
+    assert "\n" not in str(stop.value.code)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        run_cli(lambda: write(errno.EBADF))
 
 
 def test_help_names_the_groups_and_options(tmp_path: Path):

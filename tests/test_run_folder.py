@@ -1,5 +1,6 @@
 """What a run leaves in its folder and how it is read again."""
 
+import errno
 import hashlib
 import json
 import os
@@ -36,6 +37,15 @@ def test_why_a_run_failed_is_read_from_its_folder(tmp_path: Path):
     assert "ended without a result" in failure(tmp_path / "killed")
     (tmp_path / "failed.json").write_text("[]")
     assert "ended without a result" in failure(tmp_path)
+
+
+def test_a_full_disk_does_not_hide_why_a_run_failed(tmp_path: Path, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    write_failure(tmp_path, ValueError("no weights"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_predictions_are_read_back_unchanged(tmp_path: Path):

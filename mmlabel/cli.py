@@ -29,7 +29,13 @@ from omegaconf.errors import OmegaConfBaseException
 from mmlabel.errors import UserError, nearest
 from mmlabel.help import CONF, choices
 from mmlabel.options import declared, unknown
-from mmlabel.processes import agreed, check_processes, is_first_process, started
+from mmlabel.processes import (
+    agreed,
+    check_multirun,
+    check_processes,
+    is_first_process,
+    started,
+)
 from mmlabel.repeating import with_record
 from mmlabel.settings import OPTIONAL, Settings, flatten, option_names, read_settings
 from mmlabel.terminal import escape_what_is_missing, printable
@@ -249,6 +255,7 @@ class BeforeRun(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: object) -> None:
         with _answered():
+            check_multirun()
             overrides = list(config.hydra.overrides.task)
             if config.hydra.sweeper._target_.endswith("BasicSweeper"):
                 loader = GlobalHydra.instance().config_loader()

@@ -72,6 +72,15 @@ def check_processes(trainer: "Trainer") -> None:
         )
 
 
+def check_multirun() -> None:
+    """Refuse several runs one after the other: their processes would not find each other again."""
+    if (this := started()) is not None and this.processes > 1:
+        raise UserError(
+            f"{this.by} has started {_processes(this.processes)}, which share one run and no"
+            f" multirun (-m): start {this.by} once for each run"
+        )
+
+
 _HOW_MANY = {
     "torchrun": "torchrun --nnodes --nproc-per-node",
     "SLURM": "srun --nodes --ntasks-per-node, or hydra.launcher.nodes and .tasks_per_node",

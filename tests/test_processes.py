@@ -99,6 +99,22 @@ def test_another_number_of_processes_is_refused(
             check_processes(trainer)
 
 
+def test_a_multirun_of_several_processes_is_refused(
+    alone: pytest.MonkeyPatch, quick: list[str], tmp_path: Path
+):
+    from mmlabel.cli import run_cli
+    from train import main
+
+    for name, value in TORCHRUN.items():
+        alone.setenv(name, value)
+    alone.chdir(tmp_path)
+    alone.setattr(sys, "argv", ["train.py", "-m", *quick, "seed=0,1"])
+    alone.setenv("HYDRA_FULL_ERROR", "0")
+    with pytest.raises(SystemExit, match="process 1: torchrun has started 2 processes, which"):
+        run_cli(main)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_end_of_another_process_is_a_message(monkeypatch: pytest.MonkeyPatch):
     said = "[gloo/transport/tcp/pair.cc:534] Connection closed by peer [10.77.0.1]:44131"
     with pytest.raises(RuntimeError, match="gloo"), _trainer_errors():

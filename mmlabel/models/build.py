@@ -223,7 +223,8 @@ def build_network(
     assert image_features is not None
     return Ensemble(
         image=ImageEncoder(features=image_features, backbone=backbone),
-        members=[member(name, None) for name in model.members],
+        members=[member(name, None) for name, _ in model.members],
+        weights=[weight for _, weight in model.members],
     )
 
 

@@ -11,7 +11,7 @@ from mmlabel.models.fusion import ImageEncoder, LateFusion
 
 
 class Ensemble(nn.Module):
-    """The mean of its members' logits; each member is trained on a loss of its own.
+    """The weighted mean of its members' logits; each member is trained on a loss of its own.
 
     They share the backbone, so that a picture goes through it once however many members look at
     it. All else (word vectors, BiLSTM, head) each has for itself, drawn anew, and with dropout of
@@ -20,25 +20,42 @@ class Ensemble(nn.Module):
     Args:
         image: gives the pictures' features to all members; None: no member looks at pictures.
         members: networks for ready features.
+        weights: how much each counts in the mean, at least 0, not all of them 0; None: 1 each. One
+            without weight is trained beside the others, for what the backbone learns from it, and
+            no prediction asks it.
     """
 
-    def __init__(self, *, image: ImageEncoder | None, members: Sequence[LateFusion]) -> None:
+    def __init__(
+        self,
+        *,
+        image: ImageEncoder | None,
+        members: Sequence[LateFusion],
+        weights: Sequence[float] | None = None,
+    ) -> None:
         super().__init__()
-        if not members:
-            raise ValueError("an ensemble of no members")
+        weights = [1.0] * len(members) if weights is None else weights
+        if len(weights) != len(members) or not sum(weights):
+            raise ValueError(f"weights {weights} of {len(members)} members")
+        counted = list(zip(members, weights, strict=True))
         # By this name the backbone is found in every network.
         self.encoders = nn.ModuleDict({} if image is None else {"image": image})
-        self.members = nn.ModuleList(members)
+        self.members = nn.ModuleList(member for member, weight in counted if weight)
+        self.weights = [weight for weight in weights if weight]
+        # By this name what serves training alone is, too.
+        self.auxiliary = nn.ModuleList(member for member, weight in counted if not weight)
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits (B, num_labels)."""
         batch = self._with_features(batch)
-        return torch.stack([member(batch) for member in self.members]).mean(dim=0)
+        members = zip(self.members, self.weights, strict=True)
+        weighted = torch.stack([weight * member(batch) for member, weight in members])
+        return weighted.sum(dim=0) / sum(self.weights)
 
     def loss(self, batch: Batch, criterion: Criterion) -> Tensor:
-        """What training lowers: the mean of the members' own losses."""
+        """What training lowers: the mean of the members' own losses, whatever their weights."""
         batch = self._with_features(batch)
-        losses = [member.loss(batch, criterion) for member in self.members]  # pyright: ignore
+        networks = [*self.members, *self.auxiliary]
+        losses = [network.loss(batch, criterion) for network in networks]  # pyright: ignore
         return torch.stack(losses).mean()
 
     def evaluate(self, batch: Batch, criterion: Criterion) -> tuple[Tensor, Tensor]:

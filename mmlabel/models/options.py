@@ -284,18 +284,23 @@ class Ensemble(BothHalves):
     """How many of model=image_only."""
     caption_networks: Annotated[int, Ge(0), Le(64)] = 1
     """How many of model=caption_only."""
+    image_weight: Annotated[float, Ge(0), Le(1)] = 1.0
+    """How much each network of pictures alone counts in the mean, a network of both halves being 1;
+    0: it has no say, and does no more than train the backbone."""
+    caption_weight: Annotated[float, Ge(0), Le(1)] = 1.0
+    """The same of each network of captions alone; above 0, as it trains nothing but itself."""
     image_projection: Count | None = None
     """Width to which a layer of each network brings the picture's features first; null: none."""
 
     @property
-    def members(self) -> list[str]:
-        """Which model each of its networks is."""
-        counts = {
-            "fusion": self.fusion_networks,
-            "image_only": self.image_networks,
-            "caption_only": self.caption_networks,
-        }
-        return [name for name, count in counts.items() for _ in range(count)]
+    def members(self) -> list[tuple[str, float]]:
+        """Which model each of its networks is, and how much it counts in the mean."""
+        counts = [
+            ("fusion", 1.0, self.fusion_networks),
+            ("image_only", self.image_weight, self.image_networks),
+            ("caption_only", self.caption_weight, self.caption_networks),
+        ]
+        return [(name, weight) for name, weight, count in counts for _ in range(count)]
 
     @model_validator(mode="after")
     def _several_of_both_halves(self) -> Ensemble:
@@ -313,6 +318,18 @@ class Ensemble(BothHalves):
                 f" model.{'caption' if self.image_networks else 'image'}_networks=1 or"
                 " model.fusion_networks=1"
             )
+        for half, count in (("image", self.image_networks), ("caption", self.caption_networks)):
+            weight = getattr(self, f"{half}_weight")
+            if weight < 1 and not count:
+                raise UserError(
+                    f"model.{half}_weight={weight:g} without a network of that half alone: add"
+                    f" model.{half}_networks=1, or leave it out"
+                )
+            if weight == 0 and (half == "caption" or not self.fusion_networks):
+                raise UserError(
+                    f"model.{half}_weight=0: nothing would be learned from the {half}s that"
+                    f" answers use; give more than 0, or model.{half}_networks=0"
+                )
         if not self.fusion_networks and self.standardised:
             raise UserError(
                 "model.fusion_networks=0: model.fusion, model.image_scale, model.auxiliary_loss and"

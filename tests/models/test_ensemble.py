@@ -62,6 +62,42 @@ def test_it_answers_the_mean_of_its_members_logits() -> None:
     torch.testing.assert_close(loss, CRITERION(logits, batch().targets, None))
 
 
+def test_the_mean_is_weighted() -> None:
+    network = built(
+        fusion_networks=1,
+        image_networks=1,
+        caption_networks=2,
+        image_weight=0.5,
+        caption_weight=0.2,
+    ).eval()
+    fusion, image, *captions = [member(batch()) for member in network.members]
+    expected = (fusion + 0.5 * image + 0.2 * captions[0] + 0.2 * captions[1]) / 1.9
+    torch.testing.assert_close(network(batch()), expected)
+
+
+def test_a_network_without_weight_trains_the_backbone_and_has_no_say() -> None:
+    weights = resolve_weights(name="resnet18", weights="none")
+    backbone = build_backbone(
+        name="resnet18", weights=weights, frozen=True, unfreeze=1, shape=(64, 64)
+    )
+    chosen = {"fusion_networks": 1, "caption_networks": 0, "image_networks": 1, "image_weight": 0}
+    network = built(backbone=backbone, **chosen).eval()
+    pictures = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)
+    seen = batch(pictures, rows=4)
+    with torch.no_grad():
+        features = seen._replace(image=backbone(pictures))
+    (fusion,), (image,) = network.members, network.auxiliary
+    torch.testing.assert_close(network(seen), fusion(features))
+    both = (fusion.loss(features, CRITERION) + image.loss(features, CRITERION)) / 2  # pyright: ignore
+    torch.testing.assert_close(network.loss(seen, CRITERION), both)
+    image.requires_grad_(True)
+    network.loss(seen, CRITERION).backward()
+    assert all(weight.grad is not None for weight in image.parameters())
+    asked = sum(size.parameters for size in sizes(network).values())
+    silent = sum(weight.numel() for weight in image.parameters())
+    assert asked == sum(weight.numel() for weight in network.parameters()) - silent
+
+
 def test_members_are_drawn_apart_and_share_nothing_but_the_backbone() -> None:
     first, second = members_of(built(fusion_networks=2, caption_networks=0))
     for ours, theirs in zip(first.parameters(), second.parameters(), strict=True):
@@ -127,6 +163,10 @@ def test_sizes_add_up_over_the_members() -> None:
         ),
         ({"fusion_networks": 0, "image_networks": 1, "auxiliary_loss": 0.3}, "both halves"),
         ({"fusion_networks": 0, "image_networks": 1, "fusion": "gated"}, "both halves"),
+        ({"image_weight": 0.5}, "model.image_networks=1"),
+        ({"fusion_networks": 2, "caption_networks": 0, "caption_weight": 0.5}, "leave it out"),
+        ({"fusion_networks": 0, "image_networks": 1, "image_weight": 0}, "image_networks=0"),
+        ({"caption_weight": 0}, "caption_networks=0"),
     ],
 )
 def test_what_makes_no_ensemble_is_refused(chosen: dict, message: str) -> None:

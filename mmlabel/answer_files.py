@@ -32,9 +32,11 @@ class _Writable(Protocol):
 def form_of(out: Path | None) -> Form:
     """The form that a file's name asks for.
 
-    Raises UserError where what writes it is not installed.
+    Raises UserError for any other name, and where what writes the form is not installed.
     """
-    suffix = "" if out is None else out.suffix.lower()
+    suffix = ".csv" if out is None else out.suffix.lower()
+    if suffix not in (".csv", *JSON_LINES, *PARQUET):
+        raise UserError(f"--out {out}: give a .csv, .jsonl or .parquet file")
     if suffix in PARQUET and importlib.util.find_spec("pyarrow") is None:
         raise UserError(
             f"--out {out} needs pyarrow: pip install -e '.[parquet]', or give a .csv or .jsonl file"

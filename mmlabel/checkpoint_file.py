@@ -105,8 +105,10 @@ def read_file(path: Path) -> dict[str, Any]:
 
     Raises UserError if there is no such file, it is damaged, or it is something else.
     """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: give the checkpoint in it, {path / 'best.ckpt'}")
     if not path.is_file():
-        raise UserError(f"ckpt_path: there is no file {path}")
+        raise UserError(f"there is no file {path}: give a checkpoint, such as a run's best.ckpt")
     try:
         whole = _is_whole(path)
         checkpoint = None
@@ -117,7 +119,7 @@ def read_file(path: Path) -> dict[str, Any]:
         raise no_checkpoint(path, type(error).__name__) from None
     if not whole:
         raise UserError(
-            f"ckpt_path: {path} is damaged: its content does not match its checksum; use a copy of"
+            f"{path} is damaged: its content does not match its checksum; use a copy of"
             " it, or another checkpoint"
         )
     if not isinstance(checkpoint, dict):
@@ -132,4 +134,4 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def no_checkpoint(path: Path, why: str) -> UserError:
-    return UserError(f"ckpt_path: {path} is not a checkpoint of mmlabel, or is damaged ({why})")
+    return UserError(f"{path} is not a checkpoint of mmlabel, or is damaged ({why})")

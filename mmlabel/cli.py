@@ -20,7 +20,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
@@ -143,6 +143,11 @@ def fail(error: Exception) -> NoReturn:
 def explain(error: Exception) -> str:
     """One message for an error of the user's or of Hydra's, with the nearest right name if any."""
     text = str(error)
+    if isinstance(error, OverrideParseException):
+        return (
+            f"{error.override} cannot be read as OPTION=VALUE; a value with spaces, commas or other"
+            " signs is quoted once for the shell and once more within: \"OPTION='VALUE'\""
+        )
     if isinstance(error, MissingConfigException):
         if found := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
             return _no_choice(*found.groups())

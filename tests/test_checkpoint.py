@@ -243,9 +243,10 @@ def test_files_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         with pytest.raises(UserError, match="is not a checkpoint of mmlabel|is damaged"):
             load_classifier(path)
     assert not (tmp_path / "planted").exists()
-    for path in (tmp_path / "nowhere.ckpt", tmp_path):
-        with pytest.raises(UserError, match="there is no file"):
-            read_checkpoint(path)
+    with pytest.raises(UserError, match="there is no file"):
+        read_checkpoint(tmp_path / "nowhere.ckpt")
+    with pytest.raises(UserError, match="is a folder: give the checkpoint in it, .*best.ckpt"):
+        read_checkpoint(tmp_path)
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UserError, match="there is no file"):
         read_checkpoint(tmp_path / "pipe")

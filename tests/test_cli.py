@@ -44,6 +44,9 @@ def run(*options: str, cwd: Path, code: int = 0) -> str:
         (["loss.name=bec"], 'give loss=bec; did you mean "bce"?'),
         (["train=false"], "train=false evaluates a checkpoint: add ckpt_path=FILE"),
         (["ckpt_path=nothing.ckpt"], "there is no file nothing.ckpt"),
+        (["data.separator=,"], "data.separator=, cannot be read as OPTION=VALUE"),
+        (["data.separator=;"], "is quoted once for the shell and once more within"),
+        (["data.root=/my", "data/rows.csv"], "data/rows.csv cannot be read as OPTION=VALUE"),
     ],
 )
 def test_a_mistake_is_one_message(

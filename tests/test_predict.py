@@ -282,6 +282,15 @@ def test_a_killed_call_goes_on_to_the_same_file(
     assert sorted(path.name for path in tmp_path.glob("out*")) == [out.name]
 
 
+@pytest.mark.parametrize("name", ["out.xlsx", "out.json", "out.tsv", "out"])
+def test_the_name_of_the_answers_must_tell_their_form(
+    name: str, best: Path, tmp_path: Path, capsys
+):
+    assert run(best, tmp_path, "--out", tmp_path / name) == 1
+    assert "give a .csv, .jsonl or .parquet file" in capsys.readouterr().err
+    assert not (tmp_path / name).exists()
+
+
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
 def test_an_interrupted_call_goes_on_to_the_same_file(
     suffix: str, best: Path, many: Path, tmp_path: Path, capsys, monkeypatch

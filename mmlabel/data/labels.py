@@ -134,7 +134,8 @@ def _implausible(label: str, separator: str) -> str | None:
         return "has a bracket that belongs to more than it; check data.separator"
     for other, name in _SEPARATORS.items():
         if other in label and other != separator:
-            return f'has {name} in it; separate labels there with data.separator="{other}"'
+            option = f"data.separator='{other}'"
+            return f'has {name} in it; separate labels there with "{option}"'
     return None
 
 

@@ -233,7 +233,7 @@ def test_no_encoding(encoding, tmp_path):
         ('"[""cat"", ""dog""]"', {}, 'row 2: "\\[""?cat".* data.separator=json'),
         ("\"['cat', 'dog']\"", {}, "data.separator=json"),
         ("[cat]", {}, "data.separator=json"),
-        ('"cat,dog"', {}, 'has a comma in it; .* data.separator=","'),
+        ('"cat,dog"', {}, "has a comma in it; .* \"data.separator=','\""),
         ('"cat, dog"', {}, "has a comma"),
         ("cat;dog", {}, 'data.separator=";"'),
         ("cat|dog", {}, "has an upright"),

@@ -336,7 +336,7 @@ def test_every_experiment_composes_and_builds():
     for name in experiments:
         settings = load_settings([f"experiment={name}"])
         assert f"experiment={name}" in (CONF / "experiment" / f"{name}.yaml").read_text()
-        assert settings.trainer.max_epochs >= (5 if name in best else 10)
+        assert settings.trainer.max_epochs >= (4 if name in best else 10)
         assert name not in best or (settings.max_megabytes or 1000) <= 100
     assert load_settings(["experiment=report_vgg16"]).optimizer.lr == 5
 

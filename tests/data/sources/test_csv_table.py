@@ -235,7 +235,7 @@ def test_no_encoding(encoding, tmp_path):
         ("[cat]", {}, "data.separator=json"),
         ('"cat,dog"', {}, "has a comma in it; .* \"data.separator=','\""),
         ('"cat, dog"', {}, "has a comma"),
-        ("cat;dog", {}, 'data.separator=";"'),
+        ("cat;dog", {}, "data.separator=';'"),
         ("cat|dog", {}, "has an upright"),
         ("cat;dog", {"separator": ","}, "has a semicolon"),
         ("truck (large)", {}, "a bracket that belongs to more"),

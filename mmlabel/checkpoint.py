@@ -250,6 +250,7 @@ def _classifier_for(checkpoint: Checkpoint) -> Classifier:
             num_labels=len(checkpoint.label_names),
             image_features=image_features,
             backbone=backbone,
+            attention=settings.backbone.attention if settings.backbone else None,
             lstm=settings.lstm,
             decoder=settings.decoder,
             num_words=len(checkpoint.vocabulary),

@@ -219,6 +219,7 @@ def new_classifier(
         num_labels=prepared.annotations.num_labels,
         image_features=image_features,
         backbone=None if stored or backbone is None else backbone.backbone,
+        attention=settings.backbone.attention if settings.backbone else None,
         lstm=settings.lstm,
         decoder=settings.decoder,
         num_words=len(prepared.vocabulary),

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mmlabel.errors import UserError, first_line
 from mmlabel.models.backbone_table import BACKBONES, BackboneRow
-from mmlabel.models.stages import flat, split, unflat
+from mmlabel.models.stages import flat, split, unflat, with_cells
 from mmlabel.models.weights import ResolvedWeights, read_state, timm_config
 
 
@@ -43,12 +43,17 @@ class Backbone(nn.Module):
         info: its width, normalisation and picture size.
         frozen: whether it is a fixed feature extractor.
         unfreeze: of a frozen one, how many of the last stages are trained.
+        cells: whether the map that features are pooled from is wanted, too. Of a frozen one it is
+            then the trunk that gives it.
         shape: height and width of its pictures, which the shape of maps depends on; only asked for
-            with `unfreeze`.
+            with `unfreeze` or `cells`.
         weights_used: where the weights come from, for the run's record.
         note: set when they are not those that were asked for.
 
-    Raises UserError for stages that cannot be trained apart.
+    Attributes:
+        cell_features: C, numbers a cell; 0 without `cells`.
+
+    Raises UserError for stages that cannot be trained apart, and for cells of a network without.
     """
 
     mean: Tensor  # (3, 1, 1)
@@ -63,6 +68,7 @@ class Backbone(nn.Module):
         weights_used: str,
         note: str | None = None,
         unfreeze: int = 0,
+        cells: bool = False,
         shape: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
@@ -71,6 +77,7 @@ class Backbone(nn.Module):
         self.info = info
         self.out_features = info.out_features
         self.frozen = frozen
+        self.unfreeze = unfreeze
         self.weights_used = weights_used
         self.note = note
         self.register_buffer("mean", torch.tensor(info.mean).view(3, 1, 1), persistent=False)
@@ -78,38 +85,61 @@ class Backbone(nn.Module):
         if frozen:
             self.requires_grad_(False)
         # In a tuple, as they are no further parts: their weights are the network's.
-        self._cut: tuple[Trunk, nn.Module] | None = None
-        if unfreeze:
-            cut = split(self.network, trained=unfreeze, name=info.model_name or info.name)
-            cut.tail.requires_grad_(True)
+        self._cut: tuple[Trunk | None, nn.Module] | None = None
+        name = info.model_name or info.name
+        if unfreeze or (cells and frozen):
+            cut = split(self.network, trained=unfreeze, name=name, cells=cells)
+            cut.tail.requires_grad_(unfreeze > 0)
             self._cut = (Trunk(self, cut.trunk, shape or (224, 224)), cut.tail)
+        elif cells:
+            self._cut = (None, with_cells(self.network, name=name))
+        self.cell_features = 0
+        if cells:
+            self.eval()
+            with torch.no_grad():
+                found = self.look(torch.zeros(1, 3, *(shape or (224, 224))))[1]
+            assert found is not None
+            self.cell_features = found.shape[1]
         self.train(not frozen)
 
     @property
     def trunk(self) -> "Trunk | None":
-        """From pictures to maps, each in one row; None: none of a frozen one is trained, or all."""
+        """From pictures to maps, each in one row; None: features are all that is wanted of them."""
         return self._cut and self._cut[0]
 
     def train(self, mode: bool = True) -> "Backbone":
         """As for every module, except that what is frozen stays in eval mode."""
         super().train(mode and not self.frozen)
-        if self._cut:
+        if self._cut and self.unfreeze:
             self._cut[1].train(mode)
         return self
 
     def forward(self, images: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W), uint8 or float in 0..255, to features (B, F) float32."""
-        if self.trunk is not None:
-            return self.of_maps(self.trunk(images))
-        images = self.normalised(images)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            return self.network(images).float()  # (B, F)
+        """Pictures (B, 3, H, W), uint8 or float in 0..255, to features (B, F) float32.
 
-    def of_maps(self, rows: Tensor) -> Tensor:
-        """What `trunk` gave (B, trunk.width), in any precision, to features (B, F) float32."""
-        assert self._cut is not None
+        In place of pictures it takes the rows (B, trunk.width), in any precision, that `trunk` made
+        of them.
+        """
+        return self.look(images)[0]
+
+    def look(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What `forward` takes to features (B, F) and cells (B, C, H', W'), both float32.
+
+        There are no cells unless they were asked for.
+        """
+        if self._cut is None:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+                return self.network(self.normalised(image)).float(), None
         trunk, tail = self._cut
-        return tail(unflat(rows.float(), trunk.shape)).float()  # (B, F)
+        if trunk is None:
+            seen = tail(self.normalised(image))
+        else:
+            rows = trunk(image) if image.ndim == 4 else image
+            seen = tail(unflat(rows.float(), trunk.shape))
+        if isinstance(seen, Tensor):
+            return seen.float(), None
+        features, cells = seen
+        return features.float(), cells.float()
 
     def normalised(self, images: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in 0..255 as the network takes them."""
@@ -180,6 +210,7 @@ def build_backbone(
     weights: ResolvedWeights,
     frozen: bool = True,
     unfreeze: int = 0,
+    cells: bool = False,
     shape: tuple[int, int] | None = None,
     seed: int = 0,
 ) -> Backbone:
@@ -188,7 +219,7 @@ def build_backbone(
     Args:
         name, model_name: as for `backbone_info`.
         weights: as `resolve_weights` found them.
-        frozen, unfreeze, shape: see `Backbone`.
+        frozen, unfreeze, cells, shape: see `Backbone`.
         seed: of random weights; the same seed gives the same weights, and the caller's random
             state is left alone.
 
@@ -219,6 +250,7 @@ def build_backbone(
         weights_used=weights.description,
         note=weights.note,
         unfreeze=unfreeze,
+        cells=cells,
         shape=shape,
     )
 

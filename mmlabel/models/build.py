@@ -14,6 +14,7 @@ from mmlabel.criterion import Criterion
 from mmlabel.data.batches import Batch
 from mmlabel.data.transforms import Size
 from mmlabel.models import options
+from mmlabel.models.attention import ATTENTIONS
 from mmlabel.models.backbones import Backbone, backbone_info, build_backbone
 from mmlabel.models.caption_encoder import CaptionEncoder
 from mmlabel.models.decoder import LabelDecoder
@@ -53,6 +54,7 @@ class BackboneSource:
     ) -> None:
         self.frozen = chosen.frozen
         self.unfreeze = chosen.unfreeze
+        self.attention = chosen.attention
         self._shape = shape
         self._names = {"name": chosen.name, "model_name": chosen.model_name}
         # A frozen network of random weights stands in for a pretrained one: the same in every run.
@@ -69,6 +71,11 @@ class BackboneSource:
         """Number of features."""
         return self.info.out_features
 
+    @property
+    def maps(self) -> bool:
+        """Whether a frozen one gives maps, from which the rest of it goes on."""
+        return self.unfreeze > 0 or (self.frozen and self.attention is not None)
+
     @cached_property
     def backbone(self) -> Backbone:
         """The network, built at the first use."""
@@ -77,6 +84,7 @@ class BackboneSource:
             weights=self.weights,
             frozen=self.frozen,
             unfreeze=self.unfreeze,
+            cells=self.attention is not None,
             shape=self._shape,
             seed=self._seed,
         )
@@ -89,7 +97,7 @@ class BackboneSource:
     def key(self, engine: Engine) -> dict[str, object]:
         """All that a feature depends on besides the picture, as plain values."""
         name = self._names["model_name"] or self._names["name"]
-        cut = {"trained_stages": self.unfreeze} if self.unfreeze else {}
+        cut = {"trained_stages": self.unfreeze} if self.maps else {}
         return {"backbone": name, "weights": self.digest, **cut, **engine.key()}
 
 
@@ -104,13 +112,13 @@ class FrozenFeatures:
     @property
     def width(self) -> int:
         """Numbers a picture."""
-        trunk = self.source.backbone.trunk if self.source.unfreeze else None
+        trunk = self.source.backbone.trunk if self.source.maps else None
         return trunk.width if trunk else self.source.width
 
     @property
     def maps(self) -> bool:
         """Whether they are maps, from which the rest of the backbone goes on."""
-        return self.source.unfreeze > 0
+        return self.source.maps
 
     def key(self, device: torch.device) -> dict[str, object]:
         """All that a stored feature depends on besides the picture, as plain values."""
@@ -146,6 +154,7 @@ def build_network(
     num_labels: int,
     image_features: int | None,
     backbone: Backbone | None,
+    attention: str | None = None,
     lstm: options.Lstm | None,
     decoder: options.Decoder | None,
     num_words: int,
@@ -164,6 +173,7 @@ def build_network(
         image_features: F, the width of the backbone or of the detector's scores; None: the model
             looks at no pictures.
         backbone: None when the image half of every batch holds features or scores.
+        attention: of labels over the backbone's cells, one of ATTENTIONS; None: none.
         lstm: of the caption half; None: the model looks at no captions.
         decoder: options of model=decoder.
         num_words: size of the vocabulary, padding and unknown included.
@@ -188,10 +198,15 @@ def build_network(
             **lstm.model_dump(),
         )
 
+    over_cells = None
+    if attention is not None:
+        assert backbone is not None
+        over_cells = ATTENTIONS[attention](features=backbone.cell_features, num_labels=num_labels)
+
     if isinstance(model, options.DecoderModel):
         assert decoder is not None and image_features is not None
         encoders: dict[str, Encoder] = {
-            "image": ImageEncoder(features=image_features, backbone=backbone)
+            "image": ImageEncoder(features=image_features, backbone=backbone, attention=over_cells)
         }
         if lstm is not None:
             encoders["caption"] = captions()
@@ -203,13 +218,15 @@ def build_network(
             **decoder.model_dump(exclude={"caption"}),
         )
 
-    def member(name: str, own_backbone: Backbone | None) -> LateFusion:
+    def member(name: str, looking: ImageEncoder | None = None) -> LateFusion:
+        """One network; `looking` gives it the picture's features, in place of its own backbone."""
         encoders: dict[str, Encoder] = {}
         if name != "caption_only":
             assert image_features is not None
             encoders["image"] = ImageEncoder(
-                features=image_features,
-                backbone=own_backbone,
+                features=looking.seen if looking else image_features,
+                backbone=None if looking else backbone,
+                attention=None if looking else over_cells,
                 projection=getattr(model, "image_projection", None),
                 dropout=model.head.dropout,
                 batch_norm=model.head.batch_norm,
@@ -219,11 +236,12 @@ def build_network(
         return late_fusion(encoders, model, num_labels=num_labels)
 
     if not isinstance(model, options.Ensemble):
-        return member(model.name, backbone)
+        return member(model.name)
     assert image_features is not None
+    image = ImageEncoder(features=image_features, backbone=backbone, attention=over_cells)
     return Ensemble(
-        image=ImageEncoder(features=image_features, backbone=backbone),
-        members=[member(name, None) for name, _ in model.members],
+        image=image,
+        members=[member(name, image) for name, _ in model.members],
         weights=[weight for _, weight in model.members],
     )
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from mmlabel.criterion import Criterion
 from mmlabel.data.batches import Batch
 from mmlabel.errors import UserError
+from mmlabel.models.attention import LabelAttention
 from mmlabel.models.backbones import Backbone
 from mmlabel.models.encoder import Encoder
 from mmlabel.models.join import HALVES, Join
@@ -19,13 +20,15 @@ class ImageEncoder(Encoder):
     Args:
         features: F, the backbone's width.
         backbone: None when every batch will hold features.
+        attention: scores of labels from the backbone's cells, which then stand beside the features.
         projection: P, a width to which the features are brought by a fully connected layer;
             None: they go on as they are, as in the report.
         dropout: on both sides of the projection.
         batch_norm: before the projection.
 
     Attributes:
-        out_features: P, or F without a projection.
+        seen: F, and L more with attention: what goes on to the projection.
+        out_features: P, or `seen` without a projection.
     """
 
     def __init__(
@@ -33,6 +36,7 @@ class ImageEncoder(Encoder):
         *,
         features: int,
         backbone: Backbone | None,
+        attention: LabelAttention | None = None,
         projection: int | None = None,
         dropout: float = 0.0,
         batch_norm: bool = True,
@@ -41,15 +45,17 @@ class ImageEncoder(Encoder):
         if backbone is not None and backbone.out_features != features:
             raise ValueError(f"backbone of width {backbone.out_features}, not {features}")
         self.features = features
-        self.out_features = projection or features
+        self.seen = features + (attention.num_labels if attention else 0)
+        self.out_features = projection or self.seen
         self.backbone = backbone
+        self.attention = attention
         self.batch_norm = projection is not None and batch_norm
         self.projection = nn.Identity()
         if projection is not None:
             self.projection = nn.Sequential(
-                nn.BatchNorm1d(features) if batch_norm else nn.Identity(),
+                nn.BatchNorm1d(self.seen) if batch_norm else nn.Identity(),
                 nn.Dropout(dropout),
-                nn.Linear(features, projection),
+                nn.Linear(self.seen, projection),
                 nn.ReLU(),
                 nn.Dropout(dropout),
             )
@@ -59,31 +65,35 @@ class ImageEncoder(Encoder):
 
         Stored rows are features (B, F), or what the trunk of the backbone gives (B, trunk.width).
         """
-        features = self.features_of(image)  # (B, F)
+        features = self.features_of(image)  # (B, seen)
         if self.training and self.batch_norm:
             _check_statistics(features)
         return self.projection(features)  # (B, out_features)
 
     def features_of(self, image: Tensor | None) -> Tensor:
-        """The backbone's features (B, F) of what `forward` takes."""
+        """What `forward` takes to the backbone's features, and scores beside them (B, seen)."""
         if image is None:
             raise UserError("this model looks at pictures, but the batch has none")
-        if image.ndim == 4:
+        trunk = self.backbone.trunk if self.backbone else None
+        if image.ndim == 4 or (trunk and image.shape[1:] == (trunk.width,)):
             if self.backbone is None:
                 raise UserError(
                     "this network was built for ready-made features and has no backbone: build it "
                     "with one to give it pictures"
                 )
-            return self.backbone(image)  # (B, F)
-        trunk = self.backbone.trunk if self.backbone else None
-        if self.backbone and trunk and image.shape[1:] == (trunk.width,):
-            return self.backbone.of_maps(image)  # (B, F)
-        if image.ndim != 2 or image.shape[1] != self.features:
+            if self.attention is None:
+                return self.backbone(image)  # (B, F)
+            features, cells = self.backbone.look(image)  # (B, F), (B, C, H', W')
+            assert cells is not None
+            # The backbone learns from the mean alone: norms that follow make the slopes of scores,
+            # which differ little at first, so steep that they would destroy its weights.
+            return torch.cat([features, self.attention(cells.detach())], dim=1)
+        if image.ndim != 2 or image.shape[1] != self.seen:
             raise UserError(
                 f"image features of shape {tuple(image.shape)} for a backbone with "
-                f"{self.features} features: they belong to another backbone"
+                f"{self.seen} features: they belong to another backbone"
             )
-        return image.float()  # (B, F)
+        return image.float()
 
 
 class Head(nn.Module):

@@ -28,6 +28,10 @@ class Freezing(Group):
     lr_scale: Positive = 0.1
     """Learning rate of the backbone, where it is trained, as a multiple of optimizer.lr: at the
     rate at which new weights learn, pretrained ones are lost (Howard & Ruder 2018)."""
+    attention: Literal["residual", "query"] | None = None
+    """Beside the features, the mean of all cells of a picture's last map, a score of each label by
+    the cells that it looks at: residual, those that it scores highest (Zhu & Wu 2021); query,
+    those that a learned query finds (Liu et al. 2021). Of a frozen backbone the map is stored."""
 
     @model_validator(mode="after")
     def _frozen_or_not(self) -> Freezing:

@@ -17,6 +17,8 @@ from mmlabel.errors import UserError
 _CONTAINERS = ("blocks", "stages", "layers", "features", "trunk_output", "encoder.layers")
 _NUMBERED = re.compile(r"(layer|layers_|stages_|stage|s)\d+")
 _POOLING = (nn.MaxPool2d, nn.AvgPool2d)
+# What makes one vector of the last map, in torchvision's and in timm's networks.
+_GLOBAL_POOLING = ("AdaptiveAvgPool2d", "SelectAdaptivePool2d", "FastAdaptiveAvgPool2d")
 
 
 class Split(NamedTuple):
@@ -24,7 +26,6 @@ class Split(NamedTuple):
 
     trunk: nn.Module
     tail: nn.Module
-    stage: str  # the last one of the trunk
 
 
 def stages(network: nn.Module) -> list[str]:
@@ -50,18 +51,24 @@ def _is_block(part: nn.Module) -> bool:
     return not isinstance(part, layers) and any(isinstance(m, layers) for m in part.modules())
 
 
-def split(network: nn.Module, *, trained: int, name: str) -> Split:
+def split(network: nn.Module, *, trained: int, name: str, cells: bool = False) -> Split:
     """Cut before the last `trained` stages.
 
     Args:
         network: maps pictures (B, 3, H, W) to features (B, F).
-        trained: stages of the tail, at least 1.
+        trained: stages of the tail, at least 1; 0 with `cells` cuts before the pooling.
         name: of the network, for messages.
+        cells: whether the tail gives (features, cells), see `with_cells`.
 
-    Raises UserError for a network without known stages or with too few of them, and for one whose
-    later stages need more than the output of those before.
+    Raises UserError for a network without known stages or with too few of them, for one whose
+    later stages need more than the output of those before, and with `cells` as `with_cells` does.
     """
     ends = stages(network)
+    if cells and not trained:
+        graph, grid = _with_grid(network, ends, name)
+        parts = _cut_at(network, graph, grid, grid=grid)
+        assert parts is not None  # nothing but the map is pooled
+        return parts
     if not ends:
         raise UserError(
             f"backbone.unfreeze={trained}: the stages of {name} are not known;"
@@ -73,19 +80,29 @@ def split(network: nn.Module, *, trained: int, name: str) -> Split:
             f" {len(ends) - 1}, or backbone.frozen=false to train all of it"
         )
     last = ends[-trained - 1]
-    graph = _trace(network, ends, name)
+    graph, grid = _with_grid(network, ends, name) if cells else (_trace(network, ends, name), None)
     cuts = [node for node in graph.nodes if node.op == "call_module" and node.target == last]
     if len(cuts) != 1:
         raise _no_cut(name, trained, f"{last} is run {len(cuts)} times")
-    (cut,) = cuts
-    tail = _after(graph, cut)
-    if tail is None:
+    parts = _cut_at(network, graph, cuts[0], grid=grid)
+    if parts is None:
         raise _no_cut(name, trained, f"later stages need more than the output of {last}")
-    return Split(
-        fx.GraphModule(network, _until(graph, cut), "Trunk"),
-        fx.GraphModule(network, tail, "Tail"),
-        last,
-    )
+    return parts
+
+
+def with_cells(network: nn.Module, *, name: str) -> nn.Module:
+    """The network with a second output, the map that its features are pooled from.
+
+    It shares its weights, and maps pictures (B, 3, H, W) to features (B, F) and to cells
+    (B, C, H', W'), each a vector for a part of the picture.
+
+    Raises UserError for a network that pools no map, as transformers do.
+    """
+    graph, grid = _with_grid(network, stages(network), name)
+    new, copies = fx.Graph(), {}
+    features = new.graph_copy(graph, copies)
+    new.output((features, copies[grid]))
+    return fx.GraphModule(network, new, "WithCells")
 
 
 def flat(maps: Tensor) -> Tensor:
@@ -126,6 +143,34 @@ def _trace(network: nn.Module, ends: list[str], name: str) -> fx.Graph:
         ) from error
 
 
+def _with_grid(network: nn.Module, ends: list[str], name: str) -> tuple[fx.Graph, fx.Node]:
+    """The network between its stages, and the map (B, C, H', W') that its features come from."""
+    inside = tuple(f"{end}." for end in ends)
+    poolings = [
+        path
+        for path, module in network.named_modules()
+        if type(module).__name__ in _GLOBAL_POOLING and not path.startswith(inside)
+    ]
+    graph = _trace(network, [*ends, *poolings[-1:]], name)
+    pooled = [node for node in graph.nodes if poolings and node.target == poolings[-1]]
+    if len(pooled) != 1:
+        raise UserError(
+            f"backbone.attention: {name} does not pool one map of cells at its end; leave the"
+            " option out, or choose another backbone"
+        )
+    return graph, pooled[0].all_input_nodes[0]
+
+
+def _cut_at(
+    network: nn.Module, graph: fx.Graph, cut: fx.Node, *, grid: fx.Node | None
+) -> Split | None:
+    tail = _after(graph, cut, also=grid)
+    if tail is None:
+        return None
+    trunk = fx.GraphModule(network, _until(graph, cut), "Trunk")
+    return Split(trunk, fx.GraphModule(network, tail, "Tail"))
+
+
 def _until(graph: fx.Graph, cut: fx.Node) -> fx.Graph:
     new, copies = fx.Graph(), {}
     for node in graph.nodes:
@@ -136,8 +181,11 @@ def _until(graph: fx.Graph, cut: fx.Node) -> fx.Graph:
     return new
 
 
-def _after(graph: fx.Graph, cut: fx.Node) -> fx.Graph | None:
-    """What comes after the cut; None if it needs anything else that was computed before."""
+def _after(graph: fx.Graph, cut: fx.Node, *, also: fx.Node | None) -> fx.Graph | None:
+    """What comes after the cut, and a node of it as a second output.
+
+    None if it needs anything else that was computed before.
+    """
     needed, waiting = set(), [node for node in graph.nodes if node.op == "output"]
     while waiting:
         node = waiting.pop()
@@ -150,7 +198,9 @@ def _after(graph: fx.Graph, cut: fx.Node) -> fx.Graph | None:
     new = fx.Graph()
     copies = {cut: new.placeholder("maps")}
     for node in graph.nodes:
-        if node in needed:
+        if node.op == "output" and also is not None:
+            new.output((copies[node.args[0]], copies[also]))
+        elif node in needed:
             copies[node] = new.node_copy(node, copies.__getitem__)
     return new
 

@@ -6,9 +6,15 @@ from pathlib import Path
 
 
 def records(path: Path) -> Iterator[object]:
-    """The records of an offline wandb file: LevelDB's log format with a header of 7 bytes."""
+    """The records of an offline wandb file: LevelDB's log format with a header of 7 bytes.
+
+    wandb's service, a process of its own, writes a block of 32 KiB when it is full and the last one
+    when it closes the file, for which `Run.finish` does not wait; the service's end does.
+    """
+    import wandb
     from wandb.proto import wandb_internal_pb2
 
+    wandb.teardown()
     data, position, buffer = path.read_bytes(), 7, b""
     while position + 7 <= len(data):
         left = 32768 - position % 32768

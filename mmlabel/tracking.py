@@ -164,6 +164,8 @@ def wandb_logger(
             reinit="finish_previous",
             settings=wandb.Settings(silent=True, init_timeout=30),
         )
+        # Lightning passes a setting on that wandb warns of in every run: it has no effect any more.
+        getattr(logger, "_wandb_init", {}).pop("anonymous", None)
         _ = logger.experiment
         return logger
 

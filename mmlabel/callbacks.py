@@ -6,19 +6,22 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import (
     Callback,
     EarlyStopping,
     ModelCheckpoint,
     TQDMProgressBar,
 )
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.types import LRSchedulerConfigType
+from torch import Tensor
 from torch.optim import Optimizer
 
 from mmlabel.cache import atomic_write
@@ -68,6 +71,39 @@ class EpochLines(Callback):
         if trainer.is_global_zero:
             seconds = time.monotonic() - self.started
             log.info("epoch %d  %s  (%.1f s)", trainer.current_epoch, shown, seconds)
+
+
+class StepCurves(Callback):
+    """Logs loss, learning rates and the norm of the gradients, before they are clipped, of steps.
+
+    Of every n-th one, n = `trainer.log_every_n_steps`; a step between them does nothing more.
+
+    Args:
+        loggers: what draws curves. A file with a line an epoch has no place for steps.
+    """
+
+    def __init__(self, loggers: Sequence[Logger]) -> None:
+        self.loggers = loggers
+
+    def on_before_backward(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor
+    ) -> None:
+        self._loss = loss.detach()
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        if trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
+            return
+        groups = optimizer.param_groups
+        gradients = [w.grad for group in groups for w in group["params"] if w.grad is not None]
+        norms = torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients])
+        values = {"step/loss": self._loss.item(), "step/lr": groups[0]["lr"]}
+        values["step/grad_norm"] = torch.linalg.vector_norm(norms).item()
+        if len(groups) > 1:  # see `parameter_groups`
+            values["step/lr_backbone"] = groups[-1]["lr"]
+        for logger in self.loggers:
+            logger.log_metrics(values, step=trainer.global_step)
 
 
 class StopOnNaN(Callback):

@@ -11,6 +11,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from pytorch_lightning.utilities import rank_zero_only
 
 from mmlabel.errors import UserError
+from mmlabel.score_table import SCORES
 from mmlabel.settings import Settings, flatten
 from mmlabel.training_options import Wandb
 
@@ -166,7 +167,10 @@ def wandb_logger(
         )
         # Lightning passes a setting on that wandb warns of in every run: it has no effect any more.
         getattr(logger, "_wandb_init", {}).pop("anonymous", None)
-        _ = logger.experiment
+        # Lightning's axis of everything is the step; figures of whole epochs have these as theirs.
+        scores = [f"{split}/{score}" for split in ("val", "test") for score in SCORES]
+        for figure in ("train/loss", "lr", *scores):
+            logger.experiment.define_metric(figure, step_metric="epoch")
         return logger
 
     try:

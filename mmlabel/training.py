@@ -14,7 +14,7 @@ import pytorch_lightning as pl
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import Callback, DeviceStatsMonitor
-from pytorch_lightning.loggers import Logger
+from pytorch_lightning.loggers import CSVLogger, Logger
 from torch import distributed
 
 from mmlabel.averaging import EpochAverage, MovingAverage
@@ -23,6 +23,7 @@ from mmlabel.callbacks import (
     FreshSchedule,
     LastCheckpoint,
     SameSchedule,
+    StepCurves,
     StopEarly,
     StopOnNaN,
     WholeEpochs,
@@ -335,6 +336,8 @@ def build_trainer(
     ]
     if settings.optimizer is not None:
         callbacks.append(StopOnNaN(settings.optimizer.lr))
+    if curves := [logger for logger in loggers if not isinstance(logger, CSVLogger)]:
+        callbacks.append(StepCurves(curves))
     if settings.patience is not None and settings.trainer.limit_val_batches != 0:
         callbacks.append(
             StopEarly(settings.monitor, mode=settings.monitor_mode, patience=settings.patience)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
+import torch
 from sklearn.metrics import average_precision_score
 from wandb_records import records
 
@@ -99,3 +101,35 @@ def test_nothing_large_is_kept_offline_unless_asked_for(
 def test_everything_can_be_turned_off(settings_of: Callable, tmp_path: Path):
     train(settings_of(*OFFLINE, "logger.wandb.labels=false"), tmp_path / "run")
     assert not list((tmp_path / "run").glob("wandb/**/*.table.json"))
+
+
+def test_scores_are_over_epochs_and_steps_have_curves_of_their_own(
+    settings_of: Callable, tmp_path: Path
+):
+    options = ["logger=wandb", "logger.wandb.mode=offline", "logger.csv=true"]
+    steps = ["trainer.max_epochs=2", "trainer.log_every_n_steps=3", "data.batch_size=8"]
+    norms = []
+
+    class Norms(pl.Callback):
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            weights = [w for w in pl_module.network.parameters() if w.grad is not None]
+            norms.append(torch.cat([w.grad.flatten() for w in weights]).norm().item())
+
+    train(settings_of(*options, *steps), tmp_path / "run", callbacks=[Norms()])
+    found = content(tmp_path / "run")
+    axes = {r.metric.name: r.metric.step_metric for r in found if r.HasField("metric")}
+    assert axes["val/f1_micro"] == axes["train/loss"] == axes["lr"] == "epoch"
+    rows = [
+        {
+            item.key or "/".join(item.nested_key): json.loads(item.value_json)
+            for item in r.history.item
+        }
+        for r in found
+        if r.HasField("history")
+    ]
+    curve = [row for row in rows if "step/grad_norm" in row]
+    assert [row["trainer/global_step"] for row in curve] == list(range(0, len(norms), 3))
+    assert [row["step/grad_norm"] for row in curve] == pytest.approx(norms[::3])
+    assert all(row["step/loss"] > 0 and row["step/lr"] > 0 for row in curve)
+    assert len([row for row in rows if "val/f1_micro" in row]) == 2
+    assert "step/" not in (tmp_path / "run" / "metrics.csv").read_text()

@@ -1,6 +1,5 @@
 """Rows to answers, batch by batch: pictures are decoded beside the network, nothing piles up."""
 
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from mmlabel.data.pictures import BadPicture
 from mmlabel.data.sources.unlabelled import Row, Rows
 from mmlabel.predictor import Look, Predictor, Seen, join
+from mmlabel.processors import cores, decoders
 from mmlabel.progress import progress
 
 
@@ -124,15 +124,14 @@ def _ready_ahead(
     """The batches in order, the next ones made ready while one is used; `most` may be too many."""
     if batches.look is None or not most:
         return batches
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     if workers is None and not on_gpu:
         # Decoding costs a tenth of a small backbone's time on the same processor, and hardly
         # holds Python's lock: threads need no start and no copies between processes.
-        return batches.in_threads(max(1, cores // 4))
+        return batches.in_threads(max(1, cores() // 4))
     return DataLoader(
         batches,
         batch_size=None,
-        num_workers=min(cores if workers is None else workers, most),
+        num_workers=min(decoders(workers), most),
         collate_fn=_as_it_is,  # pyright: ignore[reportArgumentType]  # of a batch, not a list
     )
 

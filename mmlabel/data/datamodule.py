@@ -19,6 +19,7 @@ from mmlabel.data.prepare import SPLITS, PreparedData
 from mmlabel.data.row_store import StoreUnavailable
 from mmlabel.data.transforms import Size
 from mmlabel.errors import UserError
+from mmlabel.processors import decoders
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ class CaptionedPictures(pl.LightningDataModule):
         image_size: of the views that the model sees, see `mmlabel.data.transforms`.
         upright: whether pictures are turned as their EXIF data says.
         batch_size: rows a step.
-        workers: processes that decode pictures.
+        workers: processes that decode pictures, as far as there are cores for them.
         on_bad_image: "error", or "skip" to leave out the row of a picture that cannot be read.
         seed: of order and flips.
         group_by_length: whether training batches are of captions of similar length.
@@ -314,7 +315,7 @@ class CaptionedPictures(pl.LightningDataModule):
 
     def _loader(self, name: str, *, training: bool = False) -> DataLoader:
         dataset = self.split(name)
-        workers = self.workers if dataset.pictures else 0
+        workers = decoders(self.workers) if dataset.pictures else 0
         trainer = self.trainer
         batches = EpochBatches(
             len(dataset),

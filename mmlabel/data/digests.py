@@ -18,6 +18,7 @@ from pathlib import Path
 from mmlabel.cache import atomic_write, fingerprint
 from mmlabel.data.pictures import BadPicture, content_digest, read_picture
 from mmlabel.data.transforms import Size, picture_views, transform_key
+from mmlabel.processors import cores
 from mmlabel.progress import progress
 
 # A file whose time stamp is this young could change again without its time stamp changing.
@@ -79,7 +80,7 @@ def unreadable_pictures(
     if not isinstance(reasons, dict):
         with (
             progress("checking pictures", len(pictures)) as advance,
-            ThreadPoolExecutor(os.cpu_count()) as pool,
+            ThreadPoolExecutor(cores()) as pool,
         ):
             reasons = {}
             problems = pool.map(lambda picture: _problem(picture, size), pictures)

@@ -4,7 +4,6 @@ The same for a backbone's features and a detector's scores: which pictures have 
 batches, and the loop that computes these and keeps them every few seconds.
 """
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,6 +16,7 @@ import numpy as np
 from mmlabel.data.digests import picture_digests
 from mmlabel.data.pictures import BadPicture, content_digest, read_picture
 from mmlabel.data.row_store import RowStore
+from mmlabel.processors import cores, decoders
 from mmlabel.progress import progress
 
 if TYPE_CHECKING:
@@ -186,14 +186,14 @@ def _loader(
     if workers is None and not on_gpu:
         # Decoding costs a tenth of a small backbone's time on the same processor, and hardly
         # holds Python's lock: threads need no start and no copies between processes.
-        return _in_threads(chunks, max(1, _cores() // 4))
+        return _in_threads(chunks, max(1, cores() // 4))
     import torch
     from torch.utils.data import DataLoader
 
     return DataLoader(
         cast("Dataset[Any]", chunks),
         batch_size=None,
-        num_workers=min(_cores() if workers is None else workers, len(chunks) - 1),
+        num_workers=min(decoders(workers), len(chunks) - 1),
         pin_memory=on_gpu,
         # Its own generator: a run that fills the store must draw the same numbers afterwards as a
         # run that finds it full.
@@ -228,10 +228,3 @@ def _cut(jobs: list[Job], views: int) -> list[list[Job]]:
 def raise_first(bad: list[BadPicture], on_bad_image: OnBadImage) -> None:
     if bad and on_bad_image == "error":
         raise bad[0]
-
-
-def _cores() -> int:
-    """Processors this process may use; a container is often given fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -37,7 +37,7 @@ class Batches(Group):
     batch_size: Count = 32
     """Rows in a training step, shared out equally over the processes of trainer=ddp."""
     workers: Annotated[int, Ge(0), Le(256)] = 2
-    """Processes that decode pictures."""
+    """Processes that decode pictures; more than there are cores are not started."""
     on_bad_image: Literal["error", "skip"] = "error"
     """What to do about a picture that cannot be read: stop, or leave its row out."""
     on_missing: Literal["error", "continue"] = "error"

@@ -1,7 +1,6 @@
 """What a data set holds: labels, captions, pictures, and what is wrong with them."""
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from mmlabel.data.annotations import Annotations
 from mmlabel.data.captions import SPECIAL_WORDS, TokenisedCaptions, Vocabulary, encode
 from mmlabel.data.embeddings import Embeddings
 from mmlabel.data.pictures import BadPicture, decode, read_picture
+from mmlabel.processors import cores
 from mmlabel.progress import progress
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ def pictures_of(
     chosen = list(first.values())
     with (
         progress("looking at pictures", len(chosen)) as advance,
-        ThreadPoolExecutor(os.cpu_count()) as pool,
+        ThreadPoolExecutor(cores()) as pool,
     ):
         for at in range(0, len(chosen), _AT_ONCE):
             part = chosen[at : at + _AT_ONCE]

@@ -98,7 +98,7 @@ class Features(Group):
     batch_size: Count = 64
     """Pictures a step of the extraction."""
     workers: Annotated[int, Ge(0), Le(256)] | None = None
-    """Processes that decode; null: chosen from the number of cores."""
+    """Processes that decode, no more than there are cores; null: chosen from their number."""
 
 
 class Detector(Group):

@@ -17,11 +17,12 @@ from hydra.types import HydraContext, RunMode
 
 from mmlabel.errors import UserError
 from mmlabel.help import CONF
+from mmlabel.processors import cores
 from mmlabel.run_folder import FAILED, empty, finished, hold, write_failure
 from mmlabel.study.definition import override_key
 from mmlabel.study.job_lines import JobLines
 from mmlabel.study.plan import Job
-from mmlabel.study.workers import cores, side_by_side
+from mmlabel.study.workers import side_by_side
 from mmlabel.terminal import PlainFormatter
 
 log = logging.getLogger(__name__)

@@ -19,14 +19,11 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn, TypeVar
 
+from mmlabel.processors import cores
+
 GRACE = 30.0  # seconds between asking a process to end and killing it
 
 Item = TypeVar("Item")
-
-
-def cores() -> int:
-    """The processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def threads_each(workers: int) -> int:

@@ -23,6 +23,7 @@ from mmlabel.study.output import write_study
 from mmlabel.study.plan import MISSING, Job, is_recording
 from mmlabel.study.printed import print_study
 from mmlabel.study.summary import study_report
+from mmlabel.wording import listed, other_labels
 
 HELP = """\
 Compare finished runs that were tested on the same rows. Runs that differ in their seed alone are
@@ -35,6 +36,9 @@ tests of a study (see mmlabel/evidence.py).
 
 # Not of a configuration: "data.root" is where the same data lie, which a fingerprint tells.
 _APART = ("seed", "data.root")
+_CHECKPOINT = "ckpt_path"  # where the evaluated one lies says nothing of what it is
+_KINDS = (".name", ".kind")
+_MOST = 3  # options in a name
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -93,7 +97,7 @@ def _other_rows(one: RunRecord, other: RunRecord) -> str | None:
     """How the test rows of two runs differ, in words; None if they are the same."""
     ours, theirs = one.predictions, other.predictions
     if ours.labels != theirs.labels:
-        return f"its labels are {_listed(theirs.labels)}, not {_listed(ours.labels)}"
+        return f"of the labels, it {other_labels(_texts(theirs.labels), _texts(ours.labels))}"
     if ours.ids != theirs.ids:
         missing = [id for id in ours.ids if id not in set(theirs.ids)]
         if not missing and len(ours.ids) == len(theirs.ids):
@@ -108,8 +112,8 @@ def _other_rows(one: RunRecord, other: RunRecord) -> str | None:
     return None
 
 
-def _listed(numbers: Sequence[int]) -> str:
-    return ", ".join(map(str, numbers))
+def _texts(numbers: Sequence[int]) -> list[str]:
+    return [str(number) for number in numbers]
 
 
 # ---- Configurations --------------------------------------------------------------------------
@@ -148,15 +152,18 @@ def grouped(runs: Sequence[RunRecord]) -> tuple[list[Job], list[str]]:
     if len(configurations) == 1:
         notes.append("These runs differ in their seed alone: there is nothing to compare.")
     chosen = set().union(*(differing(one.settings) for one in configurations))
-    names = _names([one.options for one in configurations], chosen=chosen)
+    names, others = _names([one.options for one in configurations], chosen=chosen)
+    if others:
+        notes.append(f"They differ in more than their names say: {listed(others)}.")
     for name, one in zip(names, configurations, strict=True):
         seeds = list(one.runs)
         if not first.runs.keys() & one.runs.keys():
             # A seed ties nothing together but the order of the rows and the like.
             seeds = [*first.runs, *range(2**32, 2**32 + len(seeds))][: len(seeds)]
             notes.append(
-                f"{name} has seeds {_listed(sorted(one.runs))} and the baseline"
-                f" {_listed(sorted(first.runs))}: their runs are paired in the order given."
+                f"{name} has seeds {', '.join(_texts(sorted(one.runs)))} and the baseline"
+                f" {', '.join(_texts(sorted(first.runs)))}: their runs are paired in the order"
+                " given."
             )
         variant = Variant(name=name, label=name, overrides=[])
         for seed, run in zip(seeds, one.runs.values(), strict=True):
@@ -165,32 +172,66 @@ def grouped(runs: Sequence[RunRecord]) -> tuple[list[Job], list[str]]:
     return jobs, notes
 
 
-def _names(configurations: Sequence[Mapping[str, Any]], *, chosen: set[str]) -> list[str]:
+def _names(
+    configurations: Sequence[Mapping[str, Any]], *, chosen: set[str]
+) -> tuple[list[str], list[str]]:
     """A name for each: the options in which they differ, without what follows from a choice.
 
-    `chosen` are the options that any of them has set to something else than the default.
+    `chosen` are the options that any of them has set to something else than the default. Of more
+    than a few options a name has as few as tell all apart; the others are returned beside.
     """
     everywhere = set.intersection(*(set(one) for one in configurations))
-    every = sorted(set().union(*configurations))
+    every = sorted(set().union(*configurations) - {_CHECKPOINT})
     differ = [
         name for name in every if len({repr(one.get(name, MISSING)) for one in configurations}) > 1
     ]
     # An option that only some have comes with the choice of its group, or of the model.
     telling = [name for name in differ if name in everywhere and name in chosen]
-    for shown_options in (telling, differ):
-        names = [_name(one, shown_options) for one in configurations]
+    for options, whole in ((telling, False), (telling, True), (differ, True)):
+        few = options if len(options) <= _MOST else _fewest(configurations, options)
+        names = [_name(one, few, whole_paths=whole) for one in configurations]
         if len(set(names)) == len(names):
+            return names, [name for name in options if name not in few]
+    return _by_checkpoint(configurations), []
+
+
+def _fewest(configurations: Sequence[Mapping[str, Any]], options: Sequence[str]) -> list[str]:
+    """Options that tell configurations apart as well as all of them do; choices of groups first."""
+    few: list[str] = []
+    apart = 1
+    while options:
+
+        def told(option: str) -> int:
+            seen = [*few, option]
+            return len({repr([one.get(n, MISSING) for n in seen]) for one in configurations})
+
+        best = max(options, key=lambda option: (told(option), option.endswith(_KINDS)))
+        if told(best) == apart:
+            break
+        few.append(best)
+        apart = told(best)
+    return [option for option in options if option in few]
+
+
+def _name(options: Mapping[str, Any], names: Iterable[str], *, whole_paths: bool) -> str:
+    parts = []
+    for name in names:
+        if name in options:
+            value = options[name]
+            if isinstance(value, str) and not whole_paths and Path(value).is_absolute():
+                value = Path(value).name
+            parts.append(f"{name.removesuffix('.name').removesuffix('.kind')}={shown(value)}")
+    return ", ".join(parts) or "all runs"
+
+
+def _by_checkpoint(configurations: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Runs that evaluate different checkpoints, by as much of their places as tells them apart."""
+    places = [Path(one.get(_CHECKPOINT) or "") for one in configurations]
+    for length in range(1, max(len(place.parts) for place in places) + 1):
+        names = ["/".join(place.parts[-length:]) for place in places]
+        if len(set(names)) == len(names) and all(names):
             return names
     return [f"configuration {number}" for number in range(1, len(configurations) + 1)]
-
-
-def _name(options: Mapping[str, Any], shown_options: Iterable[str]) -> str:
-    parts = [
-        f"{name.removesuffix('.name').removesuffix('.kind')}={shown(options[name])}"
-        for name in shown_options
-        if name in options
-    ]
-    return ", ".join(parts) or "all runs"
 
 
 # ---- What is shown ----------------------------------------------------------------------------

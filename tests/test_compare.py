@@ -98,6 +98,35 @@ def change(folder: Path, name: str, old: str, new: str) -> None:
     seal(folder)
 
 
+def test_evaluated_runs_are_named_by_what_differs_and_not_by_places(tmp_path: Path, capsys):
+    def evaluated(name: str, *overrides: str, noise: float = 0.1) -> Path:
+        place = f"ckpt_path={tmp_path}/runs/{name}/best.ckpt"
+        return write_run(tmp_path / name, place, "train=false", *overrides, noise=noise)
+
+    folders = [evaluated("a"), evaluated("b", "loss=focal", noise=0.3)]
+    assert run(*folders) == 0
+    printed = capsys.readouterr().out
+    assert "loss=focal: " in printed and "ckpt" not in printed
+    folders = [evaluated("c"), evaluated("d", noise=0.3)]  # nothing else is known of them
+    assert run(*folders) == 0
+    printed = capsys.readouterr().out
+    assert "d/best.ckpt: " in printed and str(tmp_path) not in printed
+
+
+def test_names_of_many_options_have_as_few_as_tell_apart(tmp_path: Path, capsys):
+    many = ["optimizer.lr=0.01", "lstm.hidden=8", "data.batch_size=8", "trainer.max_epochs=3"]
+    folders = [
+        write_run(tmp_path / "a"),
+        write_run(tmp_path / "b", *many, "loss=focal", noise=0.2),
+        write_run(tmp_path / "c", *many, "loss=focal", "lstm.dropout=0.5", noise=0.2),
+    ]
+    assert run(*folders) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("loss=focal, lstm.dropout=0.5: ") for line in lines)
+    (said,) = [line for line in lines if line.startswith("They differ in more")]
+    assert all(option.split("=")[0] in said for option in many) and "lstm.dropout" not in said
+
+
 def test_other_rows_are_refused_with_the_reason(tmp_path: Path, capsys):
     first = write_run(tmp_path / "first")
     fewer = write_run(tmp_path / "fewer", "lstm.layers=2", rows=50)

@@ -1,5 +1,10 @@
 """Run a study, or continue one: `python sweep.py --help` shows how."""
 
+if __name__ == "__main__":  # before the other imports, which take a while
+    from mmlabel.interrupts import end_on_interrupt
+
+    end_on_interrupt()
+
 import argparse
 import logging
 import shlex
@@ -34,6 +39,7 @@ from mmlabel.study.plan import (
 from mmlabel.study.printed import print_study
 from mmlabel.study.summary import study_report
 from mmlabel.study.wandb_run import log_to_wandb
+from mmlabel.wording import count
 
 log = logging.getLogger("mmlabel")
 
@@ -82,7 +88,9 @@ def main() -> None:
         else:
             sweep.run_all(study)
     if sweep.failed:
-        raise UserError(f"{sweep.failed} runs failed, see above; the same command tries them again")
+        raise UserError(
+            f"{count(sweep.failed, 'run')} failed, see above; the same command tries them again"
+        )
 
 
 def split_options(options: Sequence[str]) -> tuple[dict[str, str], list[str]]:
@@ -221,7 +229,8 @@ class Sweep:
         self, study: Study, jobs: list[Job], pending: list[Job], equivalent: list[str]
     ) -> None:
         """Say what has finished, what will run, for how long, and the command for the same."""
-        print(f"{study.title}: {len(jobs)} runs, of which {len(jobs) - len(pending)} have finished")
+        ended = len(jobs) - len(pending)
+        print(f"{study.title}: {count(len(jobs), 'run')}, {ended:,} of them finished")
         print("The same runs with train.py:", *equivalent, sep="\n  ")
         if self.dry_run:
             for job in jobs:
@@ -230,7 +239,7 @@ class Sweep:
         if pending:
             seconds = seconds_needed(jobs, pending, self.out / "runs")
             known = "unknown, as nothing has run yet" if seconds is None else _duration(seconds)
-            print(f"Time for {len(pending)} runs, one after the other: {known}")
+            print(f"Time for {count(len(pending), 'run')}, one after the other: {known}")
 
     def annotations(self, settings: Settings) -> Annotations:
         """The data that settings name; read once, however many runs share it."""

@@ -1,5 +1,10 @@
 """Train, select on validation, test once: `python train.py --help` shows the options."""
 
+if __name__ == "__main__":  # before the other imports, which take a while
+    from mmlabel.interrupts import end_on_interrupt
+
+    end_on_interrupt()
+
 import logging
 from contextlib import nullcontext
 from pathlib import Path
@@ -79,7 +84,7 @@ def one_run(cfg: DictConfig, folder: Path) -> float | None:
     except Interrupted as stop:
         last = folder / LAST
         goes_on = f"go on with: python train.py ckpt_path={last}"
-        stop.hint = f": {goes_on if last.is_file() else 'nothing was trained yet; start it again'}"
+        stop.hint = goes_on if last.is_file() else "nothing was trained yet; start it again"
         raise
     except Exception as error:
         if not isinstance(error, ProcessLost) or (is_first_process() and not failed(folder)):
@@ -91,4 +96,4 @@ def one_run(cfg: DictConfig, folder: Path) -> float | None:
 
 
 if __name__ == "__main__":
-    run_cli(main, help_text)
+    run_cli(main, help_text, hint="no run was under way; start it again")

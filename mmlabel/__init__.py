@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
+if sys.argv[:1] == ["-m"]:  # python -m mmlabel.COMMAND, whose other imports follow this one
+    from mmlabel.interrupts import end_on_interrupt
+
+    end_on_interrupt()
+
 from pathlib import Path
 from typing import TYPE_CHECKING
 

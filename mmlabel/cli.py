@@ -66,12 +66,14 @@ class Interrupted(BaseException):
         self.hint = ""
 
 
-def run_cli(main: Callable[[], object], help_text: Callable[[], str] | None = None) -> None:
+def run_cli(
+    main: Callable[[], object], help_text: Callable[[], str] | None = None, *, hint: str = ""
+) -> None:
     """Call `main`; a user's mistake ends it with one message and exit code 1.
 
     With HYDRA_FULL_ERROR=1 the traceback is shown as well. SIGINT, SIGTERM and SIGUSR1 (which
     schedulers send before a job's time is up) end it with a line and exit code 130, 143 or 138.
-    `--help` prints `help_text()`.
+    `--help` prints `help_text()`; `hint` says what to do after an interruption that has none.
     """
     escape_what_is_missing()
     if help_text is not None and {"--help", "-h"} & set(sys.argv[1:]):
@@ -87,7 +89,9 @@ def run_cli(main: Callable[[], object], help_text: Callable[[], str] | None = No
         main()
     except Interrupted as stop:
         if is_first_process():  # all of them were told
-            print(f"mmlabel: interrupted ({stop}){stop.hint}", file=sys.stderr, flush=True)
+            said = stop.hint or hint
+            said = f"mmlabel: interrupted ({stop}){': ' if said else ''}{said}"
+            print(said, file=sys.stderr, flush=True)
         sys.exit(stop.exit_code)
     except (UserError, HydraException, OmegaConfBaseException) as error:
         fail(error)

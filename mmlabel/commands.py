@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from mmlabel.errors import UserError
+from mmlabel.interrupts import raise_on_interrupt
 from mmlabel.progress import say
 from mmlabel.terminal import escape_what_is_missing, printable
 
@@ -14,6 +15,7 @@ def run_command(work: Callable[[], int | None]) -> int:
     """
     escape_what_is_missing()
     try:
+        raise_on_interrupt()
         return work() or 0
     except UserError as error:
         say(f"mmlabel: {printable(str(error))}")

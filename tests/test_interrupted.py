@@ -85,6 +85,47 @@ def test_a_signal_ends_a_run_with_a_checkpoint_and_a_line(
             assert "mmlabel: " in output
 
 
+@pytest.mark.parametrize(
+    ("program", "library"),
+    [
+        ([str(REPOSITORY / "train.py")], "hydra"),
+        ([str(REPOSITORY / "sweep.py"), "study=modality"], "hydra"),
+        (["-m", "mmlabel.compare", "a", "b"], "numpy"),
+    ],
+)
+def test_ctrl_c_while_libraries_are_imported_is_a_line(
+    program: list[str], library: str, tmp_path: Path
+):
+    (tmp_path / f"{library}.py").write_text(
+        "import time\nprint('there', flush=True)\ntime.sleep(60)"
+    )
+    paths = os.pathsep.join([str(tmp_path), str(REPOSITORY)])
+    with subprocess.Popen(
+        [sys.executable, *program],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": paths},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "there\n"
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said == "mmlabel: interrupted before it had begun; start it again\n"
+
+
+def test_ctrl_c_before_training_says_what_to_do(quick: list[str], tmp_path: Path):
+    with start(quick, *LONG, cwd=tmp_path) as process:
+        end = time.monotonic() + 120
+        while time.monotonic() < end and not list(tmp_path.rglob("train.log")):
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=120)[0]
+    assert process.returncode == 130
+    assert "Traceback" not in said and "start it again" in said
+
+
 def test_runs_of_the_same_second_have_folders_of_their_own(quick: list[str], tmp_path: Path):
     options = ["model=caption_only", "trainer.max_epochs=1"]
     processes = [start(quick, *options, f"seed={seed}", cwd=tmp_path) for seed in (0, 1, 2)]

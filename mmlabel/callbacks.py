@@ -29,6 +29,7 @@ from mmlabel.checkpoint_file import read_file
 from mmlabel.errors import UserError
 from mmlabel.optimizers import planned_steps
 from mmlabel.run_folder import LOCK
+from mmlabel.wording import count
 
 log = logging.getLogger(__name__)
 
@@ -138,9 +139,9 @@ class StopEarly(EarlyStopping):
         if self.wait_count >= self.patience:
             trainer.should_stop = True
             log.info(
-                "early stopping has ended this run after %d epochs: nothing is trained; a higher"
+                "early stopping has ended this run after %s: nothing is trained; a higher"
                 " patience (it was %d) goes on",
-                trainer.current_epoch,
+                count(trainer.current_epoch, "epoch"),
                 self.patience,
             )
 
@@ -296,8 +297,8 @@ class SameSchedule(Callback):
             planned_left = planned - config.scheduler.last_epoch
             if planned_left != left:
                 raise UserError(
-                    f"the schedule has {planned_left} steps left, and this run {left}: resume"
-                    " with as many devices and as many rows and batches as before,"
+                    f"the schedule has {count(planned_left, 'step')} left, and this run {left}:"
+                    " resume with as many devices and as many rows and batches as before,"
                     " or add resume_lr=RATE for a fresh schedule over the epochs that are left"
                 )
 

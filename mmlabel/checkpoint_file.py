@@ -116,7 +116,8 @@ def read_file(path: Path) -> dict[str, Any]:
             # Not through a memory map: a file that is cut short meanwhile would end the process.
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # which one depends on what the file is instead
-        raise no_checkpoint(path, type(error).__name__) from None
+        empty = path.stat().st_size == 0
+        raise no_checkpoint(path, "it is empty" if empty else "it cannot be read") from error
     if not whole:
         raise UserError(
             f"{path} is damaged: its content does not match its checksum; use a copy of"
@@ -134,4 +135,7 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def no_checkpoint(path: Path, why: str) -> UserError:
-    return UserError(f"{path} is not a checkpoint of mmlabel, or is damaged ({why})")
+    return UserError(
+        f"{path} is not a checkpoint of mmlabel, or is damaged ({why}): give a run's best.ckpt or"
+        " last.ckpt, or a copy of this one"
+    )

@@ -3,22 +3,35 @@
 import difflib
 from collections.abc import Iterable
 
+from mmlabel.wording import listed
+
+_MOST = 40  # choices in a message: of thousands nobody reads all
+
 
 class UserError(Exception):
     """A mistake in the options or the data: its text names the culprit and says what to do."""
 
 
 def nearest(name: str, options: Iterable[str]) -> str:
-    """A hint to append to "unknown NAME": the closest option, or else all of them.
+    """A hint to append to "unknown NAME": the options that begin so, the closest, or else all.
 
     >>> nearest("resnet51", ["resnet50", "vgg16"])
     '; did you mean "resnet50"?'
+    >>> nearest("resnet", ["resnet50", "resnet18", "vgg16"])
+    '; did you mean "resnet18" or "resnet50"?'
     >>> nearest("x", ["resnet50", "vgg16"])
     '; choose from resnet50, vgg16'
     """
-    options = sorted(options)
+    options = sorted(set(options))
     close = difflib.get_close_matches(name, options, n=1)
-    return f'; did you mean "{close[0]}"?' if close else f"; choose from {', '.join(options)}"
+    if not close:
+        return f"; choose from {listed(options, _MOST)}"
+    longer = [f'"{option}"' for option in options if option.startswith(name)]
+    if len(longer) < 2:
+        return f'; did you mean "{close[0]}"?'
+    if len(longer) > 10:
+        return f"; did you mean one of {listed(longer)}?"
+    return f"; did you mean {', '.join(longer[:-1])} or {longer[-1]}?"
 
 
 def first_line(error: BaseException) -> str:

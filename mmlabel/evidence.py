@@ -12,6 +12,8 @@ from statistics import NormalDist, fmean, stdev
 
 import numpy as np
 
+from mmlabel.wording import count
+
 METRICS = ("f1_micro", "f1_samples", "f1_macro")
 
 # 2^22 weights of 8 bytes: 32 MiB at a time, however many rows and resamples there are.
@@ -392,7 +394,8 @@ def explain(comparison: Comparison, p_value: float | None = None) -> str:
     else:
         words += f"p = {p_value:.2g} corrected for several comparisons)"
     if comparison.detectable is None:
-        words += f"; the answers differ on {comparison.changed} of {comparison.rows} test rows"
+        words += f"; the answers differ on {comparison.changed} of"
+        words += f" {count(comparison.rows, 'test row')}"
     else:
         words += (
             f"; the smallest difference this study could have seen is"

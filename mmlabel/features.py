@@ -20,6 +20,7 @@ from mmlabel.data.row_store import (
 )
 from mmlabel.errors import UserError
 from mmlabel.terminal import printable
+from mmlabel.wording import count
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -178,7 +179,7 @@ def _named(found: list[StoreInfo], key: str) -> StoreInfo:
 def _prune(options: argparse.Namespace) -> int:
     chosen, removed = _chosen(options), 0.0
     for info in chosen:
-        name = f"{info.name[:12]} ({printable(_network(info))}, {info.rows:,} rows)"
+        name = f"{info.name[:12]} ({printable(_network(info))}, {count(info.rows, 'row')})"
         if remove_store(info):
             removed += info.megabytes
             print(f"removed {name}: {info.megabytes:,.1f} MB")
@@ -202,7 +203,7 @@ def _verify(options: argparse.Namespace) -> int:
     for info in found:
         seen = check(open_store(info.folder))
         damaged += seen.damaged
-        said = [f"{int(seen.whole.sum()):,} rows whole"]
+        said = [f"{count(int(seen.whole.sum()), 'row')} whole"]
         if seen.unknown:
             said.append(f"{seen.unknown:,} of them without a checksum (an earlier version's)")
         if seen.damaged:
@@ -211,7 +212,8 @@ def _verify(options: argparse.Namespace) -> int:
             said.append(f"{seen.replaced:,} damaged and computed anew since")
         if seen.surplus:
             said.append(
-                f"{seen.surplus:,} bytes of rows that were not finished: the next job cuts them off"
+                f"{count(seen.surplus, 'byte')} of rows that were not finished: the next job cuts"
+                " them off"
             )
         print(f"{info.name[:12]} ({printable(_network(info))}): {'; '.join(said)}")
     return 1 if damaged else 0
@@ -234,9 +236,9 @@ def _merge(options: argparse.Namespace) -> int:
         raise UserError(f"{target.folder} is what the parts are merged into: leave it out")
     done = merge([open_store(folder) for folder in folders], target)
     for folder, part in zip(folders, done, strict=True):
-        left = f", {part.damaged:,} damaged rows left out" if part.damaged else ""
-        print(f"{folder}: {part.added:,} rows added, {part.known:,} were there{left}")
-    print(f"merged into {target.folder}: {len(target.entries()):,} rows")
+        left = f", {count(part.damaged, 'damaged row')} left out" if part.damaged else ""
+        print(f"{folder}: {count(part.added, 'row')} added, {part.known:,} were there{left}")
+    print(f"merged into {target.folder}: {count(len(target.entries()), 'row')}")
     return 0
 
 
@@ -272,8 +274,8 @@ def _export(options: argparse.Namespace) -> int:
             if digest is not None:
                 names.setdefault(digest, []).append(file.relative_to(root).as_posix())
     rows, absent = export(open_store(folder), options.out, names)
-    left = f"; {absent:,} files of {options.pictures} have no row" if absent else ""
-    print(f"{options.out}: {rows:,} rows of {folder.name[:12]}{left}")
+    left = f"; {count(absent, 'file')} of {options.pictures} without a row" if absent else ""
+    print(f"{options.out}: {count(rows, 'row')} of {folder.name[:12]}{left}")
     return 0
 
 

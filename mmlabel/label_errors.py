@@ -7,6 +7,7 @@ import numpy as np
 
 from mmlabel.errors import UserError
 from mmlabel.run_folder import RunRecord
+from mmlabel.wording import other_labels
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,11 @@ def answered_rows(runs: Sequence[RunRecord]) -> AnsweredRows:
     place: dict[str, int] = {}
     for run in runs:
         if run.predictions.labels != first.predictions.labels:
-            raise UserError(f"{run.folder} has other labels than {first.folder}: look at one alone")
+            theirs, ours = (list(map(str, r.predictions.labels)) for r in (run, first))
+            raise UserError(
+                f"{run.folder} has other labels than {first.folder} (it"
+                f" {other_labels(theirs, ours)}): look at one alone"
+            )
         for id in run.predictions.ids:
             place.setdefault(id, len(place))
     shape = len(place), len(first.predictions.labels)

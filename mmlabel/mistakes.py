@@ -17,6 +17,7 @@ from mmlabel.report.mistakes_page import Mistakes, write_mistakes_page
 from mmlabel.run_folder import RunRecord
 from mmlabel.spreadsheet import to_cell
 from mmlabel.terminal import printable
+from mmlabel.wording import count
 
 HELP = """\
 The mistakes that finished runs are surest of, and the labels that are probably wrong, as a page
@@ -63,7 +64,7 @@ def _show(options: argparse.Namespace) -> None:
         notes.append(f"Mistakes alone: {error}.")
     if suspected is not None and suspected.left_out:
         notes.append(
-            f"{suspected.left_out:,} rows of which not every label is known were not looked at for"
+            f"Of {count(suspected.left_out, 'row')} not every label is known: not looked at for"
             " label errors."
         )
     annotations = annotations_of(settings_of(runs[0]))
@@ -149,13 +150,15 @@ def _print(found: Mistakes) -> None:
     rows, suspected = found.rows, found.suspected
     wrong = rows.wrong
     print(
-        f"{len(rows.ids):,} rows tested in {rows.runs} run{'' if rows.runs == 1 else 's'}:"
-        f" {wrong.any(axis=1).sum():,} with a mistake ({(wrong & rows.targets).sum():,} labels"
-        f" missed, {(wrong & ~rows.targets).sum():,} too many)"
+        f"{count(len(rows.ids), 'row')} tested in {count(rows.runs, 'run')}:"
+        f" {wrong.any(axis=1).sum():,} with a mistake ("
+        f"{count((wrong & rows.targets).sum(), 'label')} missed,"
+        f" {(wrong & ~rows.targets).sum():,} too many)"
     )
     if suspected is not None:
         rows_with = int(suspected.cells.any(axis=1).sum())
-        print(f"probable label errors: {suspected.cells.sum():,} in {rows_with:,} rows, the first:")
+        found_in = f"{suspected.cells.sum():,} in {count(rows_with, 'row')}"
+        print(f"probable label errors: {found_in}, the first:")
         for row in found.suspects()[:_PRINTED]:
             missing, not_there = found.doubted(row)
             words = [f"{missing} missing"] if missing else []

@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from mmlabel.errors import UserError
 from mmlabel.progress import say
+from mmlabel.wording import count
 
 _STATE = ("rows", "bytes", "sha256")
 
@@ -117,7 +118,8 @@ def resumable(
             part.close()
             if part.rows:
                 say(
-                    f"{part.rows:,} rows are kept in {path}: the same command with --resume goes on"
+                    f"{count(part.rows, 'row is', 'rows are')} kept in {path}: the same command"
+                    " with --resume goes on"
                 )
             else:
                 _remove(path, log)
@@ -152,8 +154,8 @@ def _begin(path: Path, log: Path, call: Mapping[str, object], *, resume: bool) -
         return part
     if not resume:
         raise UserError(
-            f"{path} holds {kept[-1]['rows']:,} rows of an interrupted call: go on with it by"
-            " --resume, or remove it to start anew"
+            f"{path} holds {count(kept[-1]['rows'], 'row')} of an interrupted call: go on with it"
+            " by --resume, or remove it to start anew"
         )
     if other := [
         _difference(name, former.get(name), value)

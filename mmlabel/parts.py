@@ -31,6 +31,7 @@ from mmlabel.models.detectors import load_detector
 from mmlabel.optimizers import build_optimizer, build_scheduler, parameter_groups
 from mmlabel.resuming import check_rows
 from mmlabel.settings import Settings
+from mmlabel.wording import other_labels
 
 log = logging.getLogger("mmlabel")
 
@@ -164,8 +165,9 @@ def prepare(settings: Settings, resumed: Checkpoint | None) -> PreparedData:
     rows = settings.data.divide(annotations, cache_dir=cache_dir)
     if resumed is not None and annotations.label_names != resumed.label_names:
         raise UserError(
-            f"the checkpoint knows the labels {', '.join(filter(None, resumed.label_names))}, the"
-            f" data has {', '.join(filter(None, annotations.label_names))}"
+            f"{resumed.path} has other labels than the data: it"
+            f" {other_labels(resumed.label_names, annotations.label_names)}; give the data that it"
+            " was trained on, or their labels in data.label_names"
         )
     if settings.train and len(rows["train"]) == 1 and settings.has_batch_norm:
         raise UserError(

@@ -22,6 +22,7 @@ from mmlabel.errors import UserError
 from mmlabel.partial_file import resumable
 from mmlabel.progress import say
 from mmlabel.terminal import printable
+from mmlabel.wording import count
 
 if TYPE_CHECKING:
     from mmlabel.predictor import Predictor
@@ -30,17 +31,7 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    return run_command(lambda: _predict(_parser().parse_args(arguments)))
-
-
-def _predict(options: argparse.Namespace) -> None:
-    try:
-        predict(options)
-    except BadPicture as error:
-        raise UserError(
-            f"{error.path} is not a readable picture ({error.reason}): replace the file, or leave"
-            " such rows without an answer with --on-bad-image skip"
-        ) from error
+    return run_command(lambda: predict(_parser().parse_args(arguments)))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -69,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         " (default: %(default)s)",
     )
     add("--batch-size", type=_at_least(1), default=64, help="rows at a time (default: %(default)s)")
-    add("--workers", type=_at_least(0), help="processes that decode (default: by processors)")
+    add("--workers", type=_at_least(0), help="processes that decode, at most one a core")
     return parser
 
 
@@ -103,10 +94,25 @@ def predict(options: argparse.Namespace) -> None:
         rows.notes.append("there are no captions: pictures alone decide")
     for note in rows.notes:
         say(printable(note))
+    try:
+        _label(predictor, rows, options)
+    except BadPicture as error:
+        row = next((n for n, row in enumerate(rows.rows, 1) if row.picture == error.path), None)
+        place = f"{options.what}: row {row}: " if row and _is_table(options.what) else ""
+        raise UserError(
+            f"{place}{error.path} is not a readable picture ({error.reason}): replace the file, or"
+            " leave such rows without an answer with --on-bad-image skip"
+        ) from error
+
+
+def _is_table(what: Path) -> bool:
+    return what.is_file() and what.suffix.lower() in (*TABLES, *JSON_LINES)
+
+
+def _label(predictor: "Predictor", rows: Rows, options: argparse.Namespace) -> None:
     if predictor.looks_at_pictures and options.on_bad_image == "error":
         _check_files(rows.rows)
-    one = not options.what.is_dir() and options.what.suffix.lower() not in (*TABLES, *JSON_LINES)
-    if one and options.out is None:
+    if not (options.out or options.what.is_dir() or _is_table(options.what)):
         written = Answers(sys.stdout, predictor, form="csv", **_columns(predictor, options))
         written.write(_answers(predictor, rows, options))
         return
@@ -122,8 +128,8 @@ def predict(options: argparse.Namespace) -> None:
     if bad := written.unreadable:
         more = f" and {bad - SHOWN:,} more" if bad > SHOWN else ""
         shown = printable(", ".join(written.examples))
-        say(f"{bad:,} pictures cannot be read and have no answer: {shown}{more}")
-    print(f"{rows.count:,} rows in {out}")
+        say(f"{count(bad, 'picture')} cannot be read, without an answer: {shown}{more}")
+    print(f"{count(rows.count, 'row')} in {out}")
 
 
 def _open(predictor: "Predictor", options: argparse.Namespace) -> Rows:
@@ -197,10 +203,10 @@ def _write(out: Path, predictor: "Predictor", rows: Rows, options: argparse.Name
         before = file.carried or None
         written = Answers(file, predictor, form=form, **columns, before=before)
         if file.rows:
-            say(f"going on after {file.rows:,} of {rows.count:,} rows")
+            say(f"going on after {file.rows:,} of {count(rows.count, 'row')}")
         if written.unreadable and options.on_bad_image == "error":
             raise UserError(
-                f"--resume: {written.unreadable:,} of the rows so far have no answer, as the"
+                f"--resume: {count(written.unreadable, 'row')} so far without an answer, as the"
                 " interrupted call had --on-bad-image skip: give that again"
             )
         found = _answers(predictor, rows.after(file.rows), options)

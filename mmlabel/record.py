@@ -16,6 +16,7 @@ from mmlabel.data.datamodule import CaptionedPictures
 from mmlabel.data.prepare import PreparedData
 from mmlabel.metrics import per_label
 from mmlabel.size import Size, sizes
+from mmlabel.wording import count
 
 PACKAGES = (
     "mmlabel torch torchvision pytorch-lightning hydra-core omegaconf torchmetrics gensim nltk"
@@ -117,7 +118,7 @@ def machine() -> str:
     """Where a figure was measured, in words: what the last digits of a score depend on, too."""
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ", no GPU"
     kind = f"{platform.machine()} ({torch.backends.cpu.get_cpu_capability()})"
-    return f"{platform.system()} {kind}, {torch.get_num_threads()} threads{gpu}"
+    return f"{platform.system()} {kind}, {count(torch.get_num_threads(), 'thread')}{gpu}"
 
 
 def commit() -> str | None:

@@ -105,8 +105,10 @@ def not_the_same(record: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
         if version != (was := record.get("versions", {}).get(name)):
             lines.append(f"{name} {version} (then {was or 'not recorded'})")
     for name, what in (("commit", "the code's commit is"), ("machine", "the machine is")):
-        if now[name] != record.get(name) or now[name] is None:
-            lines.append(f"{what} {now[name] or 'not known'} (then {record.get(name)})")
+        # Earlier versions wrote "1 threads".
+        then_there = str(record.get(name)).replace(", 1 threads", ", 1 thread")
+        if now[name] != then_there or now[name] is None:
+            lines.append(f"{what} {now[name] or 'not known'} (then {then_there})")
     known = record.get("inputs")
     if known is None:
         lines.append("the record, of an earlier version, has no digests of what the run read")

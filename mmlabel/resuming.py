@@ -16,6 +16,7 @@ from mmlabel.data.prepare import PreparedData
 from mmlabel.errors import UserError
 from mmlabel.options import shown
 from mmlabel.settings import Settings, differing, flatten, read_settings
+from mmlabel.wording import count
 
 # ---- Options --------------------------------------------------------------------------------
 
@@ -186,7 +187,7 @@ def check_length(settings: Settings, checkpoint: Checkpoint) -> None:
     if trainer.max_epochs is not None and trainer.max_epochs < checkpoint.epochs:
         raise UserError(
             f"trainer.max_epochs={trainer.max_epochs}, but {checkpoint.path} has trained"
-            f" {checkpoint.epochs} epochs already: give more"
+            f" {count(checkpoint.epochs, 'epoch')} already: give more"
         )
     schedule = settings.scheduler.name if settings.scheduler else "none"
     if schedule not in ("one_cycle", "cosine") or settings.resume_lr is not None:

@@ -9,7 +9,8 @@ import logging
 import sys
 from typing import TYPE_CHECKING
 
-from mmlabel.score_table import SCORES
+from mmlabel.score_table import SCORES, too_few
+from mmlabel.wording import count
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -85,12 +86,14 @@ def print_table(results: dict) -> None:
     ]
     if results["epochs"]:
         facts.append(
-            f"of which training {seconds['train']:.1f} s for {results['epochs']} epochs, the best"
-            f" of them epoch {results['best_epoch']}"
+            f"of which training {seconds['train']:.1f} s for {count(results['epochs'], 'epoch')},"
+            f" the best of them epoch {results['best_epoch']}"
         )
     if "detector" in seconds:
         rate = sum(results["rows"].values()) / max(seconds["detector"], 1e-9)
         facts.append(f"detection {seconds['detector']:.1f} s ({rate:.1f} pictures a second)")
     output.print(", ".join(facts))
+    if "test/loss" in results["scores"] and (warning := too_few(results["rows"]["test"])):
+        output.print(f"Careful: {warning}")
     for note in results["notes"]:
         output.print(f"Note: {printable(note)}")

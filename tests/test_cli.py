@@ -35,6 +35,7 @@ def run(*options: str, cwd: Path, code: int = 0) -> str:
     [
         (["lstm.layer=2"], 'there is no option "lstm.layer"; did you mean "lstm.layers"?'),
         (["backbone=vgg61"], 'there is no backbone="vgg61"; did you mean "vgg16"?'),
+        (["backbone=efficientnet_lite"], '"efficientnet_lite1" or "efficientnet_lite2"?'),
         (["optimiser=adam"], 'there is no option "optimiser"; did you mean "optimizer"?'),
         (["data=usyd"], "data.root must be given: data.root=VALUE"),
         (["data=usyd", "data.root=nowhere"], "nowhere"),

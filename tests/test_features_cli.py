@@ -228,7 +228,7 @@ def test_verify_says_which_store_is_damaged(stores, run):
     assert "2 rows whole; 13 bytes of rows that were not finished" in said
     name = stores[0].folder.name[:12]
     status, said = run("verify", "--key", name)
-    assert status == 0 and said.startswith(f"{name} (resnet50): 1 rows whole\n")
+    assert status == 0 and said.startswith(f"{name} (resnet50): 1 row whole\n")
 
 
 def test_parts_of_one_key_are_merged(stores, run, tmp_path):
@@ -265,7 +265,7 @@ def test_rows_are_exported_under_the_names_of_pictures(stores, run, tmp_path):
     (pictures / "unknown.txt").write_text("no picture of the store")
     name, out = stores[2].folder.name[:12], tmp_path / "out.npz"
     status, said = run("export", str(out), "--key", name, "--pictures", str(pictures))
-    assert status == 0 and "1 rows" in said and "1 files" in said
+    assert status == 0 and "1 row of" in said and "1 file of" in said
     with np.load(out) as arrays:
         assert arrays["ids"].tolist() == ["one.png"]
         assert (arrays["features"] == 1).all() and arrays["features"].shape == (1, 48)

@@ -174,12 +174,14 @@ def test_a_bad_picture_costs_its_own_row(
     out = tmp_path / "out.csv"
     assert run(best, tmp_path / "rows.jsonl", *common, "--out", out) == 1
     message = capsys.readouterr().err
+    assert "rows.jsonl: row 5: " in message
     assert "=missing.jpg is not a readable picture" in message and "--on-bad-image skip" in message
     assert "Traceback" not in message and not list(tmp_path.glob("*out*"))
     lines[4] = json.dumps({"picture": str(made / rows[4]["picture"]), "caption": "x"})
     (tmp_path / "cut.jsonl").write_text("\n".join(lines))
     assert run(best, tmp_path / "cut.jsonl", *common, "--out", out) == 1
-    assert "cut.jpg is not a readable picture" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "cut.jsonl: row 2: " in message and "cut.jpg is not a readable picture" in message
     assert not list(tmp_path.glob("*out*"))
     skip = (*common, "--on-bad-image", "skip")
     assert run(best, tmp_path / "rows.jsonl", *skip, "--out", out) == 0

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from fake_runs import write_fake_run
 
-from mmlabel.report import StudyReport, VariantSummary
+from mmlabel.report import StudyReport, VariantSummary, write_run_report
 from mmlabel.run_folder import read_results
 from mmlabel.study.printed import print_study
 from mmlabel.terminal import print_table, printable
@@ -26,6 +26,22 @@ def test_scores_and_labels_are_printed_and_names_are_shown_as_they_are(
     assert "Note: No [bold]vectors. At all" in said
     assert "0.250" in said and "0.125" in said and "0.750" in said
     assert "1,000 parameters" in said and "within the report's limit" in said
+
+
+@pytest.mark.parametrize(("rows", "said"), [(1, "1 test row:"), (29, "29 test rows:"), (30, "")])
+def test_scores_of_few_rows_say_so(
+    rows: int, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    write_fake_run(tmp_path, seed=0, noise=0.1, rows=rows)
+    results = read_results(tmp_path)
+    losses = {f"{split}/{name}": 0.5 for split in ("val", "test") for name in ("map", "loss")}
+    print_table(results | {"scores": results["scores"] | losses})
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.startswith(f"Careful: {said}") for line in lines if "Careful" in line] == (
+        [True] if said else []
+    )
+    page = write_run_report(tmp_path, None).read_text()
+    assert (said in page) if said else ("of so few" not in page)
 
 
 def test_a_studys_labels_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]):

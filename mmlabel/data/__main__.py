@@ -25,6 +25,7 @@ from mmlabel.errors import UserError
 from mmlabel.report.data_page import DataSet, write_data_page
 from mmlabel.settings import Settings
 from mmlabel.terminal import console, printable
+from mmlabel.wording import count
 
 HELP = """\
 What a data set holds, before anything is trained on it: rows and splits, labels with counts and
@@ -121,7 +122,7 @@ def _captions(
 
 def _print(found: DataSet) -> None:
     output = console(width=1000)
-    splits = ", ".join(f"{split} {count:,}" for split, count in found.rows.items())
+    splits = ", ".join(f"{split} {number:,}" for split, number in found.rows.items())
     output.print(f"rows: {found.total:,} ({splits})")
     _print_labels(found.labels, found.rows)
     lines = [*_label_lines(found.labels)]
@@ -145,7 +146,7 @@ def _print_labels(labels: Labels, rows: dict[str, int]) -> None:
         if other is not None:
             beside = f"{labels.names[other]} ({labels.together[place, other]:,})"
         counts = [labels.counts[split][place] for split in rows]
-        cells = [f"{count:,}" for count in (labels.together[place, place], *counts)]
+        cells = [f"{number:,}" for number in (labels.together[place, place], *counts)]
         name = printable(labels.names[place])
         table.add_row(str(labels.numbers[place]), name, *cells, printable(beside))
     console(width=1000).print(table)
@@ -154,7 +155,8 @@ def _print_labels(labels: Labels, rows: dict[str, int]) -> None:
 def _label_lines(labels: Labels) -> Iterator[str]:
     per_row = labels.per_row
     line = f"labels a row: {per_row.mean():.2f} on average, at most {per_row.max():,}"
-    yield f"{line}; {(per_row == 0).sum():,} rows have none, {(per_row == 1).sum():,} have one"
+    none, one = (per_row == 0).sum(), (per_row == 1).sum()
+    yield f"{line}; {count(none, 'row has', 'rows have')} none, {count(one, 'has', 'have')} one"
     if labels.unknown:
         yield f"not known: {labels.unknown:,} of {labels.per_row.size * len(labels.names):,} cells"
 
@@ -163,7 +165,7 @@ def _caption_lines(captions: Captions) -> Iterator[str]:
     lengths = captions.lengths
     middle, most = np.percentile(lengths, [50, 95]).round().astype(int)
     yield (
-        f"captions: {middle} words in the middle, 95 % have up to {most}, the longest"
+        f"captions: {count(middle, 'word')} in the middle, 95 % have up to {most}, the longest"
         f" {lengths.max():,}; {(lengths == 0).sum():,} are empty, {captions.repeated:,} rows have"
         " one that another row has, too"
     )
@@ -198,7 +200,7 @@ def _picture_lines(pictures: Pictures) -> Iterator[str]:
 
 
 def _groups(groups: Sequence) -> str:
-    return f"{len(groups):,} group{'' if len(groups) == 1 else 's'}"
+    return count(len(groups), "group")
 
 
 def _up_to_five(texts: Iterator[str]) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 
 from mmlabel import cache
 from mmlabel.errors import UserError
+from mmlabel.wording import count
 
 # Position = label number = COCO category id; COCO has no category 0 or 12.
 REPORT_LABELS = (
@@ -146,7 +147,8 @@ def check_ids(path: Path, ids: list[str], *, repeated: bool = False, hint: str =
             twice.append(f"{image_id} (rows {first_row[image_id]} and {row})")
     if twice and not repeated:
         raise UserError(
-            f"{path}: {len(twice)} image id(s) are there twice: {up_to_ten(twice)}{hint}"
+            f"{path}: {count(len(twice), 'image id is', 'image ids are')} there twice:"
+            f" {up_to_ten(twice)}{hint}"
         )
 
 
@@ -221,9 +223,9 @@ def _caption_notes(path: Path, captions: list[str]) -> list[str]:
     words = [caption.strip().lower() for caption in captions]
     notes = []
     if empty := words.count(""):
-        count = f"all {empty:,}" if empty == len(words) else f"{empty:,} of {len(words):,}"
-        notes.append(f"{path}: {count} captions are empty")
+        share = "all" if empty == len(words) else f"{empty:,} of"
+        notes.append(f"{path}: {share} {count(len(words), 'caption')} are empty")
     if null := sorted(set(words) & NULL_WORDS):
-        count = sum(word in NULL_WORDS for word in words)
-        notes.append(f"{path}: {count:,} captions are nothing but {' or '.join(null)}")
+        found = count(sum(word in NULL_WORDS for word in words), "caption is", "captions are")
+        notes.append(f"{path}: {found} nothing but {' or '.join(null)}")
     return notes

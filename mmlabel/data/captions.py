@@ -20,6 +20,7 @@ import numpy as np
 from mmlabel import network
 from mmlabel.cache import Arrays, fingerprint, kept
 from mmlabel.errors import UserError
+from mmlabel.wording import count
 
 PAD, UNKNOWN = 0, 1
 SPECIAL_WORDS = ["<pad>", "<unk>"]
@@ -227,7 +228,7 @@ def _notes_on_lengths(lengths: np.ndarray, uncut: np.ndarray | None) -> Iterator
     if uncut is not None:
         yield (
             f"{(uncut > lengths).sum():,} of {len(lengths):,} captions were cut to their first "
-            f"{lengths.max():,} words (the longest has {uncut.max():,})"
+            f"{count(lengths.max(), 'word')} (the longest has {uncut.max():,})"
         )
     empty = int((lengths == 0).sum())
     if empty and empty >= len(lengths) / 2:
@@ -312,7 +313,7 @@ def _lemmatise(
             "points (NLTK_DATA/corpora/wordnet.zip), or go without: captions.lemmas=none"
         )
     if problem:
-        note = f"{len(unknown)} words were not lemmatised: WordNet {problem}"
+        note = f"{count(len(unknown), 'word was', 'words were')} not lemmatised: WordNet {problem}"
         return forms | {word: word for word in unknown}, note
     if unknown:
         from nltk.stem import WordNetLemmatizer

@@ -13,6 +13,7 @@ import numpy as np
 
 from mmlabel.data.annotations import ABSENT, NULL_WORDS, Annotations, up_to_ten
 from mmlabel.errors import UserError, nearest
+from mmlabel.wording import count
 
 JSON = "json"  # a separator that is none: each cell is a list of its own
 
@@ -82,6 +83,7 @@ def names_in(
     labels = set().union(*lists)
     if not labels:
         raise UserError(f"{path} has no labels: label_names or num_labels must say which there are")
+    _check_not_mixed(path, lists, separator)
     # One number among the labels makes the others mistakes: names are not mixed with numbers.
     if not any(_INTEGER.fullmatch(label) for label in labels):
         _check_names(path, lists, labels, separator)
@@ -93,6 +95,28 @@ def names_in(
             "column, or give num_labels"
         )
     return [str(n) if n in numbers else "" for n in range(max(numbers, default=-1) + 1)]
+
+
+def _check_not_mixed(path: Path, lists: Sequence[Sequence[str]], separator: str) -> None:
+    """Refuse a number among names; a name among numbers is refused as having no number."""
+    times = Counter(label for row_labels in lists for label in row_labels)
+    numbers = [label for label in times if _INTEGER.fullmatch(label)]
+    names = [
+        label for label in times if label not in numbers and not _implausible(label, separator)
+    ]
+    if not numbers or sum(times[n] for n in numbers) >= sum(times[n] for n in names):
+        return
+    row, number = next(
+        (row, label)
+        for row, row_labels in enumerate(lists, start=1)
+        for label in row_labels
+        if label in numbers
+    )
+    raise UserError(
+        f'{path}: row {row}: "{number[:60]}" is a number among names of labels such as'
+        f' "{times.most_common(1)[0][0][:60]}": correct that cell, or, if it is a name, give all'
+        " names in data.label_names"
+    )
 
 
 def _number(label: str) -> int | None:
@@ -112,8 +136,8 @@ def _check_names(
                 )
     if len(labels) > max(1000, len(lists)):
         raise UserError(
-            f"{path} has {len(labels):,} labels in {len(lists):,} rows: check data.label_column "
-            f"and data.separator ({up_to_ten(sorted(labels))})"
+            f"{path} has {count(len(labels), 'label')} in {count(len(lists), 'row')}: check"
+            f" data.label_column and data.separator ({up_to_ten(sorted(labels))})"
         )
 
 
@@ -253,20 +277,20 @@ def one_hot(
             values[row, number] = value
     unsure = values == -1
     notes = []
-    if count := int(unsure.sum()):
+    if number := int(unsure.sum()):
         meaning = (
             "they are left out of loss and scores"
             if uncertain == "mask"
             else (f"they are taken as {uncertain}")
         )
         notes.append(
-            f"{path}: {count:,} of {values.size:,} labels are -1 or empty: {meaning} "
+            f"{path}: {number:,} of {values.size:,} labels are -1 or empty: {meaning} "
             "(data.uncertain)"
         )
     targets = (values == 1).astype(np.uint8)
     if uncertain == 1:
         targets[unsure] = 1
-    return OneHot(targets, ~unsure if count and uncertain == "mask" else None, notes)
+    return OneHot(targets, ~unsure if number and uncertain == "mask" else None, notes)
 
 
 def _one_hot_value(cell: object) -> int | None:
@@ -294,14 +318,19 @@ def label_summary(annotations: Annotations) -> list[str]:
     counts = {name: int(targets[:, n].sum()) for n, name in enumerate(names) if name}
     commonest = sorted(counts, key=lambda name: (-counts[name], name))[:10]
     shown = ", ".join(f"{name} {counts[name]:,}" for name in commonest)
-    lines = [f"{len(counts):,} labels in {len(annotations):,} rows; the commonest: {shown}"]
+    found = f"{count(len(counts), 'label')} in {count(len(annotations), 'row')}"
+    lines = [f"{found}; the commonest: {shown}"]
     rare = {
-        "occur once": sum(count == 1 for count in counts.values()),
-        "never occur": sum(count == 0 for count in counts.values()),
+        ("occurs once", "occur once"): sum(times == 1 for times in counts.values()),
+        ("never occurs", "never occur"): sum(times == 0 for times in counts.values()),
     }
-    lines += [f"{number:,} of the labels {what}" for what, number in rare.items() if number]
+    lines += [
+        count(number, *(f"of the labels {word}" for word in words))
+        for words, number in rare.items()
+        if number
+    ]
     if empty := int((~targets.any(axis=1)).sum()):
-        lines.append(f"{empty:,} rows have no label")
+        lines.append(f"{count(empty, 'row has', 'rows have')} no label")
     if alike := _alike(counts):
         lines.append(f"labels that differ only in capitals or spaces: {up_to_ten(alike)}")
     return lines

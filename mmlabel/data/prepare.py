@@ -18,6 +18,7 @@ from mmlabel.data.captions import (
 )
 from mmlabel.data.embeddings import Embeddings, check_coverage, load_embeddings
 from mmlabel.errors import UserError
+from mmlabel.wording import count
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ class PreparedData:
         if not len(rows):
             return
         names = ", ".join(self.annotations.ids[row] for row in rows[:10])
-        self.note(f"{len(rows)} rows left out, {why}: {names}")
+        self.note(f"{count(len(rows), 'row')} left out, {why}: {names}")
         self.rows = {split: np.setdiff1d(own, rows) for split, own in self.rows.items()}
         for split, own in self.rows.items():
             if len(own) == 0:

@@ -9,6 +9,7 @@ from mmlabel.cache import fingerprint, kept
 from mmlabel.data.sources.delimited import NotDelimited, column_number, parse_delimited
 from mmlabel.data.sources.text import read_text
 from mmlabel.errors import UserError, nearest
+from mmlabel.wording import count
 
 SPLITS = ("train", "val", "test")
 # Labels that are kept even. The library looks at all rows and all labels once for each label.
@@ -54,8 +55,8 @@ def split_rows(
     targets = targets[first_rows]
     if len(targets) < 3:
         raise UserError(
-            f"{len(targets)} labelled row(s) cannot be split into train, val and test: at least "
-            "3 are needed"
+            f"{count(len(targets), 'labelled row')} cannot be split into train, val and test: at"
+            " least 3 are needed"
         )
     split_of_picture = _kept(
         cache_dir,
@@ -106,8 +107,8 @@ def fold_rows(
         raise UserError(f"fold {fold} of {folds}: folds must be 2 or more, fold 0 to {folds - 1}")
     if len(targets) < max(folds, 4):
         raise UserError(
-            f"{len(targets)} labelled row(s) cannot be split into {folds} folds with a validation "
-            f"split: at least {max(folds, 4)} are needed"
+            f"{count(len(targets), 'labelled row')} cannot be split into {folds} folds with a "
+            f"validation split: at least {max(folds, 4)} are needed"
         )
     key: list = [targets.astype(np.uint8), folds, seed]
     if targets.shape[1] > MOST_EVEN:
@@ -166,7 +167,7 @@ def read_splits(file: Path, ids: Sequence[str]) -> dict[str, np.ndarray]:
             unknown.append(f"{image_id} (row {number})")
     if unknown:
         raise UserError(
-            f"{file}: {len(unknown)} image id(s) that the data does not have: "
+            f"{file}: {count(len(unknown), 'image id')} that the data does not have: "
             f"{', '.join(unknown[:10])}{', ...' if len(unknown) > 10 else ''}"
         )
     for name in SPLITS:

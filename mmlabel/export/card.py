@@ -10,6 +10,7 @@ from mmlabel.models.backbone_table import BACKBONES
 from mmlabel.run_folder import RunRecord, finished, read_run
 from mmlabel.score_table import SCORES
 from mmlabel.settings import Settings
+from mmlabel.wording import count
 
 
 def card(
@@ -34,7 +35,7 @@ def card(
     run = _run(folder)
     parts = [
         "# Model card",
-        f"Which of {len(labels)} labels a picture has: {', '.join(labels)}. It looks at"
+        f"Which of {count(len(labels), 'label')} a picture has: {', '.join(labels)}. It looks at"
         f" {_halves(settings)}. Made by mmlabel {__version__}.",
         "## How to use it\n\n"
         "`python run.py PICTURE --caption TEXT`, or in Python\n"
@@ -69,7 +70,7 @@ def _data(settings: Settings, run: RunRecord | None) -> str:
     name = f"data={data.name}" + (f" ({Path(file).name})" if file else "")
     if run is None:
         return f"{name}. How many rows is in the run's folder, which was not beside the checkpoint."
-    rows = ", ".join(f"{count:,} {split}" for split, count in run.results["rows"].items())
+    rows = ", ".join(f"{number:,} {split}" for split, number in run.results["rows"].items())
     return f"{name}: {rows} rows, labels as the data set gives them."
 
 

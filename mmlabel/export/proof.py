@@ -15,6 +15,7 @@ from mmlabel.errors import UserError
 from mmlabel.evidence import scores
 from mmlabel.export.runner import made_up_picture
 from mmlabel.predictor import Predictor, join
+from mmlabel.wording import count
 
 _SIZES = ((320, 240), (213, 320), (64, 64), (301, 299))
 _CAPTIONS = (
@@ -49,9 +50,9 @@ class Proof:
 
     def __str__(self) -> str:
         return (
-            f"on {self.rows:,} real rows probabilities differ by {self.difference:.1g} at most,"
-            f" {self.changed:,} labels are answered otherwise; micro-F1 {self.before:.4f} ->"
-            f" {self.after:.4f}"
+            f"on {count(self.rows, 'real row')} probabilities differ by {self.difference:.1g} at"
+            f" most, {count(self.changed, 'label is', 'labels are')} answered otherwise; micro-F1"
+            f" {self.before:.4f} -> {self.after:.4f}"
         )
 
 

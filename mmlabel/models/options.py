@@ -13,6 +13,7 @@ from pydantic import Field, StrictBool, model_validator
 from mmlabel.errors import UserError
 from mmlabel.models.backbone_table import BACKBONES
 from mmlabel.options import AtLeast0, Count, Group, Index, Positive, Share, Text
+from mmlabel.wording import count
 
 # ---- Pictures -------------------------------------------------------------------------------
 
@@ -311,7 +312,7 @@ class Ensemble(BothHalves):
         total = len(self.members)
         if total < 2:
             raise UserError(
-                f"model=ensemble with {total} network{'s' * (total != 1)}: give"
+                f"model=ensemble with {count(total, 'network')}: give"
                 " model.fusion_networks, model.image_networks and model.caption_networks that"
                 " make at least 2, or choose model=fusion"
             )
@@ -322,9 +323,9 @@ class Ensemble(BothHalves):
                 f" model.{'caption' if self.image_networks else 'image'}_networks=1 or"
                 " model.fusion_networks=1"
             )
-        for half, count in (("image", self.image_networks), ("caption", self.caption_networks)):
+        for half, networks in (("image", self.image_networks), ("caption", self.caption_networks)):
             weight = getattr(self, f"{half}_weight")
-            if weight < 1 and not count:
+            if weight < 1 and not networks:
                 raise UserError(
                     f"model.{half}_weight={weight:g} without a network of that half alone: add"
                     f" model.{half}_networks=1, or leave it out"

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from torch import Tensor, fx, nn
 
 from mmlabel.errors import UserError
+from mmlabel.wording import count
 
 # Where torchvision's and timm's networks keep their stages: one container of them, or one each.
 _CONTAINERS = ("blocks", "stages", "layers", "features", "trunk_output", "encoder.layers")
@@ -76,7 +77,7 @@ def split(network: nn.Module, *, trained: int, name: str, cells: bool = False) -
         )
     if trained >= len(ends):
         raise UserError(
-            f"backbone.unfreeze={trained}: {name} has {len(ends)} stages; give at most"
+            f"backbone.unfreeze={trained}: {name} has {count(len(ends), 'stage')}; give at most"
             f" {len(ends) - 1}, or backbone.frozen=false to train all of it"
         )
     last = ends[-trained - 1]

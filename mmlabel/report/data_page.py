@@ -11,7 +11,8 @@ from markupsafe import Markup
 from mmlabel.data.overview import Captions, Labels, Pictures
 from mmlabel.report.charts import Series, line_chart
 from mmlabel.report.gallery import PICTURE_BUDGET, thumbnail
-from mmlabel.report.pages import Section, chart_row, count, render, write_page
+from mmlabel.report.pages import Section, chart_row, render, write_page
+from mmlabel.wording import count
 
 MOST_LINES = 200  # of a table
 MOST_TOGETHER = 25  # labels in the table of those that occur together
@@ -44,8 +45,8 @@ def write_data_page(path: Path, found: DataSet, *, command: Sequence[str]) -> Pa
     warnings, pictures = [], found.pictures
     if pictures is not None and pictures.leaks:
         warnings.append(
-            f"{count(len(pictures.leaks), 'picture')} stand in several splits: scores on the test "
-            "rows are partly those of training rows."
+            f"{count(len(pictures.leaks), 'picture stands', 'pictures stand')} in several"
+            " splits: scores on the test rows are partly those of training rows."
         )
     if pictures is not None and pictures.unreadable:
         warnings.append(f"{count(len(pictures.unreadable), 'picture')} cannot be read.")
@@ -127,7 +128,7 @@ def _captions(captions: Captions) -> Markup:
     chart = line_chart(
         id="caption-lengths",
         heading="Length of captions",
-        note=f"Longest: {captions.lengths.max():,} words. Empty: {int(lengths[0]):,}. "
+        note=f"Longest: {count(int(captions.lengths.max()), 'word')}. Empty: {int(lengths[0]):,}. "
         f"Rows whose caption another row has, too: {captions.repeated:,}.",
         series=[Series("rows", shown.tolist(), lengths[shown].tolist(), 0)],
         x_label="words",

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmlabel.report.pages import asset, render
+from mmlabel.wording import count
 
 if TYPE_CHECKING:
     from mmlabel.predictor import Predictor
@@ -24,7 +25,10 @@ def demo_page(predictor: "Predictor", checkpoint: Path, *, most_bytes: int) -> s
     return render(
         "demo.html",
         title=f"Try {checkpoint.parent.name or checkpoint.name}",
-        facts=[f"model={predictor.settings.model.name}", f"{len(predictor.label_names)} labels"],
+        facts=[
+            f"model={predictor.settings.model.name}",
+            count(len(predictor.label_names), "label"),
+        ],
         checkpoint=str(checkpoint),
         most_bytes=most_bytes,
         pictures=predictor.looks_at_pictures,

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from mmlabel.report.pages import Section, count, render
+from mmlabel.report.pages import Section, render
 from mmlabel.run_folder import Predictions, RunRecord
+from mmlabel.wording import count
 
 if TYPE_CHECKING:
     from mmlabel.data.annotations import Annotations

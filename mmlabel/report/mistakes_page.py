@@ -12,8 +12,9 @@ from markupsafe import Markup
 from mmlabel.data.annotations import Annotations
 from mmlabel.label_errors import AnsweredRows, Suspicion
 from mmlabel.report.gallery import Card, Chip, Line, label_name, thumbnail
-from mmlabel.report.pages import Section, about, count, render, write_page
+from mmlabel.report.pages import Section, about, render, write_page
 from mmlabel.run_folder import RunRecord
+from mmlabel.wording import count
 
 PICTURE_BUDGET = 8_000_000  # characters of base64: more than other pages, which show fewer
 

@@ -17,6 +17,7 @@ from markupsafe import Markup
 from mmlabel.cache import atomic_write
 from mmlabel.report.tables import grouped, metric_name, sentence_case
 from mmlabel.run_folder import RunRecord
+from mmlabel.wording import count
 
 ROLES = {"train": "train on", "val": "select on", "test": "test on"}
 
@@ -125,11 +126,9 @@ def flat(settings: Mapping, prefix: str = "") -> dict[str, str]:
 def row_counts(run: RunRecord) -> list[str]:
     """How many rows the run was trained, selected and tested on, in words."""
     rows = run.results.get("rows", {})
-    return [f"{n:,} rows to {verb}" for split, verb in ROLES.items() if (n := rows.get(split))]
-
-
-def count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    return [
+        f"{count(n, 'row')} to {verb}" for split, verb in ROLES.items() if (n := rows.get(split))
+    ]
 
 
 def notes_of(runs: Sequence[RunRecord]) -> list[str]:

@@ -23,7 +23,7 @@ from mmlabel.report.pages import (
 )
 from mmlabel.report.tables import fixed, grouped
 from mmlabel.run_folder import RunRecord, read_run
-from mmlabel.score_table import SCORES
+from mmlabel.score_table import SCORES, too_few
 
 if TYPE_CHECKING:
     from mmlabel.data.annotations import Annotations
@@ -65,7 +65,7 @@ def write_run_report(run_folder: Path, annotations: "Annotations | None") -> Pat
         command=shlex.join(["python", "train.py", *(results.get("overrides") or [])]),
         question="",
         failed="",
-        warnings=[],
+        warnings=[f"{warning}."] if (warning := too_few(len(run.predictions.ids))) else [],
         notes=notes_of([run]),
     )
     path = Path(run_folder) / "report.html"

@@ -13,7 +13,6 @@ from mmlabel.report.pages import (
     Section,
     about,
     chart_row,
-    count,
     flat,
     notes_of,
     render,
@@ -30,6 +29,7 @@ from mmlabel.report.tables import (
     study_metrics,
 )
 from mmlabel.run_folder import RunRecord
+from mmlabel.wording import count
 
 
 def write_study_report(folder: Path, study: StudyReport) -> Path:

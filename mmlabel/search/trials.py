@@ -14,6 +14,7 @@ from mmlabel.errors import UserError
 from mmlabel.run_folder import empty, write_failure
 from mmlabel.search.space import Parameters, Range, write_experiment
 from mmlabel.training import train
+from mmlabel.wording import count
 
 try:
     import optuna
@@ -105,12 +106,12 @@ def run_trials(
         ended = "given up" if pruned else f"{monitor} {score:.4f}"
         log.info("trial %d of %d: %s with %s", done + 1, trials, ended, " ".join(given))
         best = study.best_trial
-        found = f"the best of {done + 1} trials: {monitor} {best.value:.4f}"
+        found = f"the best of {count(done + 1, 'trial')}: {monitor} {best.value:.4f}"
         command = f"python train.py --config-dir {folder} experiment=found"
         write_experiment(folder, overrides, best.params, f"{found}\n  {command}")
     best = study.best_trial
     shown = " ".join(f"{name}={_text(value)}" for name, value in best.params.items())
-    print(f"the best of {_done(study)} trials: {monitor} {best.value:.4f} with {shown}")
+    print(f"the best of {count(_done(study), 'trial')}: {monitor} {best.value:.4f} with {shown}")
     print(f"python train.py --config-dir {folder} experiment=found   trains and tests it")
 
 

@@ -90,7 +90,7 @@ def test_the_second_start_does_not_load_scikit_learn(tmp_path):
 
 
 def test_too_few_rows(tmp_path):
-    with pytest.raises(UserError, match=r"2 labelled row\(s\) cannot be split"):
+    with pytest.raises(UserError, match=r"2 labelled rows? cannot be split"):
         split_rows(random_targets(2), cache_dir=tmp_path)
 
 
@@ -162,7 +162,7 @@ def test_the_folds_are_those_of_the_splitter(tmp_path):
         (20, 1, 0, "folds must be 2 or more"),
         (20, 5, 5, "fold 5 of 5: .* fold 0 to 4"),
         (20, 5, -1, "fold -1 of 5"),
-        (4, 5, 0, r"4 labelled row\(s\) cannot be split into 5 folds"),
+        (4, 5, 0, r"4 labelled rows? cannot be split into 5 folds"),
         (3, 2, 0, "at least 4 are needed"),
     ],
 )
@@ -252,7 +252,7 @@ GOOD = "ImageID,split\na.jpg,train\nb.jpg,val\nc.jpg,test\n"
         ("ImageID,part\na.jpg,train\n", "no column split; its columns: ImageID, part"),
         (GOOD + "d.jpg,trian\n", r'row 4 \(d.jpg\): "trian" is not a split; did you mean "train"'),
         (GOOD + "d.jpg\n", "row 4 has 1 fields, but the header has 2"),
-        (GOOD + "z.jpg,train\n", r"1 image id\(s\) that the data does not have: z.jpg \(row 4\)"),
+        (GOOD + "z.jpg,train\n", r"1 image id that the data does not have: z.jpg \(row 4\)"),
         (GOOD + "a.jpg,test\n", r"row 4 \(a.jpg\): this image id is named twice"),
         ("ImageID,split\nb.jpg,val\nc.jpg,test\n", "no row has the split train"),
         ("ImageID,split\na.jpg,train\nc.jpg,test\n", "no row has the split val"),
@@ -269,7 +269,7 @@ def test_many_unknown_ids_are_listed_up_to_ten_with_the_total(tmp_path):
     rows = "".join(f"x{number}.jpg,train\n" for number in range(25))
     with pytest.raises(UserError) as error:
         read_splits(written(tmp_path, GOOD + rows), IDS)
-    assert "25 image id(s)" in str(error.value)
+    assert "25 image ids" in str(error.value)
     assert "x9.jpg" in str(error.value) and "x10.jpg" not in str(error.value)
 
 

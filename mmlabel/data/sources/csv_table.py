@@ -33,6 +33,7 @@ from mmlabel.data.sources.delimited import (
 from mmlabel.data.sources.json_lines import as_text, parse_json_lines
 from mmlabel.data.sources.text import read_text
 from mmlabel.errors import UserError
+from mmlabel.wording import count
 
 _JSON_LINES = (".jsonl", ".ndjson")
 _TABS = {"tab": "\t", "\\t": "\t"}  # as it can be written on a command line
@@ -241,9 +242,15 @@ def _listed_labels(
         lists,
         num_labels=len(names),
         numbers=numbers_of_names(names),
-        allowed=f"there are {len(names)} labels, with the numbers 0 to {len(names) - 1}",
+        allowed=_allowed(names),
     )
     return _Labels(names, (order != ABSENT).astype(np.uint8), order)
+
+
+def _allowed(names: Sequence[str]) -> str:
+    if len(names) == 1:
+        return "there is 1 label, with the number 0"
+    return f"there are {len(names)} labels, with the numbers 0 to {len(names) - 1}"
 
 
 def _one_hot_labels(
@@ -278,8 +285,8 @@ def _by_picture(
         check_ids(file, ids, hint=f"{hint} or all")
         if more := [ids[row] for row, of_row in enumerate(captions) if len(of_row) > 1]:
             raise UserError(
-                f"{file}: {len(more)} rows have several captions: {up_to_ten(more)}; give "
-                "data.several_captions=one or all"
+                f"{file}: {count(len(more), 'row has', 'rows have')} several captions:"
+                f" {up_to_ten(more)}; give data.several_captions=one or all"
             )
     for image_id, (first, *others) in rows_of_id.items():
         for row in others:

@@ -94,6 +94,12 @@ COLUMNS = "path,tags,text\n"
         (COLUMNS + "1.png,1,a\n1.png,1,b\n", {}, r"twice: 1.png \(rows 1 and 2\)"),
         (COLUMNS + ",1,a\n", {}, "row 1 has no image id"),
         (COLUMNS + "1.png,3 x,a\n", {}, r'row 1 \(1.png\): label "x" is not a number'),
+        (
+            COLUMNS + "1.png,cat,a\n2.png,dog 2019999,a\n3.png,cat,a\n",
+            {},
+            'row 2: "2019999" is a number among names of labels such as "cat"',
+        ),
+        (COLUMNS + "1.png,1 2,a\n2.png,cat,a\n", {}, r'row 2 \(2.png\): label "cat" is not a n'),
         (COLUMNS + "1.png,-1 3,a\n", {}, r"row 1 \(1.png\): label -1 is out of range"),
         (COLUMNS + "1.png,3,a\n", {"num_labels": 3}, "label 3 is out of range: .* 0 to 2"),
         (COLUMNS + "1.png,cat,a\n", {"num_labels": 3}, 'label "cat" is not a number'),
@@ -325,8 +331,8 @@ def test_the_summary_of_labels(tmp_path):
     lines = label_summary(any_csv(tmp_path, COLUMNS + rows + "12.png,,a\n"))
     assert lines == [
         "3 labels in 13 rows; the commonest: dog 12, cat 3, Dog 1",
-        "1 of the labels occur once",
-        "1 rows have no label",
+        "1 of the labels occurs once",
+        "1 row has no label",
         "labels that differ only in capitals or spaces: Dog, dog",
     ]
 
@@ -479,7 +485,7 @@ def test_a_list_of_captions_in_json_lines(tmp_path):
         {"path": "1.png", "tags": ["cat"], "text": ["a", "b"]},
         {"path": "2.png", "tags": ["cat"], "text": []},
     )
-    with pytest.raises(UserError, match="1 rows have several captions: 1.png"):
+    with pytest.raises(UserError, match="1 row has several captions: 1.png"):
         any_csv(tmp_path, text, file="set.jsonl")
     every = any_csv(tmp_path, text, file="set.jsonl", several_captions="all")
     assert every.ids == ["1.png", "1.png", "2.png"]
@@ -508,5 +514,5 @@ def test_empty_captions_are_counted(tmp_path):
     annotations = any_csv(tmp_path, COLUMNS + "1.png,cat,\n2.png,cat,nan\n3.png,cat,a\n")
     assert [note.partition(": ")[2] for note in annotations.notes] == [
         "1 of 3 captions are empty",
-        "1 captions are nothing but nan",
+        "1 caption is nothing but nan",
     ]

@@ -22,6 +22,7 @@ from mmlabel.data.annotations import Annotations
 from mmlabel.data.options import Coco
 from mmlabel.errors import UserError
 from mmlabel.former_settings import completed
+from mmlabel.no_effect import without_effect
 from mmlabel.report import StudyReport
 from mmlabel.run_folder import damage, failure, finished, hold
 from mmlabel.settings import Settings, read_settings
@@ -282,7 +283,7 @@ def _settings_of(overrides: tuple[str, ...]) -> Settings:
 
 def unused(overrides: list[str]) -> set[str]:
     """Those of the overrides that have no effect beside the others."""
-    return set(unused_options(overrides, settings_of(overrides)))
+    return set(unused_options(overrides, without_effect(settings_of(overrides))))
 
 
 def _whole_number(name: str, text: str) -> int:

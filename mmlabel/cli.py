@@ -7,7 +7,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -28,6 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mmlabel.errors import UserError, nearest
 from mmlabel.help import CONF, choices
+from mmlabel.no_effect import without_effect
 from mmlabel.options import declared, unknown
 from mmlabel.processes import (
     agreed,
@@ -37,7 +38,7 @@ from mmlabel.processes import (
     started,
 )
 from mmlabel.repeating import with_record
-from mmlabel.settings import OPTIONAL, Settings, flatten, option_names, read_settings
+from mmlabel.settings import Settings, flatten, option_names, read_settings
 from mmlabel.terminal import escape_what_is_missing, printable
 
 log = logging.getLogger(__name__)
@@ -229,26 +230,22 @@ def _check_override(item: Override) -> None:
         raise UserError(f"{item.key_or_group} follows from its group: give {group}={value}{hint}")
 
 
-def unused(overrides: Sequence[str], settings: Settings) -> list[str]:
-    """Those of the command line's overrides that have no effect on a run of `settings`."""
-    return [
-        text
+def unused(overrides: Sequence[str], idle: Mapping[str, str]) -> dict[str, str]:
+    """Those of the command line's overrides that set one of `idle`, see `no_effect`, with why."""
+    given = {
+        text: item.key_or_group.split("@")[0]
         for text, item in zip(overrides, parse(overrides), strict=True)
-        if (group := item.key_or_group.split(".")[0].split("@")[0]) in OPTIONAL
-        and getattr(settings, group) is None
-    ]
+    }
+    names = {text: key if key in idle else key.split(".")[0] for text, key in given.items()}
+    return {text: idle[name] for text, name in names.items() if name in idle}
 
 
-def refuse_unused(overrides: Sequence[str], settings: Settings) -> None:
-    """Raise UserError for options that the chosen model does not use.
-
-    A checkpoint has its own model, which options are compared with when it has been read.
-    """
-    if settings.ckpt_path is None and (left := unused(overrides, settings)):
-        raise UserError(
-            f"{' '.join(left)}: no effect with model={settings.model.name}, which does not use"
-            f" {left[0].lstrip('+~').split('=')[0].split('.')[0]}; leave it out"
-        )
+def refuse_unused(overrides: Sequence[str], idle: Mapping[str, str]) -> None:
+    """Raise UserError for overrides that set one of `idle`, see `no_effect`."""
+    left = unused(overrides, idle)
+    for why in left.values():
+        same = [text for text in left if left[text] == why]
+        raise UserError(f"{' '.join(same)}: no effect with {why}; leave it out")
 
 
 class BeforeRun(Callback):
@@ -258,7 +255,7 @@ class BeforeRun(Callback):
         with _answered():
             overrides = list(config.hydra.overrides.task)
             settings = settings_from(config, overrides)
-            refuse_unused(overrides, settings)
+            refuse_unused(overrides, without_effect(settings))
             check_processes(settings.trainer)
             _own_folder(config, "run")
 
@@ -335,10 +332,11 @@ def job_settings(config: DictConfig) -> tuple[Settings, list[str]]:
     """A job's settings, and what it goes without: options of a multirun that do not concern it."""
     settings = settings_from(config, task_overrides())
     check_processes(settings.trainer)
-    left = unused(task_overrides(), settings) if settings.ckpt_path is None else []
+    idle = without_effect(settings)
     if not is_multirun():
-        refuse_unused(task_overrides(), settings)
-    return settings, [f"no effect with model={settings.model.name}: {item}" for item in left]
+        refuse_unused(task_overrides(), idle)
+    left = unused(task_overrides(), idle)
+    return settings, [f"{text}: no effect with {why}" for text, why in left.items()]
 
 
 def task_overrides() -> list[str]:

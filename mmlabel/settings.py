@@ -135,6 +135,13 @@ class Settings(Group):
                 "data.batch_size=1: batch norm cannot train on one row at a time; use more rows a"
                 " batch, or model.head.batch_norm=false"
             )
+        if isinstance(self.model, Ensemble) and self.model.image_weight == 0:
+            if self.frozen_backbone and self.backbone and not self.backbone.unfreeze:
+                raise UserError(
+                    "model.image_weight=0 with a frozen backbone: a network of pictures alone that"
+                    " has no say in the answers is there to train the backbone; add"
+                    " backbone.unfreeze=N, or give model.image_networks=0"
+                )
         if self.resume_lr is not None and not (self.train and self.ckpt_path):
             raise UserError(
                 "resume_lr is for a run that is resumed: add ckpt_path=FOLDER/last.ckpt"

@@ -8,6 +8,7 @@ from hydra.core.override_parser.types import OverrideType
 
 from mmlabel.cli import load_settings, parse, refuse_unused, run_cli, unused
 from mmlabel.errors import UserError
+from mmlabel.no_effect import unused_groups
 from mmlabel.run_folder import hold
 from mmlabel.search.space import Space, load_space
 from mmlabel.study.launch import log_to_terminal
@@ -45,11 +46,13 @@ def main(given: Sequence[str] | None = None) -> None:
     space = load_space(arguments.space)
     overrides = _checked(arguments.options, space)
     settings = load_settings([*overrides, *(f"{key}={value}" for key, value in _OWN.items())])
-    refuse_unused(overrides, settings)
+    # Of single options what is chosen beside them decides.
+    idle = unused_groups(settings)
+    refuse_unused(overrides, idle)
     parameters = space.parameters
-    for option in unused([f"{name}=0" for name in parameters], settings):
+    for option, why in unused([f"{name}=0" for name in parameters], idle).items():
         name = option.removesuffix("=0")
-        print(f"{name} is not chosen: it has no effect with model={settings.model.name}")
+        print(f"{name} is not chosen: it has no effect with {why}")
         parameters = {key: allowed for key, allowed in parameters.items() if key != name}
     # Torch and Lightning take seconds: a mistake is answered before.
     from mmlabel.search.trials import run_trials

@@ -13,7 +13,7 @@ setup: .venv/installed ## create .venv and install, once
 	touch $@
 
 .venv/installed-test: .venv/installed
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[test,lite,yolo,search,launchers,mistakes,export,parquet]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[test,lite,yolo,search,launchers,mistakes,export,parquet,transformer]'
 	touch $@
 
 demo: .venv/installed ## train on the built-in data set and print its scores

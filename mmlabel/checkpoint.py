@@ -27,8 +27,10 @@ from mmlabel.errors import UserError, first_line
 from mmlabel.former_settings import completed
 from mmlabel.losses import Bce
 from mmlabel.models.build import BackboneSource, build_network
+from mmlabel.models.text_model import TextModel
 from mmlabel.settings import Settings, read_settings
 
+TRANSFORMER = "encoders.caption.transformer.model."  # before the names of its weights
 EMBEDDING = "encoders.caption.embedding.weight"  # the end of its name in a state dict
 
 
@@ -56,6 +58,14 @@ class SplitRecord(_Plain):
     """(n,) int64, of each image id."""
 
 
+class TextModelRecord(_Plain):
+    """A pretrained text transformer, but for its weights."""
+
+    name: str
+    config: dict[str, Any]
+    tokenizer: str
+
+
 class Content(_Plain):
     """The entry "mmlabel"."""
 
@@ -70,6 +80,8 @@ class Content(_Plain):
     rows: dict[str, SplitRecord] | None = None
     """By split, what the run was trained, selected and tested on; None in older checkpoints."""
     wandb_id: str | None = None
+    text_model: TextModelRecord | None = None
+    """The pretrained text transformer that reads captions, if one does."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +94,7 @@ class Checkpoint:
         vocabulary, label_names, pretrained, threshold, calibrated, rows: see `Content`.
         epochs: finished epochs.
         wandb_id: of the run in wandb, if it was logged there.
+        text_model: that reads captions, with its pretrained weights where they are frozen.
         state_dict: weights.
     """
 
@@ -95,6 +108,7 @@ class Checkpoint:
     rows: dict[str, SplitRecord] | None
     epochs: int
     wandb_id: str | None
+    text_model: TextModel | None
     state_dict: dict[str, torch.Tensor]
 
 
@@ -104,6 +118,7 @@ def content(
     *,
     pretrained: dict[str, str],
     wandb_id: str | None = None,
+    text_model: TextModel | None = None,
 ) -> dict[str, Any]:
     """What a run's checkpoints keep beside weights and threshold."""
     return {
@@ -114,6 +129,7 @@ def content(
         "pretrained": pretrained,
         "rows": {split: record.model_dump() for split, record in record_rows(prepared).items()},
         "wandb_id": wandb_id,
+        "text_model": text_model and text_model.plain(),
     }
 
 
@@ -186,8 +202,23 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         rows=own.rows,
         epochs=_finished_epochs(found, epoch),
         wandb_id=own.wandb_id,
+        text_model=_text_model(own.text_model, found["state_dict"]),
         state_dict=found["state_dict"],
     )
+
+
+def _text_model(
+    record: TextModelRecord | None, state: Mapping[str, torch.Tensor]
+) -> TextModel | None:
+    if record is None:
+        return None
+    # Where it is frozen, one stands for all networks of an ensemble.
+    own: dict[str, torch.Tensor] = {}
+    for key, value in state.items():
+        before, found, name = key.partition(TRANSFORMER)
+        if found:
+            own.setdefault(name, value)
+    return TextModel(**record.model_dump(), state=own)
 
 
 def _finished_epochs(checkpoint: Mapping[str, Any], epoch: int) -> int:
@@ -255,6 +286,8 @@ def _classifier_for(checkpoint: Checkpoint) -> Classifier:
             decoder=settings.decoder,
             num_words=len(checkpoint.vocabulary),
             embedding_dim=None if embedding is None else embedding.shape[1],
+            text=checkpoint.text_model,
+            text_options=settings.text_transformer,
         ),
         criterion=MeanOverKnown(
             settings.loss or Bce(name="bce"),

@@ -150,9 +150,11 @@ def _columns(info: StoreInfo) -> tuple[str, ...]:
 
 
 def _network(info: StoreInfo) -> str:
-    """The backbone, or the detector; one from a file is known by its weights."""
+    """The backbone, text transformer or detector; of a file it is known by its weights."""
     if "backbone" in info.key:
         return str(info.key["backbone"])
+    if "text" in info.key:
+        return f"{info.key['text']} {str(info.key.get('weights', '?'))[:8]}"
     return f"detector {info.key.get('detector') or str(info.key.get('weights', '?'))[:8]}"
 
 

@@ -27,6 +27,8 @@ def completed(saved: Mapping[str, Any]) -> dict[str, Any]:
     for group in _KINDS_APART:
         if group in values and values[group] is not None:
             values[group] = {k: v for k, v in values[group].items() if v is not None}
+    if values.get("lstm") is not None:
+        values.setdefault("caption", {"name": "bilstm"})
     embedding = values.get("embedding")
     if embedding is not None and embedding.get("kind") == "learned":
         embedding.pop("frozen", None)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from mmlabel.data.options import Coco, CsvTable, Scenes, Splits
 from mmlabel.models.options import DetectorFusion, DetectorModel, Ensemble
 from mmlabel.options import shown
-from mmlabel.settings import OPTIONAL, Settings
+from mmlabel.settings import OPTIONAL, Settings, why_unused
 
 # Of training, which a model that is not trained has none of.
 _OF_TRAINING = (
@@ -40,9 +40,9 @@ def without_effect(settings: Settings) -> dict[str, str]:
 
 
 def unused_groups(settings: Settings) -> dict[str, str]:
-    """The groups that the model does not use, each with why."""
-    why = f"model={settings.model.name}, which does not use"
-    return {group: f"{why} {group}" for group in OPTIONAL if getattr(settings, group) is None}
+    """The groups that the model, or its caption's half, does not use, each with why."""
+    idle = [group for group in OPTIONAL if getattr(settings, group) is None]
+    return {group: f"{why_unused(group, settings)}, which does not use {group}" for group in idle}
 
 
 Found = Iterator[tuple[str, str]]

@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 import torch
@@ -25,21 +25,22 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
 
 
 def parameter_groups(
-    network: nn.Module, *, lr: float, part: str, lr_scale: float
+    network: nn.Module, *, lr: float, lr_scales: Mapping[str, float]
 ) -> list[dict[str, object]]:
     """What of a network is trained, as torch's optimizers take it.
 
-    The weights whose names begin with `part` have `lr` times `lr_scale` as their learning rate, and
-    with another scale than 1 they are a group of their own, the last one.
+    The weights of each part of `lr_scales` ("encoders.image.backbone"; in an ensemble that of any
+    member) have `lr` times its scale as their learning rate, and with another scale than 1 they are
+    a group of their own, after that of all others.
     """
-    named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
-    own = [p for name, p in named if name.startswith(part)]
-    if lr_scale == 1 or not own:
-        return [{"params": [p for _, p in named]}]
-    return [
-        {"params": [p for name, p in named if not name.startswith(part)]},
-        {"params": own, "lr": lr * lr_scale, "lr_scale": lr_scale},
-    ]
+    left = [(f".{name}", p) for name, p in network.named_parameters() if p.requires_grad]
+    groups: list[dict[str, object]] = []
+    for part, scale in lr_scales.items():
+        own = [p for name, p in left if f".{part}." in name]
+        if scale != 1 and own:
+            left = [(name, p) for name, p in left if f".{part}." not in name]
+            groups.append({"params": own, "lr": lr * scale, "lr_scale": scale})
+    return [{"params": [p for _, p in left]}, *groups]
 
 
 def build_optimizer(

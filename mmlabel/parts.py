@@ -15,19 +15,24 @@ from mmlabel.cache import cache_folder, file_digest, fingerprint
 from mmlabel.checkpoint import Checkpoint, content, load_classifier
 from mmlabel.classifier import BACKBONE, Classifier
 from mmlabel.criterion import MeanOverKnown, positive_weights
+from mmlabel.data.caption_states import StoredStates
 from mmlabel.data.datamodule import CaptionedPictures, StoredFeatures
 from mmlabel.data.labels import label_summary
 from mmlabel.data.prepare import (
     PreparedData,
     with_captions,
     with_known_words,
+    with_tokens,
     without_captions,
 )
+from mmlabel.data.subwords import Subwords
 from mmlabel.data.transforms import shape_of
 from mmlabel.errors import UserError
 from mmlabel.losses import Bce
 from mmlabel.models.build import BackboneSource, FrozenFeatures, build_network
 from mmlabel.models.detectors import load_detector
+from mmlabel.models.text_model import FrozenStates, TextModel, load_text_model
+from mmlabel.models.text_options import ContextualEmbedding, TransformerCaption
 from mmlabel.optimizers import build_optimizer, build_scheduler, parameter_groups
 from mmlabel.resuming import check_rows
 from mmlabel.settings import Settings
@@ -61,7 +66,8 @@ def build(settings: Settings, resumed: Checkpoint | None, *, wandb_id: str | Non
     if not settings.train:
         assert settings.ckpt_path is not None
         loaded, _ = load_classifier(settings.ckpt_path)
-    prepared = prepare(settings, resumed)
+    text = text_model_for(settings, resumed)
+    prepared = prepare(settings, resumed, text)
     detector = None
     if settings.detector is not None:
         detector = load_detector(**settings.detector.model_dump(), label_names=prepared.label_names)
@@ -85,6 +91,11 @@ def build(settings: Settings, resumed: Checkpoint | None, *, wandb_id: str | Non
             batch_size=chosen.batch_size,
             workers=chosen.workers,
         )
+    states = None
+    if text and loaded is None and isinstance(settings.embedding, ContextualEmbedding):
+        states = StoredStates(
+            FrozenStates(text, text.build(layers=0)), storage=settings.embedding.storage
+        )
     data = CaptionedPictures(
         prepared,
         looks_at_pictures="image" in settings.inputs,
@@ -94,12 +105,13 @@ def build(settings: Settings, resumed: Checkpoint | None, *, wandb_id: str | Non
         workers=settings.data.workers,
         on_bad_image=settings.data.on_bad_image,
         seed=settings.seed,
-        group_by_length=settings.captions is not None and settings.captions.group_by_length,
+        group_by_length=settings.group_by_length,
         cache_dir=cache_folder(settings.cache_dir),
         stored=stored,
         detector=detector,
+        states=states,
     )
-    inputs = inputs_read(data, backbone, resumed)
+    inputs = inputs_read(data, backbone, text, resumed)
     if loaded is not None:
         assert resumed is not None
         if settings.threshold is not None:
@@ -108,23 +120,41 @@ def build(settings: Settings, resumed: Checkpoint | None, *, wandb_id: str | Non
             loaded.rows_trained = len(resumed.rows["train"].ids)
         return Run(prepared, data, loaded, resumed.pretrained, inputs)
     words = prepared.embeddings
+    source = words.source if words else "not used"
+    if text is not None:
+        source = f"{text.name} (text transformer)"
     pretrained = {
         "backbone": backbone.weights.description if backbone else "not used",
-        "embedding": words.source if words else "not used",
+        "embedding": source,
         "detector": f"{detector.name}, {detector.weights_used}" if detector else "not used",
     }
     classifier = new_classifier(
         settings,
         prepared,
         backbone=backbone,
+        text=text,
         stored=stored is not None and not stored.extractor.maps,
-        content=content(settings, prepared, pretrained=pretrained, wandb_id=wandb_id),
+        content=content(
+            settings, prepared, pretrained=pretrained, wandb_id=wandb_id, text_model=text
+        ),
     )
     return Run(prepared, data, classifier, pretrained, inputs)
 
 
+def text_model_for(settings: Settings, resumed: Checkpoint | None) -> TextModel | None:
+    """The text transformer that reads captions, of the checkpoint if there is one."""
+    chosen = settings.text_transformer
+    if chosen is None or resumed is not None:
+        return resumed and resumed.text_model
+    option = "caption.model" if isinstance(chosen, TransformerCaption) else "embedding.model"
+    return load_text_model(chosen.model, option=option, max_length=chosen.max_length)
+
+
 def inputs_read(
-    data: CaptionedPictures, backbone: BackboneSource | None, resumed: Checkpoint | None
+    data: CaptionedPictures,
+    backbone: BackboneSource | None,
+    text: TextModel | None,
+    resumed: Checkpoint | None,
 ) -> dict[str, str]:
     """A digest of each thing that a run reads, so that another run can tell what has changed.
 
@@ -144,6 +174,8 @@ def inputs_read(
         read["vectors"] = fingerprint(prepared.embeddings.matrix)
     if backbone is not None:
         read["backbone"] = backbone.digest
+    if text is not None and resumed is None:
+        read["text transformer"] = text.digest
     if data.detector is not None:
         read["detector"] = fingerprint(data.detector.key())
     if resumed is not None:
@@ -151,7 +183,9 @@ def inputs_read(
     return read
 
 
-def prepare(settings: Settings, resumed: Checkpoint | None) -> PreparedData:
+def prepare(
+    settings: Settings, resumed: Checkpoint | None, text: TextModel | None = None
+) -> PreparedData:
     """Rows, splits, captions and word vectors, as the model or the checkpoint needs them."""
     cache_dir = cache_folder(settings.cache_dir)
     annotations = settings.data.read(
@@ -174,8 +208,11 @@ def prepare(settings: Settings, resumed: Checkpoint | None) -> PreparedData:
             "the training split has 1 row: batch norm cannot train on one row at a time; use more"
             " rows, or model.head.batch_norm=false"
         )
-    captions, embedding = settings.captions, settings.embedding
-    if captions is None or embedding is None:
+    captions, embedding, reader = settings.captions, settings.embedding, settings.text_transformer
+    if reader is not None and text is not None:
+        tokenizer = Subwords(text.tokenizer)
+        prepared = with_tokens(annotations, rows, tokenizer, max_length=reader.max_length)
+    elif captions is None or embedding is None:
         prepared = without_captions(annotations, rows, resumed and resumed.vocabulary)
     elif resumed is not None and not settings.train:
         prepared = with_known_words(
@@ -203,6 +240,7 @@ def new_classifier(
     prepared: PreparedData,
     *,
     backbone: BackboneSource | None,
+    text: TextModel | None,
     stored: bool,
     content: dict[str, Any],
 ) -> Classifier:
@@ -226,6 +264,8 @@ def new_classifier(
         decoder=settings.decoder,
         num_words=len(prepared.vocabulary),
         embedding_dim=words.matrix.shape[1] if words else None,
+        text=text,
+        text_options=settings.text_transformer,
         embeddings=torch.from_numpy(words.matrix) if words else None,
         freeze_embeddings=bool(words and words.pretrained and getattr(embedding, "frozen", False)),
         embedding_dropout=embedding.dropout if embedding else 0.0,
@@ -262,11 +302,14 @@ def optimizer_for(settings: Settings) -> Callable[[torch.nn.Module, int], Any] |
     if chosen is None:
         return None
 
-    scale = settings.backbone.lr_scale if settings.backbone else 1.0
-    backbone = BACKBONE.removeprefix("network.")
+    scales = {}
+    if settings.backbone is not None:
+        scales[BACKBONE.removeprefix("network.").rstrip(".")] = settings.backbone.lr_scale
+    if isinstance(settings.caption, TransformerCaption):
+        scales["encoders.caption.transformer"] = settings.caption.lr_scale
 
     def configure(network: torch.nn.Module, steps: int) -> dict[str, Any]:
-        groups = parameter_groups(network, lr=chosen.lr, part=backbone, lr_scale=scale)
+        groups = parameter_groups(network, lr=chosen.lr, lr_scales=scales)
         optimizer = build_optimizer(groups, **chosen.model_dump())
         schedule = scheduler_for(settings)(optimizer, steps)
         return {"optimizer": optimizer} | ({"lr_scheduler": schedule} if schedule else {})

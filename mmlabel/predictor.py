@@ -15,6 +15,7 @@ from mmlabel.checkpoint import load_classifier
 from mmlabel.data.batches import Batch
 from mmlabel.data.captions import EncodedCaptions, encode_texts
 from mmlabel.data.pictures import BadPicture, as_rgb, decode, read_picture
+from mmlabel.data.subwords import Subwords
 from mmlabel.data.transforms import Size, stack_views, views_of
 from mmlabel.errors import UserError
 from mmlabel.models.backbones import Backbone
@@ -115,6 +116,7 @@ class Predictor:
         self.thresholds = every[self.label_numbers]
         self._classifier = classifier.to(self.device)
         self.vocabulary = read.vocabulary
+        self._tokenizer = read.text_model and Subwords(read.text_model.tokenizer)
         self.pretrained = read.pretrained
         self._all_names = read.label_names
         self._fastest = fastest
@@ -223,10 +225,14 @@ class Predictor:
         return self._classifier(batch)[:, self.label_numbers].float()
 
     def _encode(self, captions: Sequence[str]) -> EncodedCaptions:
-        settings = self.settings.captions
-        if settings is None or not any(captions):
+        settings, text = self.settings.captions, self.settings.text_transformer
+        if not self.looks_at_captions or not any(captions):
             return EncodedCaptions.empty(len(captions))
-        encoded = encode_texts(captions, self.vocabulary, max_length=settings.max_length)
+        if text is not None and self._tokenizer is not None:
+            encoded = self._tokenizer.encode(captions, max_length=text.max_length)
+        else:
+            assert settings is not None
+            encoded = encode_texts(captions, self.vocabulary, max_length=settings.max_length)
         self.notes += [note for note in encoded.notes if note not in self.notes]
         return encoded
 

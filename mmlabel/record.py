@@ -60,6 +60,7 @@ def describe(
         backbone=stored.backbone if stored else None,
         detector=data.detector,
         vocabulary=prepared.vocabulary,
+        tokenizer=prepared.tokenizer,
     )
     size = sum(parts.values(), Size())
     if data.detector is not None:

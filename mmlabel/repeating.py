@@ -126,6 +126,7 @@ _READ = {
     "pictures": "the content of the pictures has",
     "words": "the words made of the captions (tokens, WordNet's lemmas) have",
     "vectors": "the word vectors have",
+    "text transformer": "the text transformer has",
     "backbone": "the backbone's weights have",
     "detector": "the detector has",
     "checkpoint": "the checkpoint has",

@@ -35,6 +35,7 @@ from mmlabel.models.options import (
     Lstm,
     Model,
 )
+from mmlabel.models.text_options import Caption, TextTransformer
 from mmlabel.options import Count, Group, Positive, Text, declared, discriminator, validate
 from mmlabel.score_table import MONITORED, SCORES
 from mmlabel.training_options import (
@@ -52,7 +53,7 @@ MISSING = "???"  # Hydra's word for a value that has to be given
 Calibrated = Literal["auto", "per_label", "cv", "cv_per_label"]  # ways to find a threshold
 
 # The groups that a model uses, of those that not all models do.
-_CAPTION = ("captions", "embedding", "lstm")
+_CAPTION = ("caption", "captions", "embedding", "lstm")
 _TRAINED = ("optimizer", "scheduler")
 USES: dict[str, tuple[str, ...]] = {
     "fusion": ("backbone", "features", *_CAPTION, "loss", *_TRAINED),
@@ -109,6 +110,7 @@ class Settings(Group):
     model: Model
     backbone: Backbone | None = None
     features: Features | None = None
+    caption: Caption | None = None
     captions: Captions | None = None
     embedding: Embedding | None = None
     lstm: Lstm | None = None
@@ -198,6 +200,20 @@ class Settings(Group):
         return self.backbone is not None and self.backbone.frozen
 
     @property
+    def text_transformer(self) -> TextTransformer | None:
+        """The pretrained text transformer that reads captions, if one does."""
+        for group in (self.caption, self.embedding):
+            if isinstance(group, TextTransformer):
+                return group
+        return None
+
+    @property
+    def group_by_length(self) -> bool:
+        """Whether training batches are of captions of similar length."""
+        reading = self.text_transformer or self.captions
+        return reading is not None and reading.group_by_length
+
+    @property
     def has_batch_norm(self) -> bool:
         """Whether the network to be trained has batch norms of its own."""
         model = self.model
@@ -240,7 +256,21 @@ def groups_used(values: Mapping[str, Any]) -> set[str]:
     used = set(USES[model])
     if model == "decoder" and (values.get("decoder") or {}).get("caption"):
         used |= set(_CAPTION)
+    # A tokenizer of its own makes tokens of captions, a transformer encodings of these.
+    if (values.get("caption") or {}).get("name") == "transformer":
+        used -= {"captions", "embedding", "lstm"}
+    elif (values.get("embedding") or {}).get("kind") == "contextual":
+        used -= {"captions"}
     return used
+
+
+def why_unused(group: str, settings: Settings) -> str:
+    """The choice by which a group of OPTIONAL is not used ("model=image_only")."""
+    if group in _CAPTION and "caption" in settings.inputs:
+        if settings.caption is not None and settings.caption.name == "transformer":
+            return "caption=transformer"
+        return "embedding=contextual"
+    return f"model={settings.model.name}"
 
 
 def read_settings(values: Mapping[str, Any]) -> Settings:

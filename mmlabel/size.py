@@ -14,6 +14,7 @@ from mmlabel.errors import UserError
 if TYPE_CHECKING:
     from mmlabel.data.captions import Vocabulary
     from mmlabel.data.feature_store import PictureScorer
+    from mmlabel.data.subwords import Subwords
 
 # Where in the network, or in a member of an ensemble, a part's weights are; the first that fits
 # names it.
@@ -21,6 +22,7 @@ _PARTS = {
     "encoders.image.backbone": "backbone",
     "encoders.image": "image projection",
     "encoders.caption.embedding": "word vectors",
+    "encoders.caption.transformer": "text transformer",
     "encoders.caption": "caption encoder",
     "join": "fusion",
     "head": "head",
@@ -47,6 +49,7 @@ def sizes(
     backbone: nn.Module | None = None,
     detector: PictureScorer | None = None,
     vocabulary: Vocabulary | None = None,
+    tokenizer: Subwords | None = None,
     half: bool = False,
 ) -> dict[str, Size]:
     """The size of each part that a prediction needs, by its name, in the precision it is kept in.
@@ -56,6 +59,7 @@ def sizes(
         backbone: that gave its features, where they stand in for pictures.
         detector: that gave its scores.
         vocabulary: the words whose vectors the network has.
+        tokenizer: of its text transformer.
         half: whether training will bring the network's numbers to 16 bits.
     """
     found: dict[str, Size] = {}
@@ -72,6 +76,8 @@ def sizes(
     if vocabulary is not None and "word vectors" in found:
         texts = [*vocabulary.words, *(vocabulary.forms or {})]
         found["words"] = Size(megabytes=sum(len(text.encode()) for text in texts) / 1e6)
+    if tokenizer is not None:
+        found["tokenizer"] = Size(megabytes=len(tokenizer.definition.encode()) / 1e6)
     return found
 
 

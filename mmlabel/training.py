@@ -206,6 +206,7 @@ def size_of(run: Run, settings: Settings) -> dict[str, Size]:
         backbone=stored.backbone if stored else None,
         detector=run.data.detector,
         vocabulary=run.prepared.vocabulary,
+        tokenizer=run.prepared.tokenizer,
         half=settings.trainer.precision in ("16-true", "bf16-true"),
     )
 

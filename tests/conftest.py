@@ -67,7 +67,7 @@ def _fits(option: str, overrides: tuple[str, ...]) -> bool:
     if option.startswith("data.rows="):
         return not {"data=csv", "data=usyd", "data=coco"}.intersection(overrides)
     if option.startswith("embedding.dim="):
-        return not {"embedding=glove", "embedding=file"}.intersection(overrides)
+        return not {"embedding=glove", "embedding=file", "embedding=contextual"} & set(overrides)
     return True
 
 

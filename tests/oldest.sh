@@ -29,7 +29,7 @@ for end in $ends; do
     fi
     "$python" -m venv "$folder/$end"
     "$folder/uv/bin/uv" pip install --quiet --python "$folder/$end/bin/python" \
-        --resolution "$resolution" -e '.[test,lite,search,launchers,mistakes,export,parquet]'
+        --resolution "$resolution" -e '.[test,lite,search,launchers,mistakes,export,parquet,transformer]'
     echo "== $end: $("$folder/$end/bin/python" --version)"
     "$folder/uv/bin/uv" pip list --quiet --python "$folder/$end/bin/python" |
         grep -E '^(torch|torchvision|pytorch-lightning|hydra-core|torchmetrics|wandb|numpy|pydantic) '

@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from mmlabel.optimizers import OPTIMIZERS, build_optimizer, build_scheduler, planned_steps
+from mmlabel.optimizers import (
+    OPTIMIZERS,
+    build_optimizer,
+    build_scheduler,
+    parameter_groups,
+    planned_steps,
+)
 
 
 def one_parameter() -> nn.Parameter:
@@ -104,3 +110,23 @@ def test_for_how_many_steps_a_schedule_was_laid_out() -> None:
         assert planned_steps(plan["scheduler"]) == 9
     plateau = build_scheduler(sgd(), name="plateau", steps=9, monitor="val/map", mode="max")
     assert planned_steps(plateau["scheduler"]) is None
+
+
+def test_parts_of_a_network_and_of_its_members_have_rates_of_their_own() -> None:
+    network = nn.ModuleDict(
+        {"head": nn.Linear(1, 1), "encoders": nn.ModuleDict({"a": nn.Linear(1, 1, bias=False)})}
+    )
+    member = nn.ModuleDict(
+        {"encoders": nn.ModuleDict({"b": nn.Linear(1, 1), "bb": nn.Linear(1, 1)})}
+    )
+    network["members"] = nn.ModuleList([member])
+    network["encoders"]["a"].requires_grad_(True)
+    network["head"].bias.requires_grad_(False)
+    scales = {"encoders.a": 0.5, "encoders.b": 0.1, "encoders.nowhere": 3.0}
+    rest, first, second = parameter_groups(network, lr=2.0, lr_scales=scales)
+    own = member["encoders"]
+    assert rest == {"params": [network["head"].weight, *own["bb"].parameters()]}
+    assert first == {"params": [network["encoders"]["a"].weight], "lr": 1.0, "lr_scale": 0.5}
+    assert second == {"params": [*own["b"].parameters()], "lr": 0.2, "lr_scale": 0.1}
+    (every,) = parameter_groups(network, lr=2.0, lr_scales={"encoders.a": 1.0})
+    assert len(every["params"]) == 6 and every.keys() == {"params"}

@@ -22,6 +22,7 @@ from mmlabel.data.overview import (
     pictures_of,
 )
 from mmlabel.errors import UserError
+from mmlabel.models.options import Captions as CaptionOptions
 from mmlabel.report.data_page import DataSet, write_data_page
 from mmlabel.settings import Settings
 from mmlabel.terminal import console, printable
@@ -97,15 +98,15 @@ def look_at(settings: Settings) -> DataSet:
 def _captions(
     settings: Settings, annotations: Annotations, training: np.ndarray
 ) -> tuple[Captions, list[str]]:
-    cache_dir, chosen = cache_folder(settings.cache_dir), settings.captions
-    assert chosen is not None and settings.embedding is not None
+    # Of captions that go to a transformer as they are written, the words are of interest, too.
+    cache_dir, chosen = cache_folder(settings.cache_dir), settings.captions or CaptionOptions()
     # What cannot be had is a note here: the rest is worth knowing all the same.
     tokenised = tokenise(
         annotations.captions, lemmas=chosen.lemmas, cache_dir=cache_dir, on_missing="continue"
     )
     vocabulary = Vocabulary.build(tokenised, training, min_count=chosen.min_count)
     embeddings, notes = None, list(tokenised.notes)
-    if settings.embedding.kind in ("glove", "file"):
+    if settings.embedding and settings.embedding.kind in ("glove", "file"):
         embeddings = load_embeddings(
             vocabulary,
             **settings.embedding.model_dump(exclude={"frozen", "dropout"}),

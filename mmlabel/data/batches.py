@@ -24,7 +24,8 @@ class Batch(NamedTuple):
     """
 
     image: Tensor | None  # (B, 3, H, W) uint8 pictures, or (B, F) stored rows (see models.fusion)
-    tokens: Tensor  # (B, T) int64; 0 is padding, 1 an unknown word
+    # (B, T) int64; 0 is padding, 1 an unknown word; or a text transformer's states (B, T, D)
+    tokens: Tensor
     lengths: Tensor  # (B,) int64 number of tokens; 0 for an empty caption
     targets: Tensor  # (B, num_labels) float32, 0 or 1
     rows: Tensor  # (B,) int64 position of each row within its split
@@ -170,6 +171,8 @@ class SplitRows(Dataset):
         pictures: files to decode for the image half, or None.
         features: (R, F) of a feature store, with `feature_rows` (n, 2) saying where each row's
             plain and flipped features are; or None.
+        states: (R, D) of a frozen text transformer, whose rows are what `captions` then number; or
+            None.
     """
 
     def __init__(
@@ -182,6 +185,7 @@ class SplitRows(Dataset):
         pictures: list[Path] | None = None,
         features: torch.Tensor | None = None,
         feature_rows: np.ndarray | None = None,
+        states: torch.Tensor | None = None,
         image_size: Size,
         upright: bool,
     ) -> None:
@@ -193,6 +197,7 @@ class SplitRows(Dataset):
         self.pictures = pictures
         self.features = features
         self.feature_rows = None if feature_rows is None else torch.from_numpy(feature_rows)
+        self.states = states
         self.image_size = image_size
         self.upright = upright
 
@@ -203,13 +208,18 @@ class SplitRows(Dataset):
         rows, flipped = torch.from_numpy(index[0]), torch.from_numpy(index[1])
         return Batch(
             image=self._images(rows, flipped),
-            tokens=torch.from_numpy(self.captions.pad(index[0])),
+            tokens=self._tokens(index[0]),
             lengths=self.lengths[rows],
             targets=self.targets[rows].float(),
             rows=rows,
             ids=self.ids[index[0]].tolist(),
             known=None if self.known is None else self.known[rows],
         )
+
+    def _tokens(self, rows: np.ndarray) -> torch.Tensor:
+        tokens = torch.from_numpy(self.captions.pad(rows))  # (B, T)
+        # What stands in the padding is any state: it is looked at no more than a padding's number.
+        return tokens if self.states is None or not len(self.states) else self.states[tokens]
 
     def _images(self, rows: torch.Tensor, flipped: torch.Tensor) -> torch.Tensor | None:
         if self.features is not None and self.feature_rows is not None:

@@ -62,7 +62,7 @@ class TokenisedCaptions:
             return self
         ends = self.offsets[:-1] + np.minimum(lengths, max_length)
         kept = np.arange(len(self.ids)) < np.repeat(ends, lengths)  # (tokens,)
-        offsets = _offsets(np.minimum(lengths, max_length))
+        offsets = offsets_of(np.minimum(lengths, max_length))
         uncut = lengths if self.uncut is None else self.uncut
         return replace(self, ids=self.ids[kept], offsets=offsets, uncut=uncut)
 
@@ -91,7 +91,7 @@ class EncodedCaptions:
     def take(self, rows: np.ndarray) -> "EncodedCaptions":
         """These captions, in this order."""
         lengths = self.lengths[rows]
-        offsets = _offsets(lengths)
+        offsets = offsets_of(lengths)
         shift = np.repeat(self.offsets[:-1][rows] - offsets[:-1], lengths)
         return EncodedCaptions(self.ids[np.arange(offsets[-1]) + shift], offsets, self.notes)
 
@@ -230,13 +230,18 @@ def _notes_on_lengths(lengths: np.ndarray, uncut: np.ndarray | None) -> Iterator
             f"{(uncut > lengths).sum():,} of {len(lengths):,} captions were cut to their first "
             f"{count(lengths.max(), 'word')} (the longest has {uncut.max():,})"
         )
+    yield from notes_on_empty(lengths)
+
+
+def notes_on_empty(lengths: np.ndarray) -> Iterator[str]:
+    """A note where most captions of these lengths (N,) are empty."""
     empty = int((lengths == 0).sum())
     if empty and empty >= len(lengths) / 2:
         share = "all" if empty == len(lengths) else f"{empty:,} of"
         yield f"{share} {len(lengths):,} captions have no word in them: are they of this data?"
 
 
-def _offsets(lengths: np.ndarray) -> np.ndarray:
+def offsets_of(lengths: np.ndarray) -> np.ndarray:
     """(N + 1,) int64: where captions of these lengths begin, and the end of the last."""
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
 
@@ -261,7 +266,7 @@ def _split(captions: Sequence[str]) -> TokenisedCaptions:
     return TokenisedCaptions(
         words=list(index),
         ids=np.asarray(ids, dtype=np.int32),
-        offsets=_offsets(np.asarray(lengths, dtype=np.int64)),
+        offsets=offsets_of(np.asarray(lengths, dtype=np.int64)),
     )
 
 

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from mmlabel.cache import fingerprint
 from mmlabel.data.batches import Batch, EpochBatches, RepeatedBatches, SplitRows
+from mmlabel.data.caption_states import StoredStates, caption_states
 from mmlabel.data.digests import digests_folder, picture_digests, unreadable_pictures
 from mmlabel.data.feature_store import FeatureStore, Filled, PictureScorer, detector_scores
 from mmlabel.data.prepare import SPLITS, PreparedData
@@ -85,6 +86,7 @@ class CaptionedPictures(pl.LightningDataModule):
         cache_dir: where prepared data is kept between runs.
         stored: the frozen backbone whose stored features stand in for the pictures, or None.
         detector: whose scores of the pictures stand in for them, or None.
+        states: of the frozen text transformer, which stand in for captions, or None.
 
     Attributes:
         detector_seconds: what detection took, now or when its scores were stored.
@@ -107,6 +109,7 @@ class CaptionedPictures(pl.LightningDataModule):
         cache_dir: Path,
         stored: StoredFeatures | None = None,
         detector: PictureScorer | None = None,
+        states: StoredStates | None = None,
     ) -> None:
         super().__init__()
         self.prepared = prepared
@@ -121,20 +124,39 @@ class CaptionedPictures(pl.LightningDataModule):
         self.cache_dir = cache_dir
         self.stored = stored
         self.detector = detector
+        self.states = states
         self.detector_seconds = 0.0
         self.features: torch.Tensor | None = None
         self.features_key: dict[str, object] | None = None
         self._feature_rows: np.ndarray | None = None  # (N, 2) of the whole data set
-        self._has_looked = False  # at the pictures, in `setup`
+        self._states: torch.Tensor | None = None  # (R, D)
+        self._captions = prepared.captions  # or, of each token, the row of its state
+        self._is_ready = False
 
     def setup(self, stage: str) -> None:
         """Called by Lightning in every process: have the pictures checked or their features ready.
 
         Raises UserError for a picture that cannot be read, unless on_bad_image is "skip".
         """
-        if not self.looks_at_pictures or self._has_looked:
+        if self._is_ready:
             return
-        self._has_looked = True
+        self._is_ready = True
+        if self.states is not None:
+            self._fill_states(self.states)
+            self.states = None  # with the transformer in it, which is not needed any more
+        if self.looks_at_pictures:
+            self._look()
+
+    def _fill_states(self, states: StoredStates) -> None:
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        try:
+            self._states, self._captions = caption_states(
+                self.prepared.captions, states, cache_dir=self.cache_dir, device=device
+            )
+        except StoreUnavailable as reason:
+            self.prepared.note(f"{reason}; the text transformer runs in every epoch instead")
+
+    def _look(self) -> None:
         if self.detector is not None:
             self._detect(self.detector)
             return
@@ -305,7 +327,8 @@ class CaptionedPictures(pl.LightningDataModule):
             ids=part.ids,
             targets=part.targets,
             known=part.known,
-            captions=prepared.captions.take(rows),
+            captions=self._captions.take(rows),
+            states=self._states,
             pictures=part.pictures if live else None,
             features=self.features,
             feature_rows=None if self._feature_rows is None else self._feature_rows[rows],

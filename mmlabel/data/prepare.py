@@ -9,6 +9,7 @@ import numpy as np
 
 from mmlabel.data.annotations import Annotations
 from mmlabel.data.captions import (
+    SPECIAL_WORDS,
     EncodedCaptions,
     TokenisedCaptions,
     Vocabulary,
@@ -17,6 +18,7 @@ from mmlabel.data.captions import (
     tokenise,
 )
 from mmlabel.data.embeddings import Embeddings, check_coverage, load_embeddings
+from mmlabel.data.subwords import Subwords
 from mmlabel.errors import UserError
 from mmlabel.wording import count
 
@@ -36,6 +38,7 @@ class PreparedData:
         captions: all rows' captions as word numbers; 1 is an unknown word.
         embeddings: vectors of the vocabulary's words; None without captions, or with a vocabulary
             that came from a checkpoint.
+        tokenizer: of a pretrained text transformer, whose tokens the captions then are.
         coverage: shares of the words, and of the training tokens, that have a vector.
         notes: what the run has to go without.
     """
@@ -45,6 +48,7 @@ class PreparedData:
     vocabulary: Vocabulary
     captions: EncodedCaptions
     embeddings: Embeddings | None = None
+    tokenizer: Subwords | None = None
     coverage: tuple[float, float] | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -98,7 +102,7 @@ def without_captions(
     return PreparedData(
         annotations=annotations,
         rows=rows,
-        vocabulary=vocabulary or Vocabulary(["<pad>", "<unk>"]),
+        vocabulary=vocabulary or Vocabulary(SPECIAL_WORDS),
         captions=EncodedCaptions.empty(len(annotations)),
     )
 
@@ -114,6 +118,23 @@ def with_known_words(
     captions = encode_texts(annotations.captions, vocabulary, max_length=max_length)
     prepared = PreparedData(
         annotations=annotations, rows=rows, vocabulary=vocabulary, captions=captions
+    )
+    for note in captions.notes:
+        prepared.note(note)
+    return prepared
+
+
+def with_tokens(
+    annotations: Annotations, rows: dict[str, np.ndarray], tokenizer: Subwords, *, max_length: int
+) -> PreparedData:
+    """Captions as the tokens of a pretrained text transformer."""
+    captions = tokenizer.encode(annotations.captions, max_length=max_length)
+    prepared = PreparedData(
+        annotations=annotations,
+        rows=rows,
+        vocabulary=Vocabulary(SPECIAL_WORDS),
+        captions=captions,
+        tokenizer=tokenizer,
     )
     for note in captions.notes:
         prepared.note(note)

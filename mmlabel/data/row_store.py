@@ -57,7 +57,8 @@ class StoreInfo:
 class RowStore:
     """The rows of one backbone or detector. Make it with `RowStore.open`.
 
-    An entry is the SHA-256 of a picture file and one more byte, 33 bytes together.
+    An entry is the SHA-256 of a picture file, or of a caption's tokens, and one more byte, 33 bytes
+    together.
     """
 
     def __init__(self, folder: Path, *, width: int, dtype: str) -> None:

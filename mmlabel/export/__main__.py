@@ -125,6 +125,12 @@ def _is_empty(folder: Path) -> bool:
 
 
 def _check_kind(predictor: "Predictor") -> None:
+    if predictor.settings.text_transformer is not None:
+        raise UserError(
+            "a model whose captions a text transformer reads cannot be exported, as the runner has"
+            " no tokenizer for it; python -m mmlabel.predict and mmlabel.load take its checkpoint,"
+            " and caption=bilstm embedding=glove can be exported"
+        )
     model = predictor.settings.model.name
     if model not in ("fusion", "ensemble", "image_only", "caption_only"):
         reason = "answers one label after the other" if model == "decoder" else "needs its detector"

@@ -23,6 +23,9 @@ from mmlabel.models.engines import Engine, EngineName, Precision, build_extract,
 from mmlabel.models.ensemble import Ensemble
 from mmlabel.models.fusion import Head, ImageEncoder, LateFusion, fused_features
 from mmlabel.models.join import Join
+from mmlabel.models.text_model import TextModel
+from mmlabel.models.text_options import ContextualEmbedding, TransformerCaption
+from mmlabel.models.transformer_encoder import TransformerEncoder
 from mmlabel.models.weights import resolve_weights, weights_digest
 
 log = logging.getLogger(__name__)
@@ -157,8 +160,10 @@ def build_network(
     attention: str | None = None,
     lstm: options.Lstm | None,
     decoder: options.Decoder | None,
-    num_words: int,
-    embedding_dim: int | None,
+    num_words: int = 0,
+    embedding_dim: int | None = None,
+    text: TextModel | None = None,
+    text_options: TransformerCaption | ContextualEmbedding | None = None,
     embeddings: Tensor | None = None,
     freeze_embeddings: bool = False,
     embedding_dropout: float = 0.0,
@@ -174,10 +179,12 @@ def build_network(
             looks at no pictures.
         backbone: None when the image half of every batch holds features or scores.
         attention: of labels over the backbone's cells, one of ATTENTIONS; None: none.
-        lstm: of the caption half; None: the model looks at no captions.
+        lstm: of the caption half; None: it has none, or a transformer that is trained.
         decoder: options of model=decoder.
         num_words: size of the vocabulary, padding and unknown included.
         embedding_dim: numbers a word.
+        text: a pretrained transformer that reads captions, or None.
+        text_options: how: trained itself, or frozen and read by the BiLSTM.
         embeddings: (num_words, embedding_dim) word vectors to begin with, or None for random ones.
         freeze_embeddings: whether they stay as they are.
         embedding_dropout: share of whole words left out in training.
@@ -187,8 +194,25 @@ def build_network(
     if isinstance(model, options.DetectorModel):
         return DetectorScores()
 
+    # All networks of an ensemble read the states of one frozen transformer.
+    frozen = None
+    if text is not None and isinstance(text_options, ContextualEmbedding):
+        frozen = text.build(layers=0)
+
     def captions() -> Encoder:
-        assert lstm is not None and embedding_dim is not None
+        if isinstance(text_options, TransformerCaption):
+            assert text is not None
+            trained = text.build(layers=text_options.unfreeze)
+            return TransformerEncoder(trained, pooling=text_options.pooling)
+        assert lstm is not None
+        if isinstance(text_options, ContextualEmbedding):
+            return CaptionEncoder(
+                transformer=frozen,
+                states=getattr(torch, text_options.storage),
+                embedding_dropout=embedding_dropout,
+                **lstm.model_dump(),
+            )
+        assert embedding_dim is not None
         return CaptionEncoder(
             num_words=num_words,
             embedding_dim=embedding_dim,
@@ -208,7 +232,7 @@ def build_network(
         encoders: dict[str, Encoder] = {
             "image": ImageEncoder(features=image_features, backbone=backbone, attention=over_cells)
         }
-        if lstm is not None:
+        if lstm is not None or text is not None:
             encoders["caption"] = captions()
         return LabelDecoder(
             encoders=encoders,

@@ -1,4 +1,7 @@
-"""Captions to vectors: word embeddings and a bidirectional LSTM (report section 3.1.2)."""
+"""Captions to vectors: word embeddings and a bidirectional LSTM (report section 3.1.2).
+
+A frozen text transformer can stand in the place of the embeddings.
+"""
 
 from typing import Literal
 
@@ -9,6 +12,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from mmlabel.models.encoder import Encoder
 from mmlabel.models.padded_lstm import run_padded
+from mmlabel.models.text_model import TextTransformer
 
 
 class CaptionEncoder(Encoder):
@@ -17,6 +21,9 @@ class CaptionEncoder(Encoder):
     Args:
         num_words: size of the vocabulary, with 0 for padding and 1 for unknown words.
         embedding_dim: numbers per word.
+        transformer: a frozen one, whose states take the place of the words' vectors; then there is
+            no embedding. Batches that hold stored states go past it.
+        states: what the states are rounded to, as the stored ones are.
         embeddings: (num_words, embedding_dim) ready-made vectors; None: learned from scratch.
         freeze_embeddings: keep ready-made vectors as they are; learned ones are never frozen.
         hidden: numbers per direction; the encoding has 2 * hidden of them (the report's 256).
@@ -34,8 +41,10 @@ class CaptionEncoder(Encoder):
     def __init__(
         self,
         *,
-        num_words: int,
-        embedding_dim: int,
+        num_words: int = 0,
+        embedding_dim: int = 0,
+        transformer: TextTransformer | None = None,
+        states: torch.dtype = torch.float32,
         embeddings: Tensor | None = None,
         freeze_embeddings: bool = True,
         hidden: int = 128,
@@ -46,8 +55,11 @@ class CaptionEncoder(Encoder):
         pooling: Literal["last", "max"] = "last",
     ) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(num_words, embedding_dim, padding_idx=0)
-        if embeddings is not None:
+        self.transformer = transformer
+        self.states = states
+        if transformer is None:
+            self.embedding = nn.Embedding(num_words, embedding_dim, padding_idx=0)
+        if transformer is None and embeddings is not None:
             if embeddings.shape != (num_words, embedding_dim):
                 raise ValueError(
                     f"embeddings of shape {tuple(embeddings.shape)} for {num_words} words of "
@@ -58,7 +70,7 @@ class CaptionEncoder(Encoder):
             self.embedding.weight.requires_grad_(not freeze_embeddings)
         self.word_dropout = nn.Dropout1d(embedding_dropout)
         self.lstm = nn.LSTM(
-            embedding_dim,
+            embedding_dim if transformer is None else transformer.width,
             hidden,
             num_layers=layers,
             dropout=dropout if layers > 1 else 0.0,
@@ -72,15 +84,15 @@ class CaptionEncoder(Encoder):
         """Captions to encodings; H is `hidden`, doubled in the result when bidirectional.
 
         Args:
-            tokens: (B, T) int64.
+            tokens: (B, T) int64, or the transformer's stored states (B, T, width).
             lengths: (B,) int64 on the CPU; a caption of length 0 is encoded as zeros.
 
         Returns:
             (B, 2H) float32.
         """
         if tokens.shape[1] == 0:
-            tokens = pad(tokens, (0, 1))
-        words = self.word_dropout(self.embedding(tokens))  # (B, T, D)
+            tokens = pad(tokens, (0, 0) * (tokens.ndim - 2) + (0, 1))
+        words = self.word_dropout(self._vectors(tokens, lengths))  # (B, T, D)
         # A sequence of no steps cannot be run: an empty caption runs for one and is masked.
         steps = lengths.cpu().clamp(min=1)
         # A GPU's fused kernel takes packed sequences; a CPU's takes padded ones, in float32 alone.
@@ -90,6 +102,14 @@ class CaptionEncoder(Encoder):
         encoding = run(words, steps)  # (B, 2H)
         empty = (lengths == 0).to(encoding.device).unsqueeze(1)  # (B, 1)
         return encoding.masked_fill(empty, 0.0)
+
+    def _vectors(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        if tokens.ndim == 3:
+            return tokens.float()
+        if self.transformer is None:
+            return self.embedding(tokens)
+        with torch.no_grad():
+            return self.transformer(tokens, lengths).to(self.states).float()
 
     def _run_padded(self, words: Tensor, steps: Tensor) -> Tensor:
         outputs = run_padded(self.lstm, words, steps)  # of each direction (B, T, H)

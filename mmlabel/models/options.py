@@ -12,6 +12,7 @@ from pydantic import Field, StrictBool, model_validator
 
 from mmlabel.errors import UserError
 from mmlabel.models.backbone_table import BACKBONES
+from mmlabel.models.text_options import ContextualEmbedding
 from mmlabel.options import AtLeast0, Count, Group, Index, Positive, Share, Text
 from mmlabel.wording import count
 
@@ -205,7 +206,7 @@ class LearnedEmbedding(Group):
 
 
 Embedding = Annotated[
-    GloveEmbedding | FileEmbedding | Word2VecEmbedding | LearnedEmbedding,
+    GloveEmbedding | FileEmbedding | Word2VecEmbedding | LearnedEmbedding | ContextualEmbedding,
     Field(discriminator="kind"),
 ]
 

@@ -24,7 +24,11 @@ from mmlabel.models.ensemble import Ensemble
 from mmlabel.models.fusion import Head, ImageEncoder, LateFusion, fused_features
 from mmlabel.models.join import Join
 from mmlabel.models.text_model import TextModel
-from mmlabel.models.text_options import ContextualEmbedding, TransformerCaption
+from mmlabel.models.text_options import (
+    ContextualEmbedding,
+    TextTransformer,
+    TransformerCaption,
+)
 from mmlabel.models.transformer_encoder import TransformerEncoder
 from mmlabel.models.weights import resolve_weights, weights_digest
 
@@ -163,7 +167,7 @@ def build_network(
     num_words: int = 0,
     embedding_dim: int | None = None,
     text: TextModel | None = None,
-    text_options: TransformerCaption | ContextualEmbedding | None = None,
+    text_options: TextTransformer | None = None,
     embeddings: Tensor | None = None,
     freeze_embeddings: bool = False,
     embedding_dropout: float = 0.0,

@@ -5,10 +5,12 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from mmlabel.losses import LossOptions
 
-Criterion = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # of logits, targets and known
+# Of logits, targets, known and, where there is one, the teacher's logits.
+Criterion = Callable[..., Tensor]
 
 
 def positive_weights(
@@ -45,12 +47,23 @@ class MeanOverKnown(nn.Module):
     Args:
         loss: its formula and options.
         pos_weight: (num_labels,) see `positive_weights`; read by a loss that weighs positives.
+        teacher_weight: w, the share of the loss that is taken against a teacher's answers.
+        temperature: T, what both sides' logits are divided by there.
     """
 
     pos_weight: Tensor | None
 
-    def __init__(self, loss: LossOptions, *, pos_weight: np.ndarray | None = None) -> None:
+    def __init__(
+        self,
+        loss: LossOptions,
+        *,
+        pos_weight: np.ndarray | None = None,
+        teacher_weight: float = 0.0,
+        temperature: float = 1.0,
+    ) -> None:
         super().__init__()
+        self.teacher_weight = teacher_weight
+        self.temperature = temperature
         if not loss.weighs_positives or pos_weight is None:
             weights = None
         else:
@@ -58,12 +71,33 @@ class MeanOverKnown(nn.Module):
         self.loss = loss
         self.register_buffer("pos_weight", weights)
 
-    def forward(self, logits: Tensor, targets: Tensor, known: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        known: Tensor | None = None,
+        teacher: Tensor | None = None,
+    ) -> Tensor:
         """The loss, a scalar, of logits and targets (B, num_labels).
 
         Targets are 0..1, or any finite number where `known` (B, num_labels) bool is False. If
         nothing is known the loss is 0.
+
+        With a teacher's logits (B, num_labels) it is (1 - w) of that and w T² times the mean binary
+        cross-entropy of σ(logits / T) against σ(teacher / T), over all entries: what is not known
+        the teacher has an opinion of. T² keeps the gradient's size (Hinton et al. 2015,
+        arXiv:1503.02531, section 2, where labels exclude each other).
         """
+        loss = self._of_targets(logits, targets, known)
+        if teacher is None:
+            return loss
+        soft = binary_cross_entropy_with_logits(
+            logits / self.temperature, (teacher / self.temperature).sigmoid()
+        )
+        share = self.teacher_weight
+        return (1 - share) * loss + share * self.temperature**2 * soft
+
+    def _of_targets(self, logits: Tensor, targets: Tensor, known: Tensor | None) -> Tensor:
         # In training alone: validation's loss is of the targets as they are.
         if self.training and self.loss.smoothing:
             targets = targets + self.loss.smoothing * (0.5 - targets)

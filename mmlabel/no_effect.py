@@ -57,7 +57,8 @@ def _data(settings: Settings) -> Found:
     # The built-in pictures are drawn at the size at which they are seen.
     shape = () if isinstance(data, Scenes) else ("data.crop", "data.image_size")
     if "image" not in settings.inputs:
-        names = (*shape, "data.on_bad_image")
+        teacher = settings.distil.teacher is not None  # which may look at them
+        names = (*shape, *(() if teacher else ("data.on_bad_image",)))
         yield from _all(names, f"model={model.name}, which looks at no pictures")
     if isinstance(model, DetectorModel | DetectorFusion):
         why = f"model={model.name}: a detector sees whole pictures upright, at detector.image_size"
@@ -120,6 +121,9 @@ def _training(settings: Settings) -> Found:
     if not isinstance(settings.threshold, str):
         why = f"threshold={shown(settings.threshold)}, which is not found on validation"
         yield "threshold_metric", why
+    if settings.distil.teacher is None:
+        names = ("distil.weight", "distil.temperature", "distil.allow_seen_rows")
+        yield from _all(names, "distil.teacher=null, as there is no teacher")
     if trainer.gradient_clip_val is None:
         yield "trainer.gradient_clip_algorithm", "trainer.gradient_clip_val=null: none is clipped"
     if trainer.devices == trainer.num_nodes == 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,13 @@ from mmlabel.data.prepare import (
 )
 from mmlabel.data.subwords import Subwords
 from mmlabel.data.transforms import shape_of
+from mmlabel.distillation import (
+    Teacher,
+    check_teacher,
+    in_words,
+    read_teachers,
+    teacher_logits,
+)
 from mmlabel.errors import UserError
 from mmlabel.losses import Bce
 from mmlabel.models.build import BackboneSource, FrozenFeatures, build_network
@@ -34,7 +41,7 @@ from mmlabel.models.detectors import load_detector
 from mmlabel.models.text_model import FrozenStates, TextModel, load_text_model
 from mmlabel.models.text_options import ContextualEmbedding, TransformerCaption
 from mmlabel.optimizers import build_optimizer, build_scheduler, parameter_groups
-from mmlabel.resuming import check_rows
+from mmlabel.resuming import check_rows, check_teachers
 from mmlabel.settings import Settings
 from mmlabel.wording import other_labels
 
@@ -67,7 +74,8 @@ def build(settings: Settings, resumed: Checkpoint | None, *, wandb_id: str | Non
         assert settings.ckpt_path is not None
         loaded, _ = load_classifier(settings.ckpt_path)
     text = text_model_for(settings, resumed)
-    prepared = prepare(settings, resumed, text)
+    teachers = read_teachers(settings.distil.teachers) if settings.train else []
+    prepared = prepare(settings, resumed, text, teachers)
     detector = None
     if settings.detector is not None:
         detector = load_detector(**settings.detector.model_dump(), label_names=prepared.label_names)
@@ -128,6 +136,10 @@ def build(settings: Settings, resumed: Checkpoint | None, *, wandb_id: str | Non
         "embedding": source,
         "detector": f"{detector.name}, {detector.weights_used}" if detector else "not used",
     }
+    if teachers:
+        pretrained["teacher"] = in_words(teachers)
+        inputs["teacher"] = fingerprint([teacher.digest for teacher in teachers])
+    check_teachers(resumed, pretrained.get("teacher"))
     classifier = new_classifier(
         settings,
         prepared,
@@ -138,6 +150,14 @@ def build(settings: Settings, resumed: Checkpoint | None, *, wandb_id: str | Non
             settings, prepared, pretrained=pretrained, wandb_id=wandb_id, text_model=text
         ),
     )
+    if teachers:
+        # After the checkpoint's record of the rows: it is of those before any is left out.
+        data.teacher = teacher_logits(
+            teachers,
+            prepared,
+            cache_dir=data.cache_dir,
+            on_bad_image=settings.data.on_bad_image,
+        )
     return Run(prepared, data, classifier, pretrained, inputs)
 
 
@@ -184,14 +204,21 @@ def inputs_read(
 
 
 def prepare(
-    settings: Settings, resumed: Checkpoint | None, text: TextModel | None = None
+    settings: Settings,
+    resumed: Checkpoint | None,
+    text: TextModel | None = None,
+    teachers: Sequence[Teacher] = (),
 ) -> PreparedData:
-    """Rows, splits, captions and word vectors, as the model or the checkpoint needs them."""
+    """Rows, splits, captions and word vectors, as the model or the checkpoint needs them.
+
+    Raises UserError for teachers that do not fit them, see `distillation.check_teacher`.
+    """
     cache_dir = cache_folder(settings.cache_dir)
+    looks_at = {*settings.inputs, *(half for teacher in teachers for half in teacher.inputs)}
     annotations = settings.data.read(
         cache_dir=cache_dir,
-        require_pictures="image" in settings.inputs,
-        require_captions="caption" in settings.inputs,
+        require_pictures="image" in looks_at,
+        require_captions="caption" in looks_at,
     )
     if settings.data.name == "csv":
         for line in label_summary(annotations):
@@ -232,6 +259,8 @@ def prepare(
         prepared.note(note)
     if resumed is not None:
         check_rows(resumed, prepared, settings)
+    for teacher in teachers:
+        check_teacher(teacher, prepared, allow_seen_rows=settings.distil.allow_seen_rows)
     return prepared
 
 
@@ -293,7 +322,12 @@ def criterion_for(
     if settings.loss is None:
         return MeanOverKnown(Bce(name="bce"))
     weighing = settings.loss.model_dump(include={"beta", "max_weight"})  # as far as it has them
-    return MeanOverKnown(settings.loss, pos_weight=positive_weights(targets, known, **weighing))
+    return MeanOverKnown(
+        settings.loss,
+        pos_weight=positive_weights(targets, known, **weighing),
+        teacher_weight=settings.distil.weight,
+        temperature=settings.distil.temperature,
+    )
 
 
 def optimizer_for(settings: Settings) -> Callable[[torch.nn.Module, int], Any] | None:

@@ -130,6 +130,7 @@ _READ = {
     "backbone": "the backbone's weights have",
     "detector": "the detector has",
     "checkpoint": "the checkpoint has",
+    "teacher": "the teacher has",
 }
 
 

@@ -41,6 +41,7 @@ _EVALUATING = (
 )  # fmt: skip
 _RESUMING = (
     *_MACHINERY, "patience", "trainer.max_epochs", "trainer.max_steps", "trainer.max_time",
+    "distil.teacher",  # which is told by its content
 )  # fmt: skip
 # Where the rows are: they may lie somewhere else, and are compared when they have been read.
 _FILES = ("data.root", "data.file", "data.splits", "data.instances", "data.captions")
@@ -201,6 +202,15 @@ def check_length(settings: Settings, checkpoint: Checkpoint) -> None:
                 f" resume with the same, or add resume_lr={rate:g} (or another rate) for a fresh"
                 f" {schedule} over the epochs that are left"
             )
+
+
+def check_teachers(resumed: Checkpoint | None, teachers: str | None) -> None:
+    """Raise UserError if a resumed run has other teachers now; see `distillation.in_words`."""
+    if resumed is not None and (then := resumed.pretrained.get("teacher")) != teachers:
+        raise UserError(
+            f"distil.teacher: {resumed.path} has learned from {then or 'none'}, and would go on"
+            f" with {teachers or 'none'}: give the same checkpoints, wherever they are"
+        )
 
 
 # ---- Rows -----------------------------------------------------------------------------------

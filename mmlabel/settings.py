@@ -40,6 +40,7 @@ from mmlabel.options import Count, Group, Positive, Text, declared, discriminato
 from mmlabel.score_table import MONITORED, SCORES
 from mmlabel.training_options import (
     Callbacks,
+    Distil,
     Logger,
     Optimizer,
     Scheduler,
@@ -119,6 +120,7 @@ class Settings(Group):
     loss: Loss | None = None
     optimizer: Optimizer | None = None
     scheduler: Scheduler | None = None
+    distil: Distil = Distil()
     trainer: Trainer = Trainer()
     callbacks: Callbacks = Callbacks()
     logger: Logger = Logger()
@@ -144,6 +146,13 @@ class Settings(Group):
                     " has no say in the answers is there to train the backbone; add"
                     " backbone.unfreeze=N, or give model.image_networks=0"
                 )
+        unteachable = isinstance(self.model, DecoderModel | DetectorModel)
+        if self.distil.teacher is not None and unteachable:
+            raise UserError(
+                f"distil.teacher with model={self.model.name}: what learns from a teacher is trained,"
+                " and gives each label a probability of its own; choose another model, or leave it"
+                " out"
+            )
         if self.resume_lr is not None and not (self.train and self.ckpt_path):
             raise UserError(
                 "resume_lr is for a run that is resumed: add ckpt_path=FOLDER/last.ckpt"

@@ -84,6 +84,7 @@ def answers(
     batch_size: int,
     workers: int | None = None,
     on_bad_image: Literal["error", "skip"] = "error",
+    logits: bool = False,
 ) -> Iterator[Answer]:
     """An answer to each row, in order, the same for any batch size and number of workers.
 
@@ -93,9 +94,11 @@ def answers(
         batch_size: rows that the network is given at once.
         workers: processes that decode pictures; None: threads on a CPU, else by the processors.
         on_bad_image: "skip" to answer a row whose picture cannot be read with the reason.
+        logits: whether these stand in the probabilities' place.
 
     Raises BadPicture for such a row otherwise.
     """
+    ask = predictor.logits if logits else predictor.probabilities
     look = predictor.look if predictor.looks_at_pictures else None
     batches = _Batches(rows.rows, look=look, batch_size=batch_size)
     ready = _ready_ahead(
@@ -110,7 +113,7 @@ def answers(
                 raise batch.bad[0][2]
             found: list[Answer] = []
             if batch.rows:
-                probabilities = predictor.probabilities(batch.seen, [r.caption for r in batch.rows])
+                probabilities = ask(batch.seen, [row.caption for row in batch.rows])
                 found = [Answer(*pair) for pair in zip(batch.rows, probabilities, strict=True)]
             for place, row, error in batch.bad:
                 found.insert(place, Answer(row, None, error.reason))

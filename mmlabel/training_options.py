@@ -113,6 +113,27 @@ class Plateau(Group):
 
 Scheduler = Annotated[OneCycle | Cosine | Constant | Plateau, Field(discriminator="name")]
 
+
+class Distil(Group):
+    """A network learns from a larger one's answers, too (Hinton et al. 2015, arXiv:1503.02531)."""
+
+    teacher: Text | Annotated[list[Text], Field(min_length=1)] | None = None
+    """The larger one's best.ckpt, or a list of several, whose logits are averaged; null: none."""
+    weight: Annotated[float, Ge(0), Le(1)] = 0.5
+    """Share of the loss that is taken against the teacher's probabilities, the rest against the
+    targets."""
+    temperature: Positive = 2.0
+    """What both sides' logits are divided by there: above 1 the small ones count more, too."""
+    allow_seen_rows: StrictBool = False
+    """Take a teacher, too, that was trained or selected on rows that this run is scored on, or that
+    does not tell: the scores are then too high."""
+
+    @property
+    def teachers(self) -> list[str]:
+        """The teachers' checkpoints."""
+        return [self.teacher] if isinstance(self.teacher, str) else self.teacher or []
+
+
 Limit = Annotated[int, Ge(0)] | Annotated[float, Ge(0), Le(1)]
 
 

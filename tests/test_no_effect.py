@@ -59,6 +59,8 @@ IDLE = [
     (["model=detector"], "callbacks.ema=0.9", []),
     (["trainer.limit_val_batches=0"], "monitor=val/map", []),
     (["threshold=0.4"], "threshold_metric=f1_micro", ["threshold=cv"]),
+    ([], "distil.weight=0.5", ["distil.teacher=x"]),
+    ([], "distil.allow_seen_rows=true", ["distil.teacher=[x,y]"]),
     ([], "trainer.gradient_clip_algorithm=value", ["trainer.gradient_clip_val=1"]),
     ([], "trainer.sync_batchnorm=true", ["trainer.devices=2"]),
     (["patience=null"], "trainer.min_epochs=2", []),

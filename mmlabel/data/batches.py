@@ -1,6 +1,7 @@
 """What one training step sees, and which rows that is."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -31,6 +32,7 @@ class Batch(NamedTuple):
     rows: Tensor  # (B,) int64 position of each row within its split
     ids: list[str]  # image ids as the data set names them
     known: Tensor | None = None  # (B, num_labels) bool: False leaves a target out; None: all known
+    teacher: Tensor | None = None  # (B, num_labels) float32 logits of a larger network; in training
 
 
 POOL = 64  # batches whose rows are sorted by length together
@@ -164,6 +166,23 @@ class RepeatedBatches(SequentialSampler):
         return iter(self.batches)
 
 
+@dataclass(frozen=True)
+class TeacherLogits:
+    """What a network to learn from says of training rows.
+
+    Attributes:
+        rows: (n,) sorted row numbers of the data set.
+        logits: (n, num_labels) float32.
+    """
+
+    rows: np.ndarray
+    logits: np.ndarray
+
+    def of(self, rows: np.ndarray) -> np.ndarray:
+        """(m, num_labels) of these rows (m,), which are among `rows`."""
+        return self.logits[np.searchsorted(self.rows, rows)]
+
+
 class SplitRows(Dataset):
     """One split, which gives a whole `Batch` for the (rows, flipped) that EpochBatches yields.
 
@@ -173,6 +192,7 @@ class SplitRows(Dataset):
             plain and flipped features are; or None.
         states: (R, D) of a frozen text transformer, whose rows are what `captions` then number; or
             None.
+        teacher: (n, num_labels) float32, the logits of a network to learn from; or None.
     """
 
     def __init__(
@@ -188,6 +208,7 @@ class SplitRows(Dataset):
         states: torch.Tensor | None = None,
         image_size: Size,
         upright: bool,
+        teacher: np.ndarray | None = None,
     ) -> None:
         self.ids = np.array(ids, dtype=object)
         self.targets = torch.from_numpy(targets)  # as bytes: millions of rows have many labels
@@ -200,6 +221,7 @@ class SplitRows(Dataset):
         self.states = states
         self.image_size = image_size
         self.upright = upright
+        self.teacher = None if teacher is None else torch.from_numpy(teacher)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -214,6 +236,7 @@ class SplitRows(Dataset):
             rows=rows,
             ids=self.ids[index[0]].tolist(),
             known=None if self.known is None else self.known[rows],
+            teacher=None if self.teacher is None else self.teacher[rows],
         )
 
     def _tokens(self, rows: np.ndarray) -> torch.Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from mmlabel.cache import fingerprint
-from mmlabel.data.batches import Batch, EpochBatches, RepeatedBatches, SplitRows
+from mmlabel.data.batches import Batch, EpochBatches, RepeatedBatches, SplitRows, TeacherLogits
 from mmlabel.data.caption_states import StoredStates, caption_states
 from mmlabel.data.digests import digests_folder, picture_digests, unreadable_pictures
 from mmlabel.data.feature_store import FeatureStore, Filled, PictureScorer, detector_scores
@@ -87,6 +87,7 @@ class CaptionedPictures(pl.LightningDataModule):
         stored: the frozen backbone whose stored features stand in for the pictures, or None.
         detector: whose scores of the pictures stand in for them, or None.
         states: of the frozen text transformer, which stand in for captions, or None.
+        teacher: the logits of a network to learn from, of the training split, or None.
 
     Attributes:
         detector_seconds: what detection took, now or when its scores were stored.
@@ -110,6 +111,7 @@ class CaptionedPictures(pl.LightningDataModule):
         stored: StoredFeatures | None = None,
         detector: PictureScorer | None = None,
         states: StoredStates | None = None,
+        teacher: TeacherLogits | None = None,
     ) -> None:
         super().__init__()
         self.prepared = prepared
@@ -125,6 +127,7 @@ class CaptionedPictures(pl.LightningDataModule):
         self.stored = stored
         self.detector = detector
         self.states = states
+        self.teacher = teacher
         self.detector_seconds = 0.0
         self.features: torch.Tensor | None = None
         self.features_key: dict[str, object] | None = None
@@ -334,6 +337,7 @@ class CaptionedPictures(pl.LightningDataModule):
             feature_rows=None if self._feature_rows is None else self._feature_rows[rows],
             image_size=self.image_size,
             upright=self.upright,
+            teacher=self.teacher.of(rows) if self.teacher and name == "train" else None,
         )
 
     def _loader(self, name: str, *, training: bool = False) -> DataLoader:
@@ -365,7 +369,7 @@ class CaptionedPictures(pl.LightningDataModule):
         if device.type == "cpu":
             return batch
         # Lengths are needed on the CPU, to pack the captions.
-        names = ("image", "tokens", "targets", "rows", "known")
+        names = ("image", "tokens", "targets", "rows", "known", "teacher")
         tensors = {name: getattr(batch, name) for name in names}
         return batch._replace(
             **{

@@ -216,9 +216,10 @@ class LateFusion(nn.Module):
     def loss(self, batch: Batch, criterion: Criterion) -> Tensor:
         """What training lowers: the criterion's loss of the batch, and of auxiliary classifiers."""
         encodings = self._encodings(batch)
-        loss = criterion(self._logits(encodings), batch.targets, batch.known)
+        truth = (batch.targets, batch.known, batch.teacher)
+        loss = criterion(self._logits(encodings), *truth)
         for classifier, half in zip(self.auxiliary.values(), encodings, strict=False):
-            alone = criterion(classifier(half), batch.targets, batch.known)
+            alone = criterion(classifier(half), *truth)
             loss = loss + self.auxiliary_loss * alone
         return loss
 

@@ -178,9 +178,10 @@ def run_key(differing: Mapping[str, object], files: Mapping[str, str], data: str
 def _files(settings: Settings) -> dict[str, str]:
     """Digests of the files that options name."""
     paths = {
-        name: Path(value).expanduser()
+        f"{name}{number or ''}": Path(each).expanduser()
         for name, value in flatten(settings.plain()).items()
-        if isinstance(value, str) and not is_recording(name)
+        for number, each in enumerate(value if isinstance(value, list) else [value])
+        if isinstance(each, str) and not is_recording(name)
     }
     return {name: file_digest(path) for name, path in paths.items() if path.is_file()}
 

@@ -1,0 +1,218 @@
+"""Networks to learn from (`distil.teacher`): what they were trained on, and their logits of a run's
+training rows, which are computed once and kept.
+
+Hinton et al. 2015 (arXiv:1503.02531); the loss is `mmlabel.criterion.MeanOverKnown`'s.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from mmlabel.cache import file_digest, fingerprint, kept
+from mmlabel.checkpoint import SplitRecord, hashes, read_checkpoint
+from mmlabel.data.batches import TeacherLogits
+from mmlabel.data.digests import digests_folder, picture_digests
+from mmlabel.data.prepare import PreparedData
+from mmlabel.data.sources.unlabelled import Row, Rows
+from mmlabel.errors import UserError
+from mmlabel.predictor import BATCH, Predictor
+from mmlabel.streaming import answers
+
+log = logging.getLogger("mmlabel")
+
+_VERSION = 1  # of the entries in the cache
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A network to learn from.
+
+    Attributes:
+        path: of its checkpoint.
+        digest: of that file.
+        model: its kind ("ensemble").
+        inputs: what it looks at: "image", "caption" or both.
+        label_names: of the labels that it answers.
+        rows: by split, what it was trained, selected and tested on; None: it does not tell.
+    """
+
+    path: Path
+    digest: str
+    model: str
+    inputs: tuple[str, ...]
+    label_names: list[str]
+    rows: dict[str, SplitRecord] | None
+
+
+def read_teachers(paths: Sequence[str]) -> list[Teacher]:
+    """The networks in these checkpoints.
+
+    Raises UserError for what is no checkpoint, or of a network without a probability a label.
+    """
+    teachers = []
+    for path in map(Path, paths):
+        try:
+            read = read_checkpoint(path)
+        except UserError as error:
+            raise UserError(f"distil.teacher: {str(error).removeprefix('ckpt_path: ')}") from None
+        model = read.settings.model.name
+        if model == "decoder":
+            raise UserError(
+                f"distil.teacher={path} is of model=decoder, whose probabilities are not of each"
+                " label by itself; give a checkpoint of another model"
+            )
+        teachers.append(
+            Teacher(
+                path=read.path,
+                digest=file_digest(read.path)[:32],
+                model=model,
+                inputs=read.settings.inputs,
+                label_names=[name for name in read.label_names if name],
+                rows=read.rows,
+            )
+        )
+    return teachers
+
+
+def in_words(teachers: Sequence[Teacher]) -> str:
+    """Which they are, wherever their files lie: "ensemble 0f3a…"."""
+    return ", ".join(f"{teacher.model} {teacher.digest}" for teacher in teachers)
+
+
+def check_teacher(teacher: Teacher, prepared: PreparedData, *, allow_seen_rows: bool) -> None:
+    """See that a teacher knows the run's labels, and none of the rows that the run is scored on.
+
+    Its own validation rows may be the run's: both are selected on them.
+
+    Raises UserError where that is not so, or cannot be told.
+    """
+    ours = {name for name in prepared.label_names if name}
+    if ours != (theirs := set(teacher.label_names)):
+        raise UserError(
+            f"distil.teacher={teacher.path} has other labels than the data:"
+            f" {_differing('it lacks', ours - theirs)}{_differing('it has', theirs - ours)}"
+        )
+    problem = _problem(teacher, prepared)
+    if problem is None:
+        return
+    if not allow_seen_rows:
+        raise UserError(
+            f"distil.teacher={teacher.path}: {problem}, so that the scores would be too high; give"
+            " a teacher that was trained on the training rows of this run (the same data and"
+            " data.split_seed), or distil.allow_seen_rows=true"
+        )
+    prepared.note(f"distil.allow_seen_rows: {problem}: the scores may be too high")
+
+
+def _differing(what: str, names: set[str]) -> str:
+    if not names:
+        return ""
+    shown = sorted(names)
+    more = f" and {len(shown) - 5} more" if len(shown) > 5 else ""
+    return f" {what} {', '.join(shown[:5])}{more};"
+
+
+def _problem(teacher: Teacher, prepared: PreparedData) -> str | None:
+    """Why this run's scores cannot be trusted with the teacher, in words."""
+    if teacher.rows is None:
+        return "it is of an earlier version and does not tell which rows it was trained on"
+    ids = prepared.annotations.ids
+    own = {
+        split: hashes(ids[row] for row in rows) for split, rows in prepared.rows.items()
+    }  # of each row (n,) int64
+    theirs = {split: record.ids.numpy() for split, record in teacher.rows.items()}
+    none = np.zeros(0, dtype=np.int64)
+    trained, selected = theirs.get("train", none), theirs.get("val", none)
+    if not np.isin(np.concatenate([*own.values()]), np.concatenate([none, *theirs.values()])).any():
+        return (
+            "it knows none of this run's pictures by their names, so that it cannot be told which"
+            " of them it was trained on"
+        )
+    seen = {split: int(np.isin(own[split], trained).sum()) for split in own}
+    chosen = int(np.isin(own["test"], selected).sum())
+    if seen["val"] or seen["test"] or chosen:
+        return (
+            f"it was trained on {seen['val']} of the {len(own['val'])} validation rows and"
+            f" {seen['test']} of the {len(own['test'])} test rows of this run, and selected on"
+            f" {chosen} of its test rows"
+        )
+    log.info(
+        "%s was trained on %d of the %d training rows", teacher.path, seen["train"],
+        len(own["train"]),
+    )  # fmt: skip
+    return None
+
+
+def teacher_logits(
+    teachers: Sequence[Teacher],
+    prepared: PreparedData,
+    *,
+    cache_dir: Path,
+    on_bad_image: Literal["error", "skip"],
+) -> TeacherLogits:
+    """The mean of the teachers' logits of the training rows, each computed once and kept.
+
+    A label number that does not exist has logits of -infinity. With `on_bad_image` "skip" rows
+    whose pictures cannot be read are left out of the run.
+
+    Raises UserError for such a picture otherwise.
+    """
+    rows = prepared.rows["train"]
+    part = prepared.annotations.take(rows)
+    mean = np.zeros((len(rows), len(prepared.label_names)), dtype=np.float32)
+    numbers = {name: number for number, name in enumerate(prepared.label_names) if name}
+    mean[:, [number for number, name in enumerate(prepared.label_names) if not name]] = -np.inf
+    for teacher in teachers:
+        content: list[object] = []
+        if "image" in teacher.inputs:
+            digests = picture_digests(part.pictures, digests_folder(cache_dir))
+            content.append(b"".join(digest or b"-" for digest in digests))
+        if "caption" in teacher.inputs:
+            content.append(part.captions)
+        key = fingerprint("teacher", _VERSION, teacher.digest, *content)
+        found = kept(
+            cache_dir / "teachers" / f"{key}.entry",
+            lambda: _computed(
+                teacher.path,  # noqa: B023  # called at once
+                part.pictures,
+                part.captions,
+                on_bad_image=on_bad_image,
+            ),
+            pack=lambda logits: {"logits": logits},
+            unpack=lambda arrays: arrays["logits"],
+        )
+        mean[:, [numbers[name] for name in teacher.label_names]] += found / len(teachers)
+    bad = np.isnan(mean).any(axis=1)
+    prepared.leave_out(rows[bad], "as the teacher cannot read their pictures")
+    return TeacherLogits(rows, mean)
+
+
+def _computed(
+    path: Path,
+    pictures: Sequence[Path],
+    captions: Sequence[str],
+    *,
+    on_bad_image: Literal["error", "skip"],
+) -> np.ndarray:
+    """(n, L) float32 logits; not a number in the row of a picture that cannot be read."""
+    predictor = Predictor(path, fastest=True)
+    log.info("the logits of %s for %d training rows are computed", path, len(captions))
+    each = [
+        Row(str(number), picture, caption)
+        for number, (picture, caption) in enumerate(zip(pictures, captions, strict=True))
+    ]
+    found = answers(
+        predictor,
+        Rows(each, len(each), has_captions=True, notes=[]),
+        batch_size=BATCH,
+        on_bad_image=on_bad_image,
+        logits=True,
+    )
+    none = np.full(len(predictor.label_names), np.nan, dtype=np.float32)
+    return np.stack([none if row.problem else row.probabilities for row in found])  # type: ignore[misc]

@@ -22,6 +22,8 @@ class LossOptions(Group):
     """What every loss is."""
 
     weighs_positives: ClassVar[bool] = False
+    # Whether the loss of λ y + (1 - λ) y' is λ of that of y and 1 - λ of that of y' (model.mixup).
+    linear_in_targets: ClassVar[bool] = False
 
     smoothing: Share = 0.0
     """Targets in training are moved so far from 0 and 1 to 1/2 (label smoothing); 0: not at all."""
@@ -42,6 +44,7 @@ class Bce(LossOptions):
     """Binary cross-entropy on logits, every label alike (report §3.1.5)."""
 
     name: Literal["bce"]
+    linear_in_targets = True
 
     def mean(self, logits: Tensor, targets: Tensor, weight: Weights, positive: Weights) -> Tensor:
         """Of -y log σ(x) - (1 - y) log(1 - σ(x))."""
@@ -60,6 +63,7 @@ class BcePosWeight(LossOptions):
     max_weight: Positive | None = None
     """Rarer labels weigh no more than this; null: no limit."""
     weighs_positives = True
+    linear_in_targets = True
 
     def mean(self, logits: Tensor, targets: Tensor, weight: Weights, positive: Weights) -> Tensor:
         """Of -w y log σ(x) - (1 - y) log(1 - σ(x)), w the label's weight of positives."""
@@ -101,6 +105,7 @@ class Asymmetric(LossOptions):
     """The same of a positive; less than gamma_negative, since positives are rare."""
     margin: Share = 0.05
     """A negative whose probability is below it counts nothing."""
+    linear_in_targets = True
 
     def mean(self, logits: Tensor, targets: Tensor, weight: Weights, positive: Weights) -> Tensor:
         """Of -y (1 - p)^gamma_positive log p - (1 - y) r^gamma_negative log(1 - r), p = σ(x) and

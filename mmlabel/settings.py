@@ -149,10 +149,21 @@ class Settings(Group):
         unteachable = isinstance(self.model, DecoderModel | DetectorModel)
         if self.distil.teacher is not None and unteachable:
             raise UserError(
-                f"distil.teacher with model={self.model.name}: what learns from a teacher is trained,"
-                " and gives each label a probability of its own; choose another model, or leave it"
-                " out"
+                f"distil.teacher with model={self.model.name}: what learns from a teacher is"
+                " trained, and gives each label a probability of its own; choose another model, or"
+                " leave it out"
             )
+        if getattr(self.model, "mixup", 0.0):
+            if self.loss is not None and not self.loss.linear_in_targets:
+                raise UserError(
+                    f"model.mixup with loss={self.loss.name}, which says nothing sensible of a"
+                    " target between 0 and 1; choose another loss, or leave one of the two out"
+                )
+            if self.distil.teacher is not None:
+                raise UserError(
+                    "model.mixup with distil.teacher: the teacher has not seen the mixed rows;"
+                    " leave one of the two out"
+                )
         if self.resume_lr is not None and not (self.train and self.ckpt_path):
             raise UserError(
                 "resume_lr is for a run that is resumed: add ckpt_path=FOLDER/last.ckpt"

@@ -264,13 +264,16 @@ def build_network(
         return late_fusion(encoders, model, num_labels=num_labels)
 
     if not isinstance(model, options.Ensemble):
-        return member(model.name)
+        network = member(model.name)
+        network.mixup = model.mixup
+        return network
     assert image_features is not None
     image = ImageEncoder(features=image_features, backbone=backbone, attention=over_cells)
     return Ensemble(
         image=image,
         members=[member(name, image) for name, _ in model.members],
         weights=[weight for _, weight in model.members],
+        mixup=model.mixup,  # rather than each member, whose mixtures would differ
     )
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from mmlabel.criterion import Criterion
 from mmlabel.data.batches import Batch
 from mmlabel.models.fusion import ImageEncoder, LateFusion
+from mmlabel.models.mixup import draw_mix
 
 
 class Ensemble(nn.Module):
@@ -23,6 +24,7 @@ class Ensemble(nn.Module):
         weights: how much each counts in the mean, at least 0, not all of them 0; None: 1 each. One
             without weight is trained beside the others, for what the backbone learns from it, and
             no prediction asks it.
+        mixup: alpha of `mmlabel.models.mixup`, in training, the same mixture for all members.
     """
 
     def __init__(
@@ -31,6 +33,7 @@ class Ensemble(nn.Module):
         image: ImageEncoder | None,
         members: Sequence[LateFusion],
         weights: Sequence[float] | None = None,
+        mixup: float = 0.0,
     ) -> None:
         super().__init__()
         weights = [1.0] * len(members) if weights is None else weights
@@ -40,6 +43,7 @@ class Ensemble(nn.Module):
         # By this name the backbone is found in every network.
         self.encoders = nn.ModuleDict({} if image is None else {"image": image})
         self.members = nn.ModuleList(member for member, weight in counted if weight)
+        self.mixup = mixup
         self.weights = [weight for weight in weights if weight]
         # By this name what serves training alone is, too.
         self.auxiliary = nn.ModuleList(member for member, weight in counted if not weight)
@@ -53,9 +57,13 @@ class Ensemble(nn.Module):
 
     def loss(self, batch: Batch, criterion: Criterion) -> Tensor:
         """What training lowers: the mean of the members' own losses, whatever their weights."""
+        mix = None
+        if self.mixup and self.training:
+            mix = draw_mix(len(batch.rows), alpha=self.mixup)
+            batch = mix.inputs(batch)
         batch = self._with_features(batch)
         networks = [*self.members, *self.auxiliary]
-        losses = [network.loss(batch, criterion) for network in networks]  # pyright: ignore
+        losses = [network.loss(batch, criterion, mix) for network in networks]  # pyright: ignore
         return torch.stack(losses).mean()
 
     def evaluate(self, batch: Batch, criterion: Criterion) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from mmlabel.models.attention import LabelAttention
 from mmlabel.models.backbones import Backbone
 from mmlabel.models.encoder import Encoder
 from mmlabel.models.join import HALVES, Join
+from mmlabel.models.mixup import Mix, draw_mix
 
 
 class ImageEncoder(Encoder):
@@ -165,6 +166,7 @@ class LateFusion(nn.Module):
         auxiliary_loss: weight of the loss of a linear classifier on each half, beside the head's:
             each half then learns to tell the labels alone, too. They serve training only. Needs
             `join`, which standardises what they see.
+        mixup: alpha of `mmlabel.models.mixup`, in training; 0: rows are not mixed.
     """
 
     def __init__(
@@ -174,6 +176,7 @@ class LateFusion(nn.Module):
         head: Head,
         join: Join | None = None,
         auxiliary_loss: float = 0.0,
+        mixup: float = 0.0,
     ) -> None:
         super().__init__()
         if not encoders or not set(encoders) <= set(HALVES):
@@ -187,6 +190,7 @@ class LateFusion(nn.Module):
         self.head = head
         self.join = join
         self.auxiliary_loss = auxiliary_loss
+        self.mixup = mixup
         self.auxiliary = nn.ModuleDict(
             {
                 half: nn.Linear(encoders[half].out_features, head.num_labels)
@@ -199,10 +203,12 @@ class LateFusion(nn.Module):
         """Logits (B, num_labels)."""
         return self._logits(self._encodings(batch))
 
-    def _encodings(self, batch: Batch) -> list[Tensor]:
-        """Of each half (B, width), standardised where there is a join."""
+    def _encodings(self, batch: Batch, mix: Mix | None = None) -> list[Tensor]:
+        """Of each half (B, width), standardised where there is a join; captions' are mixed here."""
         inputs = {"image": (batch.image,), "caption": (batch.tokens, batch.lengths)}
         encodings = [encoder(*inputs[half]) for half, encoder in self.encoders.items()]
+        if mix is not None and "caption" in self.encoders:
+            encodings[-1] = mix.rows(encodings[-1])
         if self.join is None:
             return encodings
         if self.training and self.join.batch_norm:
@@ -213,9 +219,15 @@ class LateFusion(nn.Module):
         fused = torch.cat(encodings, dim=1) if self.join is None else self.join(*encodings)
         return self.head(fused)  # (B, num_labels)
 
-    def loss(self, batch: Batch, criterion: Criterion) -> Tensor:
-        """What training lowers: the criterion's loss of the batch, and of auxiliary classifiers."""
-        encodings = self._encodings(batch)
+    def loss(self, batch: Batch, criterion: Criterion, mix: Mix | None = None) -> Tensor:
+        """What training lowers: the criterion's loss of the batch, and of auxiliary classifiers.
+
+        With `mix` all of the batch but its captions has been mixed so already.
+        """
+        if mix is None and self.mixup and self.training:
+            mix = draw_mix(len(batch.rows), alpha=self.mixup)
+            batch = mix.inputs(batch)
+        encodings = self._encodings(batch, mix)
         truth = (batch.targets, batch.known, batch.teacher)
         loss = criterion(self._logits(encodings), *truth)
         for classifier, half in zip(self.auxiliary.values(), encodings, strict=False):

@@ -240,7 +240,15 @@ class Head(Group):
     """Before each of them."""
 
 
-class BothHalves(Group):
+class Mixing(Group):
+    """What the networks with a loss of independent labels are trained on."""
+
+    mixup: AtLeast0 = 0.0
+    """Rows of a batch are mixed in pairs in training, by a share from Beta(this, this): pictures or
+    what is stored of them, captions' encodings, targets (Zhang et al. 2018; 0.2); 0: not."""
+
+
+class BothHalves(Mixing):
     """How a model that looks at pictures and captions joins the two."""
 
     head: Head = Head()
@@ -345,7 +353,7 @@ class Ensemble(BothHalves):
         return self
 
 
-class ImageOnly(Group):
+class ImageOnly(Mixing):
     """The same network without captions."""
 
     name: Literal["image_only"]
@@ -354,7 +362,7 @@ class ImageOnly(Group):
     """Width to which a layer brings the picture's features first; null: none."""
 
 
-class CaptionOnly(Group):
+class CaptionOnly(Mixing):
     """The same network without pictures, of which none is read."""
 
     name: Literal["caption_only"]

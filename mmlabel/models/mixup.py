@@ -1,0 +1,47 @@
+"""Rows of a batch mixed in pairs (Zhang et al. 2018, arXiv:1710.09412).
+
+A picture, or its stored features or maps, is mixed as it comes in; a caption, whose words cannot
+be, as its encoding; targets are mixed alike.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mmlabel.data.batches import Batch
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Which rows are mixed, and how.
+
+    Attributes:
+        order: (B,) int64, the row that each is mixed with.
+        share: λ in 0..1, of the row itself.
+    """
+
+    order: Tensor
+    share: float
+
+    def rows(self, values: Tensor) -> Tensor:
+        """λ x + (1 - λ) x[order] of values (B, ...), as float32."""
+        values = values.float()
+        return self.share * values + (1 - self.share) * values[self.order]
+
+    def inputs(self, batch: Batch) -> Batch:
+        """The batch with all but its captions mixed.
+
+        A target is known where those of both rows are.
+        """
+        return batch._replace(
+            image=None if batch.image is None else self.rows(batch.image),
+            targets=self.rows(batch.targets),
+            known=None if batch.known is None else batch.known & batch.known[self.order],
+        )
+
+
+def draw_mix(rows: int, *, alpha: float) -> Mix:
+    """A random order of so many rows, and one share for all of them, from Beta(alpha, alpha)."""
+    share = torch.distributions.Beta(alpha, alpha).sample().item()
+    return Mix(torch.randperm(rows), share)

@@ -140,7 +140,9 @@ class Settings(Group):
                 " batch, or model.head.batch_norm=false"
             )
         if isinstance(self.model, Ensemble) and self.model.image_weight == 0:
-            if self.frozen_backbone and self.backbone and not self.backbone.unfreeze:
+            # What the networks have in common: trained stages, and attention over the last map.
+            shared = self.backbone and (self.backbone.unfreeze or self.backbone.attention)
+            if self.frozen_backbone and not shared:
                 raise UserError(
                     "model.image_weight=0 with a frozen backbone: a network of pictures alone that"
                     " has no say in the answers is there to train the backbone; add"

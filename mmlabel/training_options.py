@@ -117,7 +117,7 @@ Scheduler = Annotated[OneCycle | Cosine | Constant | Plateau, Field(discriminato
 class Distil(Group):
     """A network learns from a larger one's answers, too (Hinton et al. 2015, arXiv:1503.02531)."""
 
-    teacher: Text | Annotated[list[Text], Field(min_length=1)] | None = None
+    teacher: Text | list[Text] | None = None
     """The larger one's best.ckpt, or a list of several, whose logits are averaged; null: none."""
     weight: Annotated[float, Ge(0), Le(1)] = 0.5
     """Share of the loss that is taken against the teacher's probabilities, the rest against the
@@ -127,6 +127,12 @@ class Distil(Group):
     allow_seen_rows: StrictBool = False
     """Take a teacher, too, that was trained or selected on rows that this run is scored on, or that
     does not tell: the scores are then too high."""
+
+    @model_validator(mode="after")
+    def _some_teacher(self) -> Distil:
+        if self.teacher == []:
+            raise UserError("distil.teacher=[]: give a checkpoint, or several, or null for none")
+        return self
 
     @property
     def teachers(self) -> list[str]:

@@ -142,7 +142,8 @@ def test_train_py_refuses_it():
 
 def test_a_network_that_trains_nothing_and_answers_nothing_is_refused():
     network = ["model=ensemble", "model.image_networks=1", "model.image_weight=0"]
-    for trained in ("backbone.unfreeze=1", "backbone.frozen=false"):
+    of_all = ("backbone.unfreeze=1", "backbone.frozen=false", "backbone.attention=residual")
+    for trained in of_all:
         settings_with([*network, trained])
     with pytest.raises(UserError, match="model.image_weight=0 with a frozen backbone"):
         settings_with(network)

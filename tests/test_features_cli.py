@@ -217,7 +217,7 @@ def test_verify_says_which_store_is_damaged(stores, run):
     status, said = run("verify")
     assert status == 0
     found = [line.rpartition(": ")[2] for line in said.splitlines() if "whole" in line]
-    assert found == [f"{rows} rows whole" for rows in (1, 2, 3)]
+    assert found == ["1 row whole", "2 rows whole", "3 rows whole"]
     path = stores[2].folder / "features.bin"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with open(stores[1].folder / "entries.bin", "ab") as file:

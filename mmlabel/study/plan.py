@@ -10,6 +10,7 @@ from statistics import median
 from mmlabel import __version__
 from mmlabel.cache import file_digest, fingerprint
 from mmlabel.errors import UserError
+from mmlabel.options import declared
 from mmlabel.run_folder import finished, read_results
 from mmlabel.settings import Settings, differing, flatten
 from mmlabel.study.definition import Study, Variant, override_key
@@ -92,11 +93,26 @@ def job_overrides(
     """A variant's overrides without seed: fixed ones, the command line's, its own.
 
     Of two that set the same option the later one counts; Hydra would not accept both. Those that
-    have no effect for the variant are left out, unless they are its own.
+    have no effect for the variant are left out, unless they are its own, and so are options that
+    do not exist with its own choices ("embedding.name" where it has "embedding=word2vec").
     """
-    given = _merged(study, variant, overrides)
+    merged = _merged(study, variant, overrides)
+    given = [item for item in merged if not _of_another_kind(override_key(item), variant)]
     idle = unused(given) - set(variant.overrides)
     return [item for item in given if item not in idle]
+
+
+def _of_another_kind(name: str, variant: Variant) -> bool:
+    """Whether an option exists with other kinds of its group, but not with the variant's own."""
+    group = name.split(".")[0]
+    chosen = {item.partition("=")[2] for item in variant.overrides if override_key(item) == group}
+    kinds: dict[str, set[str]] = {}
+    for option in declared(Settings):
+        if option.kind and option.name.startswith(f"{group}."):
+            kinds.setdefault(option.name, set()).update(option.kind.split("|"))
+    if not chosen or name not in kinds:
+        return False
+    return not chosen & kinds[name] and chosen <= set().union(*kinds.values())
 
 
 def _merged(study: Study, variant: Variant, overrides: Sequence[str]) -> list[str]:

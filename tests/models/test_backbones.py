@@ -296,7 +296,7 @@ def test_files_that_are_no_weights(tmp_path: Path, resnet18_file: Path) -> None:
 
 
 def test_unknown_names() -> None:
-    with pytest.raises(UserError, match='no model "resnet10"; did you mean "resnet10'):
+    with pytest.raises(UserError, match='no model "resnet10"; did you mean one of "resnet101"'):
         backbone_info(name="timm", model_name="resnet10")
     with pytest.raises(UserError, match='no model "resnet10t.zzz"; did you mean "resnet10t'):
         backbone_info(name="timm", model_name="resnet10t.zzz")

@@ -66,7 +66,7 @@ def only(**changes: object) -> dict:
         (changed(variants={"a": 3}), "variant a: must hold"),
         (
             changed(variants={"a": {"label": "A", "overrides": [], "publish": 1}}),
-            'variant a: unknown "publish"; did you mean "published"?',
+            'variant a: unknown "publish"; did you mean "published" or "published_columns"?',
         ),
         ({"title": "T", "question": "Q", "studies": ["mien"]}, 'no study "mien"; did you mean'),
         (changed(name="other"), 'unknown "name"'),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from fake_runs import write_fake_run
+from hydra.errors import HydraException
 from made_up_study import finish, nothing, planned, settings_of
 
 from mmlabel.errors import UserError
@@ -138,6 +139,30 @@ def test_overrides_without_effect_are_left_out_of_a_variant_and_said(
     assert own in jobs[1].overrides  # a variant's own are never left out
     lines = commands(study, seeds=1, overrides=[given], unused=unused)
     assert [given in line for line in lines] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "has_it"),
+    [
+        ("embedding", "embedding.name=glove-wiki-gigaword-50", {"glove"}),
+        ("embedding", "embedding.dim=20", {"word2vec", "learned"}),
+        ("embedding", "embedding.dropout=0.1", {"glove", "word2vec", "learned"}),
+        ("optimizer", "optimizer.rho=0.8", {"adadelta"}),
+    ],
+)
+def test_options_that_exist_for_some_variants_are_given_to_these(name, given, has_it, caplog):
+    study = load_study(name)
+    caplog.set_level("INFO")
+    jobs = planned(study, Path("none"), seeds=1, overrides=(given,))
+    assert {job.variant.name for job in jobs if given in job.overrides} == has_it
+    left_out = {job.variant.name for job in jobs} - has_it
+    assert {r.message.split(":")[0] for r in caplog.records} == {f"variant {v}" for v in left_out}
+
+
+def test_an_option_of_another_kind_than_all_variants_have_is_refused(study: Study, tmp_path: Path):
+    given = ("embedding=word2vec", "embedding.name=glove-wiki-gigaword-50")
+    with pytest.raises(HydraException, match=r"embedding\.name"):
+        planned(study, tmp_path, overrides=given)
 
 
 def test_the_command_lines_overrides_replace_fixed_ones_and_variants_have_the_last_word(study):

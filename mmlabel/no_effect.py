@@ -87,6 +87,8 @@ def _features(settings: Settings) -> Found:
         return
     if backbone.frozen and not backbone.unfreeze:
         yield "backbone.lr_scale", "backbone.frozen=true, as none of it is trained"
+    if backbone.beside is None:
+        yield "backbone.beside_weights", "backbone.beside=null: there is no second backbone"
     why = None if backbone.frozen else "backbone.frozen=false, whose features are not kept"
     why = "features=off, as none are kept" if features.mode == "off" else why
     if why is not None:

@@ -87,7 +87,8 @@ def build(settings: Settings, resumed: Checkpoint | None, *, wandb_id: str | Non
             on_missing=settings.data.on_missing,
             shape=shape_of(settings.data.view),
         )
-        prepared.note(backbone.weights.note)
+        for note in backbone.notes:
+            prepared.note(note)
     stored = None
     if backbone and settings.features and settings.features.mode != "off" and backbone.frozen:
         chosen = settings.features
@@ -132,7 +133,7 @@ def build(settings: Settings, resumed: Checkpoint | None, *, wandb_id: str | Non
     if text is not None:
         source = f"{text.name} (text transformer)"
     pretrained = {
-        "backbone": backbone.weights.description if backbone else "not used",
+        "backbone": backbone.weights if backbone else "not used",
         "embedding": source,
         "detector": f"{detector.name}, {detector.weights_used}" if detector else "not used",
     }

@@ -66,7 +66,7 @@ def test_a_signal_ends_a_run_with_a_checkpoint_and_a_line(
     assert said and (tmp_path / said[1]).is_file(), output
     folder = (tmp_path / said[1]).parent
     assert not (folder / "results.json").exists()
-    if not multirun:
+    if number == signal.SIGTERM and not multirun:
         reached = len((folder / "metrics.csv").read_text().splitlines()) // 2
         with start(
             quick,
@@ -128,11 +128,11 @@ def test_ctrl_c_before_training_says_what_to_do(quick: list[str], tmp_path: Path
 
 def test_runs_of_the_same_second_have_folders_of_their_own(quick: list[str], tmp_path: Path):
     options = ["model=caption_only", "trainer.max_epochs=1"]
-    processes = [start(quick, *options, f"seed={seed}", cwd=tmp_path) for seed in (0, 1, 2)]
+    processes = [start(quick, *options, f"seed={seed}", cwd=tmp_path) for seed in (0, 1)]
     outputs = [process.communicate(timeout=300)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0, 0], outputs
+    assert [process.returncode for process in processes] == [0, 0], outputs
     found = [json.loads(path.read_text()) for path in tmp_path.rglob("results.json")]
-    assert sorted(results["settings"]["seed"] for results in found) == [0, 1, 2]
+    assert sorted(results["settings"]["seed"] for results in found) == [0, 1]
 
 
 def test_a_finished_runs_folder_is_not_written_to_again(quick: list[str], tmp_path: Path):

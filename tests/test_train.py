@@ -188,7 +188,7 @@ def test_stored_maps_change_nothing(
     storage: str, trained: tuple[str, ...], settings_of, tmp_path: Path
 ):
     """The last stages and attention learn the same from what is stored as from pictures."""
-    options = [*trained, "data.crop=none", "seed=3"]
+    options = [*trained, "model=image_only", "data.crop=none", "data.rows=[40,16,16]", "seed=3"]
     options += [f"features.storage={storage}", f"cache_dir={tmp_path}"]
     folders = {mode: tmp_path / mode for mode in ("on", "off")}
     for mode, folder in folders.items():
@@ -363,6 +363,7 @@ BUILT_IN = [
     "backbone.weights=pretrained",
     "lstm.hidden=128",
     "embedding.dim=100",
+    "features.engine=auto",
     "trainer.max_epochs=10",
 ]
 

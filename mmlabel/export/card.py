@@ -110,11 +110,14 @@ def _licences(settings: Settings, pretrained: Mapping[str, str]) -> list[str]:
     lines = ["mmlabel: MIT. The network's own weights carry what its training data allow."]
     backbone = settings.backbone
     if backbone is not None:
-        row = BACKBONES.get(backbone.name)
-        source = pretrained.get("backbone", "")
-        library = "timm" if row is None else row.library
-        name = backbone.model_name or backbone.name
-        lines.append(f"{name} ({source}): {_licence_of(library, row and row.model_name or name)}")
+        names = [backbone.model_name or backbone.name]
+        names += [backbone.beside] if backbone.beside else []
+        sources = pretrained.get("backbone", "").split("; ")
+        for number, name in enumerate(names):
+            row = BACKBONES.get(name)
+            library, known_as = ("timm", name) if row is None else (row.library, row.model_name)
+            source = sources[number] if len(sources) == len(names) else "; ".join(sources)
+            lines.append(f"{name} ({source}): {_licence_of(library, known_as)}")
     words = pretrained.get("embedding", "not used")
     if words != "not used":
         glove = "; GloVe's vectors are in the public domain (PDDL)" if "glove" in words else ""

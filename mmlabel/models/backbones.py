@@ -5,7 +5,8 @@ features are already stored asks only for `backbone_info`, which for the named b
 neither library and builds nothing.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from mmlabel.errors import UserError, first_line
 from mmlabel.models.backbone_table import BACKBONES, BackboneRow
+from mmlabel.models.side_by_side import Colours, SideBySide
 from mmlabel.models.stages import flat, split, unflat, with_cells
 from mmlabel.models.weights import ResolvedWeights, read_state, timm_config
 
@@ -28,6 +30,12 @@ class BackboneInfo:
     mean: tuple[float, ...]  # of pictures scaled to 0..1, one number a channel
     std: tuple[float, ...]
     picture_size: int | None = None  # the only size in px that it takes; None: any
+    parts: "tuple[BackboneInfo, ...]" = ()  # of backbones side by side, those of each
+
+    @property
+    def title(self) -> str:
+        """Its name, for messages and keys."""
+        return "+".join(part.title for part in self.parts) or self.model_name or self.name
 
 
 class Backbone(nn.Module):
@@ -86,9 +94,12 @@ class Backbone(nn.Module):
             self.requires_grad_(False)
         # In a tuple, as they are no further parts: their weights are the network's.
         self._cut: tuple[Trunk | None, nn.Module] | None = None
-        name = info.model_name or info.name
+        name = info.title
         if unfreeze or (cells and frozen):
-            cut = split(self.network, trained=unfreeze, name=name, cells=cells)
+            if isinstance(network, SideBySide):
+                cut = network.split(trained=unfreeze, names=[part.title for part in info.parts])
+            else:
+                cut = split(self.network, trained=unfreeze, name=name, cells=cells)
             cut.tail.requires_grad_(unfreeze > 0)
             self._cut = (Trunk(self, cut.trunk, shape or (224, 224)), cut.tail)
         elif cells:
@@ -135,7 +146,7 @@ class Backbone(nn.Module):
             seen = tail(self.normalised(image))
         else:
             rows = trunk(image) if image.ndim == 4 else image
-            seen = tail(unflat(rows.float(), trunk.shape))
+            seen = tail(*trunk.maps(rows.float()))
         if isinstance(seen, Tensor):
             return seen.float(), None
         features, cells = seen
@@ -146,7 +157,7 @@ class Backbone(nn.Module):
         size = self.info.picture_size
         if size is not None and images.shape[-2:] != (size, size):
             raise UserError(
-                f"backbone {self.info.model_name} takes pictures of {size}x{size} px only, not "
+                f"backbone {self.info.title} takes pictures of {size}x{size} px only, not "
                 f"{images.shape[-2]}x{images.shape[-1]}: resize them or choose another backbone"
             )
         images = (images.to(self.mean.dtype) / 255 - self.mean) / self.std
@@ -158,11 +169,12 @@ class Trunk(nn.Module):
 
     Args:
         backbone: whose pictures and weights they are.
-        stages: from normalised pictures (B, 3, H, W) to maps, of any shape (B, ...).
+        stages: from normalised pictures (B, 3, H, W) to maps of any shape (B, ...), one for each
+            of backbones side by side.
         size: H and W, which the shape of the maps depends on.
 
     Attributes:
-        shape: of one picture's maps, (C, H', W') or, of a transformer, (T, C).
+        shapes: of one picture's maps, (C, H', W') each or, of a transformer, (T, C).
         width: how many numbers that are.
     """
 
@@ -170,21 +182,31 @@ class Trunk(nn.Module):
         super().__init__()
         self.stages = stages
         self._normalised = backbone.normalised
+        self._beside = isinstance(backbone.network, SideBySide)
         stages.eval()
-        with torch.no_grad():
-            maps = stages(backbone.normalised(torch.zeros(1, 3, *size)))
-        if not isinstance(maps, Tensor):
+        maps = self._maps(torch.zeros(1, 3, *size))
+        if not all(isinstance(each, Tensor) for each in maps):
             raise UserError(
-                f"backbone.unfreeze: {backbone.info.model_name or backbone.info.name} hands more"
+                f"backbone.unfreeze: {backbone.info.title} hands more"
                 " than one map from stage to stage; backbone.frozen=false trains all of it"
             )
-        self.shape = tuple(maps.shape[1:])
-        self.width = maps[0].numel()
+        self.shapes = [tuple(each.shape[1:]) for each in maps]
+        self._widths = [each[0].numel() for each in maps]
+        self.width = sum(self._widths)
 
     def forward(self, images: Tensor) -> Tensor:
         """Pictures (B, 3, H, W), uint8 or float in 0..255, to rows (B, width)."""
+        return torch.cat([flat(each) for each in self._maps(images)], dim=1)
+
+    def maps(self, rows: Tensor) -> list[Tensor]:
+        """The maps that rows (B, width) were made of."""
+        parts = rows.split(self._widths, dim=1)
+        return [unflat(part, shape) for part, shape in zip(parts, self.shapes, strict=True)]
+
+    def _maps(self, images: Tensor) -> tuple[Tensor, ...]:
         with torch.no_grad():
-            return flat(self.stages(self._normalised(images)))
+            maps = self.stages(self._normalised(images))
+        return maps if self._beside else (maps,)
 
 
 def backbone_info(*, name: str, model_name: str | None = None) -> BackboneInfo:
@@ -203,11 +225,35 @@ def backbone_info(*, name: str, model_name: str | None = None) -> BackboneInfo:
     return BackboneInfo(name, None, row.out_features, row.mean, row.std)
 
 
+def side_by_side(infos: Sequence[BackboneInfo]) -> BackboneInfo:
+    """What is to be known of backbones side by side; of a single one, its own.
+
+    Raises UserError for two that take pictures of one size each, and not the same.
+    """
+    first = infos[0]
+    if len(infos) == 1:
+        return first
+    sizes = {info.picture_size for info in infos} - {None}
+    if len(sizes) > 1:
+        first, *_, last = (info for info in infos if info.picture_size)
+        raise UserError(
+            f"backbone.beside: {first.title} takes pictures of {first.picture_size} px only and"
+            f" {last.title} of {last.picture_size} px: choose two that take the same"
+        )
+    return replace(
+        first,
+        out_features=sum(info.out_features for info in infos),
+        picture_size=next(iter(sizes), None),
+        parts=tuple(infos),
+    )
+
+
 def build_backbone(
     *,
     name: str,
     model_name: str | None = None,
     weights: ResolvedWeights,
+    beside: Sequence[tuple[BackboneInfo, ResolvedWeights]] = (),
     frozen: bool = True,
     unfreeze: int = 0,
     cells: bool = False,
@@ -219,6 +265,7 @@ def build_backbone(
     Args:
         name, model_name: as for `backbone_info`.
         weights: as `resolve_weights` found them.
+        beside: others, whose features follow its own.
         frozen, unfreeze, cells, shape: see `Backbone`.
         seed: of random weights; the same seed gives the same weights, and the caller's random
             state is left alone.
@@ -226,33 +273,42 @@ def build_backbone(
     Raises:
         UserError: an unknown model of timm's, or weights that do not fit.
     """
-    info = backbone_info(name=name, model_name=model_name)
-    row = BACKBONES.get(name) or BackboneRow("timm", model_name or "", info.out_features)
-    if weights.path is None:
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            network = _network(row)
-    elif name == "timm" and weights.kind == "pretrained":
-        network = _timm_pretrained(row.model_name, weights.path)
-    else:
-        # An arbitrary timm model may compute tables that are not part of its state dict; the
-        # others need no more than the file has, so the time of a random start is saved.
-        with torch.device("cpu" if name == "timm" else "meta"):
-            network = _network(row)
-        state = read_state(weights.path)
-        if row.package is not None:
-            state = _timms_names(state, row.model_name, weights.path)
-        _load(network, state, head=_head_names(row), path=weights.path)
+    parts = [(backbone_info(name=name, model_name=model_name), weights), *beside]
+    infos = [info for info, _ in parts]
+    networks = [_with_weights(info, found, seed=seed) for info, found in parts]
+    network = networks[0]
+    if beside:
+        network = SideBySide(networks, [Colours(info.mean, info.std) for info in infos])
     return Backbone(
         network=network,
-        info=info,
+        info=side_by_side(infos),
         frozen=frozen,
-        weights_used=weights.description,
-        note=weights.note,
+        weights_used="; ".join(found.description for _, found in parts),
+        note="; ".join(found.note for _, found in parts if found.note) or None,
         unfreeze=unfreeze,
         cells=cells,
         shape=shape,
     )
+
+
+def _with_weights(info: BackboneInfo, weights: ResolvedWeights, *, seed: int) -> nn.Module:
+    name, model_name = info.name, info.model_name
+    row = BACKBONES.get(name) or BackboneRow("timm", model_name or "", info.out_features)
+    if weights.path is None:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return _network(row)
+    if name == "timm" and weights.kind == "pretrained":
+        return _timm_pretrained(row.model_name, weights.path)
+    # An arbitrary timm model may compute tables that are not part of its state dict; the
+    # others need no more than the file has, so the time of a random start is saved.
+    with torch.device("cpu" if name == "timm" else "meta"):
+        network = _network(row)
+    state = read_state(weights.path)
+    if row.package is not None:
+        state = _timms_names(state, row.model_name, weights.path)
+    _load(network, state, head=_head_names(row), path=weights.path)
+    return network
 
 
 @lru_cache

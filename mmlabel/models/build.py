@@ -10,12 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mmlabel.cache import fingerprint
 from mmlabel.criterion import Criterion
 from mmlabel.data.batches import Batch
 from mmlabel.data.transforms import Size
 from mmlabel.models import options
 from mmlabel.models.attention import ATTENTIONS
-from mmlabel.models.backbones import Backbone, backbone_info, build_backbone
+from mmlabel.models.backbone_table import BACKBONES
+from mmlabel.models.backbones import (
+    Backbone,
+    BackboneInfo,
+    backbone_info,
+    build_backbone,
+    side_by_side,
+)
 from mmlabel.models.caption_encoder import CaptionEncoder
 from mmlabel.models.decoder import LabelDecoder
 from mmlabel.models.encoder import Encoder
@@ -30,7 +38,7 @@ from mmlabel.models.text_options import (
     TransformerCaption,
 )
 from mmlabel.models.transformer_encoder import TransformerEncoder
-from mmlabel.models.weights import resolve_weights, weights_digest
+from mmlabel.models.weights import ResolvedWeights, resolve_weights, weights_digest
 
 log = logging.getLogger(__name__)
 
@@ -63,15 +71,33 @@ class BackboneSource:
         self.unfreeze = chosen.unfreeze
         self.attention = chosen.attention
         self._shape = shape
-        self._names = {"name": chosen.name, "model_name": chosen.model_name}
         # A frozen network of random weights stands in for a pretrained one: the same in every run.
         self._seed = 0 if self.frozen else seed
-        self.info = backbone_info(**self._names)
-        self.weights = resolve_weights(
-            **self._names,
-            weights="none" if built_in else chosen.weights,
-            on_missing=on_missing,
-        )
+        wanted = [(chosen.name, chosen.model_name, chosen.weights, "backbone.weights")]
+        if (beside := chosen.beside) is not None:
+            name, model_name = (beside, None) if beside in BACKBONES else ("timm", beside)
+            wanted.append((name, model_name, chosen.beside_weights, "backbone.beside_weights"))
+        self._parts: list[tuple[BackboneInfo, ResolvedWeights]] = []
+        for name, model_name, weights, option in wanted:
+            found = resolve_weights(
+                name=name,
+                model_name=model_name,
+                weights="none" if built_in else weights,
+                on_missing=on_missing,
+                option=option,
+            )
+            self._parts.append((backbone_info(name=name, model_name=model_name), found))
+        self.info = side_by_side([info for info, _ in self._parts])
+
+    @property
+    def weights(self) -> str:
+        """Where they come from, in words."""
+        return "; ".join(found.description for _, found in self._parts)
+
+    @property
+    def notes(self) -> list[str]:
+        """Which weights are not those that were asked for."""
+        return [found.note for _, found in self._parts if found.note]
 
     @property
     def width(self) -> int:
@@ -86,9 +112,12 @@ class BackboneSource:
     @cached_property
     def backbone(self) -> Backbone:
         """The network, built at the first use."""
+        (info, weights), *beside = self._parts
         return build_backbone(
-            **self._names,
-            weights=self.weights,
+            name=info.name,
+            model_name=info.model_name,
+            weights=weights,
+            beside=beside,
             frozen=self.frozen,
             unfreeze=self.unfreeze,
             cells=self.attention is not None,
@@ -99,13 +128,18 @@ class BackboneSource:
     @cached_property
     def digest(self) -> str:
         """32 hex digits that change with the weights."""
-        return weights_digest(**self._names, weights=self.weights, seed=self._seed)
+        digests = [
+            weights_digest(
+                name=info.name, model_name=info.model_name, weights=weights, seed=self._seed
+            )
+            for info, weights in self._parts
+        ]
+        return digests[0] if len(digests) == 1 else fingerprint(*digests)
 
     def key(self, engine: Engine) -> dict[str, object]:
         """All that a feature depends on besides the picture, as plain values."""
-        name = self._names["model_name"] or self._names["name"]
         cut = {"trained_stages": self.unfreeze} if self.maps else {}
-        return {"backbone": name, "weights": self.digest, **cut, **engine.key()}
+        return {"backbone": self.info.title, "weights": self.digest, **cut, **engine.key()}
 
 
 @dataclass(frozen=True)

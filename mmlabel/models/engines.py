@@ -83,8 +83,7 @@ def build_extract(
     network: Backbone | Trunk = backbone.trunk or backbone
     if engine.name == "openvino":
         shape = (size, size) if isinstance(size, int) else size
-        name = backbone.info.model_name or backbone.info.name
-        return _by_openvino(network, name, engine.precision, shape=shape)
+        return _by_openvino(network, backbone.info.title, engine.precision, shape=shape)
     lower = engine.precision == "bfloat16"
 
     def extract(pictures: Tensor) -> Tensor:

@@ -35,6 +35,12 @@ class Freezing(Group):
     the cells that it looks at: residual, those that it scores highest (Zhu & Wu 2021); query,
     those that a learned query finds (Liu et al. 2021). Of a frozen backbone the map is stored."""
 
+    beside: Text | None = None
+    """A second backbone, whose features follow the first one's: another name of this group, or of
+    timm's models."""
+    beside_weights: Text = "pretrained"
+    """Of the second one: pretrained (ImageNet), none (random), or a file with a state dict."""
+
     @model_validator(mode="after")
     def _frozen_or_not(self) -> Freezing:
         if self.unfreeze and not self.frozen:
@@ -47,6 +53,14 @@ class Freezing(Group):
             raise UserError(
                 f"backbone.lr_scale={self.lr_scale:g}: a frozen backbone is not trained; add"
                 " backbone.unfreeze=N or backbone.frozen=false"
+            )
+        own = [getattr(self, name, None) for name in ("name", "model_name")]
+        if self.beside is not None and self.beside in own:
+            raise UserError(f"backbone.beside={self.beside}: this is the first backbone, too")
+        if self.beside is not None and self.attention is not None:
+            raise UserError(
+                f"backbone.attention={self.attention} looks at one backbone's map, and there are"
+                f" two with backbone.beside={self.beside}: leave one of the options out"
             )
         return self
 

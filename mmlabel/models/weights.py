@@ -44,6 +44,7 @@ def resolve_weights(
     model_name: str | None = None,
     weights: str = "pretrained",
     on_missing: Literal["error", "continue"] = "error",
+    option: str = "backbone.weights",
 ) -> ResolvedWeights:
     """Find a backbone's weights, downloading them if need be; builds nothing.
 
@@ -53,6 +54,7 @@ def resolve_weights(
             torchvision or timm model (.pth, .pt or .safetensors), with or without its classifier.
         on_missing: what to do when pretrained weights cannot be fetched: "error", or "continue"
             with random ones and a `note` that says so.
+        option: that gave `weights`, for messages.
 
     Raises:
         UserError: weights that cannot be had, or a model that timm does not know.
@@ -60,9 +62,9 @@ def resolve_weights(
     if weights == "none":
         return ResolvedWeights("random", None, "none (random weights)")
     if weights != "pretrained":
-        path = weights_file(weights, option="backbone.weights")
+        path = weights_file(weights, option=option)
         if not path.is_file():
-            raise UserError(f"backbone.weights={weights}: this is a folder, not a file")
+            raise UserError(f"{option}={weights}: this is a folder, not a file")
         return ResolvedWeights("file", path, f"file {path}")
     try:
         path = _pretrained_file(name, model_name)
@@ -71,9 +73,9 @@ def resolve_weights(
             note = f"{error}: the backbone has random weights instead"
             return ResolvedWeights("random", None, "none (pretrained weights not available)", note)
         raise UserError(
-            f"{error}. Ways out: backbone.weights=FILE (a state dict of this model), "
+            f"{error}. Ways out: {option}=FILE (a state dict of this model), "
             "backbone=efficientnet_lite0 (its weights come with the install), or "
-            "backbone.weights=none (random weights)"
+            f"{option}=none (random weights)"
         ) from error
     return ResolvedWeights("pretrained", path, f"pretrained ({path.name})", _otherwise(path))
 

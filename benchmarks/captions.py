@@ -60,7 +60,7 @@ def _measure(
     batches = {
         name: [
             rows
-            for rows, _ in EpochBatches(
+            for rows, *_ in EpochBatches(
                 len(lengths), batch_size=BATCH, training=True, lengths=given
             )
         ]

@@ -48,7 +48,7 @@ def _loop(bench: Bench, options: list[str]) -> None:
         order = np.random.permutation(len(split))
         for begin in range(0, len(order), settings.data.batch_size):
             rows = order[begin : begin + settings.data.batch_size]
-            batch = split[rows, np.zeros(len(rows), dtype=bool)]
+            batch = split[rows, np.zeros(len(rows), dtype=bool), rows]
             batch = data.transfer_batch_to_device(batch, DEVICE, 0)
             optimizer.zero_grad()
             criterion(network(batch), batch.targets).backward()

@@ -60,9 +60,10 @@ def _data(settings: Settings) -> Found:
         teacher = settings.distil.teacher is not None  # which may look at them
         names = (*shape, *(() if teacher else ("data.on_bad_image",)))
         yield from _all(names, f"model={model.name}, which looks at no pictures")
+        yield "data.augment", f"model={model.name}, which looks at no pictures"
     if isinstance(model, DetectorModel | DetectorFusion):
         why = f"model={model.name}: a detector sees whole pictures upright, at detector.image_size"
-        yield from _all((*shape, "data.upright"), why)
+        yield from _all((*shape, "data.upright", "data.augment"), why)
     if isinstance(data, Splits) and data.splits is not None:
         names = ("data.fractions", "data.split_seed")
         yield from _all(names, "data.splits, whose file says which rows are in which split")
@@ -91,6 +92,7 @@ def _features(settings: Settings) -> Found:
         yield "backbone.beside_weights", "backbone.beside=null: there is no second backbone"
     why = None if backbone.frozen else "backbone.frozen=false, whose features are not kept"
     why = "features=off, as none are kept" if features.mode == "off" else why
+    why = "data.augment, which gives others in every epoch" if settings.data.augment else why
     if why is not None:
         parts = ("precision", "storage", "max_gigabytes", "batch_size", "workers")
         yield from _all(tuple(f"features.{part}" for part in parts), why)

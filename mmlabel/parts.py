@@ -90,8 +90,10 @@ def build(settings: Settings, resumed: Checkpoint | None, *, wandb_id: str | Non
         for note in backbone.notes:
             prepared.note(note)
     stored = None
-    if backbone and settings.features and settings.features.mode != "off" and backbone.frozen:
-        chosen = settings.features
+    chosen = settings.features
+    if backbone and backbone.frozen and settings.data.augment:
+        log.info("data.augment changes the pictures, so the backbone runs in every epoch")
+    elif backbone and chosen and chosen.mode != "off" and backbone.frozen:
         stored = StoredFeatures(
             extractor=FrozenFeatures(backbone, chosen.engine, chosen.precision),
             storage=chosen.storage,
@@ -115,6 +117,7 @@ def build(settings: Settings, resumed: Checkpoint | None, *, wandb_id: str | Non
         on_bad_image=settings.data.on_bad_image,
         seed=settings.seed,
         group_by_length=settings.group_by_length,
+        augment=settings.data.augment,
         cache_dir=cache_folder(settings.cache_dir),
         stored=stored,
         detector=detector,

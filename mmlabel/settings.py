@@ -36,7 +36,16 @@ from mmlabel.models.options import (
     Model,
 )
 from mmlabel.models.text_options import Caption, TextTransformer
-from mmlabel.options import Count, Group, Positive, Text, declared, discriminator, validate
+from mmlabel.options import (
+    Count,
+    Group,
+    Positive,
+    Text,
+    declared,
+    discriminator,
+    shown,
+    validate,
+)
 from mmlabel.score_table import MONITORED, SCORES
 from mmlabel.training_options import (
     Callbacks,
@@ -133,6 +142,11 @@ class Settings(Group):
             raise UserError(
                 "features=on with backbone.frozen=false: a backbone that is trained gives other"
                 " features in every step, so they cannot be kept; choose one of the two"
+            )
+        if self.features and self.features.mode == "on" and self.data.augment:
+            raise UserError(
+                f"features=on with data.augment={shown(self.data.augment)}: pictures that change in"
+                " every epoch give other features, so they cannot be kept; choose one of the two"
             )
         if self.train and self.data.batch_size == 1 and self.has_batch_norm:
             raise UserError(

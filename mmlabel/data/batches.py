@@ -1,6 +1,6 @@
 """What one training step sees, and which rows that is."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler, SequentialSampler
 
+from mmlabel.data.augment import Change, augmentation, augmented
 from mmlabel.data.captions import EncodedCaptions
 from mmlabel.data.pictures import read_picture
 from mmlabel.data.transforms import Size, picture_views, stack_views
@@ -35,11 +36,15 @@ class Batch(NamedTuple):
     teacher: Tensor | None = None  # (B, num_labels) float32 logits of a larger network; in training
 
 
+Indices = tuple[np.ndarray, np.ndarray, np.ndarray]
+
 POOL = 64  # batches whose rows are sorted by length together
 
 
 class EpochBatches(Sampler):
-    """Yields each batch of an epoch as (rows, flipped): int64 (B,) and bool (B,) arrays.
+    """Yields each batch of an epoch as (rows, flipped, draws): int64, bool and int64 (B,) arrays.
+
+    `draws` are seeds of what else is random about a row in that epoch.
 
     Order and flips follow from the seed and the epoch alone, so that a run with stored features
     sees exactly what a run without them sees, and a resumed run what an uninterrupted one does. A
@@ -99,9 +104,13 @@ class EpochBatches(Sampler):
     def __len__(self) -> int:
         return len(self._starts) - 1
 
-    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def __iter__(self) -> Iterator[Indices]:
         order = np.arange(self.num_rows)
         flipped = np.zeros(self.num_rows, dtype=bool)
+        # Of a stream of their own, so that order and flips are the same with and without them.
+        draws = np.random.default_rng([self.seed, self.epoch, 1]).integers(
+            2**62, size=self.num_rows
+        )
         if self.training:
             generator = np.random.default_rng([self.seed, self.epoch])
             order = generator.permutation(self.num_rows)
@@ -115,7 +124,7 @@ class EpochBatches(Sampler):
         mine = order[self.rank :: self.world_size]
         for start, end in zip(self._starts, self._starts[1:], strict=False):
             rows = mine[start:end]
-            yield rows, flipped[rows]
+            yield rows, flipped[rows], draws[rows]
 
 
 def share_of_batch(batch_size: int, processes: int) -> int:
@@ -162,7 +171,7 @@ class RepeatedBatches(SequentialSampler):
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Indices]:  # type: ignore[override]
         return iter(self.batches)
 
 
@@ -184,7 +193,7 @@ class TeacherLogits:
 
 
 class SplitRows(Dataset):
-    """One split, which gives a whole `Batch` for the (rows, flipped) that EpochBatches yields.
+    """One split, which gives a whole `Batch` for what EpochBatches yields.
 
     Args:
         pictures: files to decode for the image half, or None.
@@ -193,6 +202,7 @@ class SplitRows(Dataset):
         states: (R, D) of a frozen text transformer, whose rows are what `captions` then number; or
             None.
         teacher: (n, num_labels) float32, the logits of a network to learn from; or None.
+        augment: random changes of the pictures, see `mmlabel.data.augment`.
     """
 
     def __init__(
@@ -209,6 +219,7 @@ class SplitRows(Dataset):
         image_size: Size,
         upright: bool,
         teacher: np.ndarray | None = None,
+        augment: Sequence[Change] = (),
     ) -> None:
         self.ids = np.array(ids, dtype=object)
         self.targets = torch.from_numpy(targets)  # as bytes: millions of rows have many labels
@@ -222,14 +233,15 @@ class SplitRows(Dataset):
         self.image_size = image_size
         self.upright = upright
         self.teacher = None if teacher is None else torch.from_numpy(teacher)
+        self.augment = augmentation(augment, size=image_size) if augment else None
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, index: tuple[np.ndarray, np.ndarray]) -> Batch:
+    def __getitem__(self, index: Indices) -> Batch:
         rows, flipped = torch.from_numpy(index[0]), torch.from_numpy(index[1])
         return Batch(
-            image=self._images(rows, flipped),
+            image=self._images(rows, flipped, index[2]),
             tokens=self._tokens(index[0]),
             lengths=self.lengths[rows],
             targets=self.targets[rows].float(),
@@ -244,7 +256,9 @@ class SplitRows(Dataset):
         # What stands in the padding is any state: it is looked at no more than a padding's number.
         return tokens if self.states is None or not len(self.states) else self.states[tokens]
 
-    def _images(self, rows: torch.Tensor, flipped: torch.Tensor) -> torch.Tensor | None:
+    def _images(
+        self, rows: torch.Tensor, flipped: torch.Tensor, draws: np.ndarray
+    ) -> torch.Tensor | None:
         if self.features is not None and self.feature_rows is not None:
             # One copy to a GPU that holds the features, rather than the features themselves.
             where = self.feature_rows[rows, flipped.long()].to(self.features.device)
@@ -263,4 +277,5 @@ class SplitRows(Dataset):
                     upright=self.upright,
                 )
             )
-        return stack_views(views)  # (B, 3, H, W)
+        pictures = stack_views(views)  # (B, 3, H, W)
+        return augmented(pictures, draws.tolist(), self.augment) if self.augment else pictures

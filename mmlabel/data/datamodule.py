@@ -1,7 +1,7 @@
 """From prepared data to batches, with pictures decoded, or their stored features, or scores."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from mmlabel.cache import fingerprint
+from mmlabel.data.augment import Change
 from mmlabel.data.batches import Batch, EpochBatches, RepeatedBatches, SplitRows, TeacherLogits
 from mmlabel.data.caption_states import StoredStates, caption_states
 from mmlabel.data.digests import digests_folder, picture_digests, unreadable_pictures
@@ -88,6 +89,7 @@ class CaptionedPictures(pl.LightningDataModule):
         detector: whose scores of the pictures stand in for them, or None.
         states: of the frozen text transformer, which stand in for captions, or None.
         teacher: the logits of a network to learn from, of the training split, or None.
+        augment: random changes of training pictures, which are then looked at live.
 
     Attributes:
         detector_seconds: what detection took, now or when its scores were stored.
@@ -112,6 +114,7 @@ class CaptionedPictures(pl.LightningDataModule):
         detector: PictureScorer | None = None,
         states: StoredStates | None = None,
         teacher: TeacherLogits | None = None,
+        augment: Sequence[Change] = (),
     ) -> None:
         super().__init__()
         self.prepared = prepared
@@ -128,6 +131,7 @@ class CaptionedPictures(pl.LightningDataModule):
         self.detector = detector
         self.states = states
         self.teacher = teacher
+        self.augment = augment
         self.detector_seconds = 0.0
         self.features: torch.Tensor | None = None
         self.features_key: dict[str, object] | None = None
@@ -338,6 +342,7 @@ class CaptionedPictures(pl.LightningDataModule):
             image_size=self.image_size,
             upright=self.upright,
             teacher=self.teacher.of(rows) if self.teacher and name == "train" else None,
+            augment=self.augment if name == "train" else (),
         )
 
     def _loader(self, name: str, *, training: bool = False) -> DataLoader:

@@ -34,6 +34,9 @@ class Batches(Group):
     picture, brought to that height and width."""
     upright: StrictBool = True
     """Turn pictures as their EXIF data says before anything else."""
+    augment: list[Literal["crop", "rand", "erase"]] = []
+    """Changes of training pictures, drawn anew in every epoch, so that the backbone runs in each:
+    crop (a random part), rand (RandAugment), erase (a random rectangle, as in cutout)."""
     batch_size: Count = 32
     """Rows in a training step, shared out equally over the processes of trainer=ddp."""
     workers: Annotated[int, Ge(0), Le(256)] = 2

@@ -26,14 +26,14 @@ def test_batches_of_similar_length_have_the_same_rows(rows: int, world_size: int
             drawn = EpochBatches(rows, **options)
             grouped.set_epoch(epoch)
             drawn.set_epoch(epoch)
-            flips = {int(r): bool(f) for pair in drawn for r, f in zip(*pair, strict=True)}
-            for taken, flipped in (batches := [*batches, list(grouped)])[-1]:
+            flips = {int(r): bool(f) for rs, fs, _ in drawn for r, f in zip(rs, fs, strict=True)}
+            for taken, flipped, _ in (batches := [*batches, list(grouped)])[-1]:
                 assert all(flips.get(int(r), f) == f for r, f in zip(taken, flipped, strict=True))
-            assert [len(b) for b, _ in batches[-1]] == [len(b) for b, _ in drawn]
-        everything = [row for share in batches for taken, _ in share for row in taken.tolist()]
+            assert [len(b) for b, *_ in batches[-1]] == [len(b) for b, *_ in drawn]
+        everything = [row for share in batches for taken, *_ in share for row in taken.tolist()]
         assert sorted(set(everything)) == list(range(rows))
         assert len(everything) - rows < world_size
-        epochs.append([[taken.tolist() for taken, _ in share] for share in batches])
+        epochs.append([[taken.tolist() for taken, *_ in share] for share in batches])
     if rows > 20:
         assert epochs[0] != epochs[1]
         # In a step all processes have captions of similar length, and steps are not in its order.
@@ -47,11 +47,11 @@ def test_batches_of_similar_length_have_the_same_rows(rows: int, world_size: int
 @pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("world_size", [2, 3, 4])
 def test_what_processes_do_at_once_is_the_batch_of_one(world_size: int, grouped: bool):
-    """The same rows with the same flips in each step, in equal parts."""
+    """The same rows with the same flips and draws in each step, in equal parts."""
     rows = 1212
     lengths = np.random.default_rng(0).integers(0, 40, rows) if grouped else None
 
-    def steps(rank: int, processes: int) -> list[dict[int, bool]]:
+    def steps(rank: int, processes: int) -> list[dict[int, tuple[bool, int]]]:
         batches = EpochBatches(
             rows,
             batch_size=24,
@@ -62,7 +62,10 @@ def test_what_processes_do_at_once_is_the_batch_of_one(world_size: int, grouped:
             world_size=processes,
         )
         batches.set_epoch(3)
-        return [dict(zip(r.tolist(), f.tolist(), strict=True)) for r, f in batches]
+        return [
+            dict(zip(r.tolist(), zip(f.tolist(), d.tolist(), strict=True), strict=True))
+            for r, f, d in batches
+        ]
 
     shares = [steps(rank, world_size) for rank in range(world_size)]
     assert all(len({len(part) for part in parts}) == 1 for parts in zip(*shares, strict=True))

@@ -68,7 +68,7 @@ def test_flips_and_order_change_by_epoch_and_repeat_by_seed():
         taken = []
         for epoch in (0, 1):
             sampler.set_epoch(epoch)
-            taken.append([(rows.tolist(), flips.tolist()) for rows, flips in sampler])
+            taken.append([(rows.tolist(), flips.tolist()) for rows, flips, _ in sampler])
         return taken
 
     first, second = epochs(seed=3)
@@ -91,7 +91,7 @@ def test_processes_share_an_epoch_out(rows: int, world_size: int, training: bool
         sampler = EpochBatches(
             rows, batch_size=whole, training=training, rank=rank, world_size=world_size
         )
-        batches = [batch for batch, _ in sampler]
+        batches = [batch for batch, *_ in sampler]
         assert len(batches) == len(sampler)
         shares.append([row for batch in batches for row in batch.tolist()])
         if training and rows >= 2 * world_size:
@@ -109,8 +109,8 @@ def test_a_flipped_picture_is_the_mirrored_one(settings_of):
     data = prepared(settings_of("model=image_only"))
     split = data.split("train")
     row = np.array([5])
-    plain = split[row, np.array([False])].image
-    flipped = split[row, np.array([True])].image
+    plain = split[row, np.array([False]), row].image
+    flipped = split[row, np.array([True]), row].image
     assert torch.equal(plain.flip(-1), flipped)
 
 

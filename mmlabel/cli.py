@@ -48,7 +48,7 @@ _MOST_CHECKED = 64  # jobs of a multirun that are checked before the first one r
 _MAIN_PROCESS = os.getpid()
 _INSTALLED_BY = {
     **dict.fromkeys(("joblib", "submitit_local", "submitit_slurm"), "-e '.[launchers]'"),
-    "ray": "hydra-ray-launcher",
+    "ray": "hydra-ray-launcher 'joblib<1.6', in an environment without constraints.txt",
 }
 
 

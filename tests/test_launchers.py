@@ -1,5 +1,6 @@
 """Hydra's launchers for real."""
 
+import importlib.util
 import json
 import os
 import signal
@@ -74,11 +75,13 @@ def one_after_the_other(tmp_path_factory) -> dict[str, dict]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["cores", "local"])
+@pytest.mark.parametrize("launcher", ["cores", "local", "cluster"])
 def test_four_jobs_on_one_cache(
     launcher: str, one_after_the_other: dict[str, dict], tmp_path: Path
 ):
     """The scores of the same jobs one after the other, features computed once; one job fails."""
+    if launcher == "cluster" and importlib.util.find_spec("ray") is None:
+        pytest.skip("Ray's launcher has an environment of its own (tests/cluster.sh): left out")
     options = [f"hydra/launcher={launcher}", *PICTURES]
     said = multirun(*options, cwd=tmp_path, cache=tmp_path / "cache", code=1)
     assert "learning rate is too high" in said and "Traceback" not in said

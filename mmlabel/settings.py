@@ -19,8 +19,6 @@ from mmlabel.data.options import DataSource
 from mmlabel.errors import UserError, nearest
 from mmlabel.losses import Loss
 from mmlabel.models.options import (
-    AnyDetector,
-    Backbone,
     CaptionOnly,
     Captions,
     Decoder,
@@ -29,12 +27,12 @@ from mmlabel.models.options import (
     DetectorModel,
     Embedding,
     Ensemble,
-    Features,
     Fusion,
     ImageOnly,
     Lstm,
     Model,
 )
+from mmlabel.models.picture_options import AnyDetector, Backbone, Features
 from mmlabel.models.text_options import Caption, TextTransformer
 from mmlabel.options import (
     Count,

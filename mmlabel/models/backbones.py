@@ -1,41 +1,16 @@
-"""Networks that turn a picture into a feature vector (report section 3.1.2).
-
-ResNet and VGG-16 are torchvision's, as in the report; everything else is timm's. A run whose
-features are already stored asks only for `backbone_info`, which for the named backbones imports
-neither library and builds nothing.
-"""
+"""Networks that turn a picture into a feature vector (report section 3.1.2)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from pathlib import Path
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from mmlabel.errors import UserError, first_line
-from mmlabel.models.backbone_table import BACKBONES, BackboneRow
+from mmlabel.errors import UserError
+from mmlabel.models.picture_networks import BackboneInfo, backbone_info, network_with_weights
 from mmlabel.models.side_by_side import Colours, SideBySide
 from mmlabel.models.stages import flat, split, unflat, with_cells
-from mmlabel.models.weights import ResolvedWeights, read_state, timm_config
-
-
-@dataclass(frozen=True)
-class BackboneInfo:
-    """What the rest of the network must know of a backbone before it exists."""
-
-    name: str
-    model_name: str | None  # timm's name; None for the named backbones
-    out_features: int
-    mean: tuple[float, ...]  # of pictures scaled to 0..1, one number a channel
-    std: tuple[float, ...]
-    picture_size: int | None = None  # the only size in px that it takes; None: any
-    parts: "tuple[BackboneInfo, ...]" = ()  # of backbones side by side, those of each
-
-    @property
-    def title(self) -> str:
-        """Its name, for messages and keys."""
-        return "+".join(part.title for part in self.parts) or self.model_name or self.name
+from mmlabel.models.weights import ResolvedWeights
 
 
 class Backbone(nn.Module):
@@ -209,22 +184,6 @@ class Trunk(nn.Module):
         return maps if self._beside else (maps,)
 
 
-def backbone_info(*, name: str, model_name: str | None = None) -> BackboneInfo:
-    """A backbone's width and normalisation, without its weights.
-
-    Args:
-        name: of `BACKBONES`, or timm.
-        model_name: with name="timm", any model that timm knows.
-
-    Raises:
-        UserError: a model that timm does not know, or whose features are no vector.
-    """
-    if name == "timm":
-        return _timm_info(model_name or "")
-    row = BACKBONES[name]
-    return BackboneInfo(name, None, row.out_features, row.mean, row.std)
-
-
 def side_by_side(infos: Sequence[BackboneInfo]) -> BackboneInfo:
     """What is to be known of backbones side by side; of a single one, its own.
 
@@ -275,7 +234,7 @@ def build_backbone(
     """
     parts = [(backbone_info(name=name, model_name=model_name), weights), *beside]
     infos = [info for info, _ in parts]
-    networks = [_with_weights(info, found, seed=seed) for info, found in parts]
+    networks = [network_with_weights(info, found, seed=seed) for info, found in parts]
     network = networks[0]
     if beside:
         network = SideBySide(networks, [Colours(info.mean, info.std) for info in infos])
@@ -289,131 +248,3 @@ def build_backbone(
         cells=cells,
         shape=shape,
     )
-
-
-def _with_weights(info: BackboneInfo, weights: ResolvedWeights, *, seed: int) -> nn.Module:
-    name, model_name = info.name, info.model_name
-    row = BACKBONES.get(name) or BackboneRow("timm", model_name or "", info.out_features)
-    if weights.path is None:
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            return _network(row)
-    if name == "timm" and weights.kind == "pretrained":
-        return _timm_pretrained(row.model_name, weights.path)
-    # An arbitrary timm model may compute tables that are not part of its state dict; the
-    # others need no more than the file has, so the time of a random start is saved.
-    with torch.device("cpu" if name == "timm" else "meta"):
-        network = _network(row)
-    state = read_state(weights.path)
-    if row.package is not None:
-        state = _timms_names(state, row.model_name, weights.path)
-    _load(network, state, head=_head_names(row), path=weights.path)
-    return network
-
-
-@lru_cache
-def _timm_info(model_name: str) -> BackboneInfo:
-    config = timm_config(model_name)
-    size = config.input_size[1:]
-    # Without the storage, building takes milliseconds; a few models (and older versions of timm)
-    # compute with numbers while they are built and need it.
-    try:
-        shape = _features_shape(model_name, size, device="meta")
-    except RuntimeError:
-        try:
-            shape = _features_shape(model_name, size, device="cpu")
-        except RuntimeError as error:
-            raise UserError(f"backbone {model_name} cannot be used: {error}") from error
-    if len(shape) != 2:
-        raise UserError(
-            f"backbone {model_name} gives features of shape {tuple(shape)} and not one vector a "
-            "picture: choose another model"
-        )
-    fixed = size[-1] if config.fixed_input_size else None
-    return BackboneInfo("timm", model_name, shape[1], config.mean, config.std, fixed)
-
-
-def _features_shape(model_name: str, size: tuple[int, int], *, device: str) -> torch.Size:
-    import timm
-
-    with torch.device(device), torch.no_grad():
-        network = timm.create_model(model_name, num_classes=0).eval()
-        return network(torch.empty(1, 3, *size)).shape
-
-
-def _network(row: BackboneRow) -> nn.Module:
-    """The network of random weights, without its classifier unless the row keeps it."""
-    if row.library == "torchvision":
-        from torchvision.models import get_model
-
-        network = get_model(row.model_name, weights=None)
-        if row.classifier is not None:
-            network.set_submodule(row.classifier, nn.Identity())
-        return network
-    import timm
-
-    return timm.create_model(row.model_name, num_classes=0)
-
-
-def _head_names(row: BackboneRow) -> tuple[str, ...]:
-    """Prefixes of the classifier's entries in a complete state dict."""
-    if row.library == "torchvision":
-        return () if row.classifier is None else (f"{row.classifier}.",)
-    heads = timm_config(row.model_name).classifier or ()
-    return tuple(f"{head}." for head in ([heads] if isinstance(heads, str) else heads))
-
-
-def _timm_pretrained(model_name: str, path: Path) -> nn.Module:
-    """timm's own loading, which converts the formats that its pretrained files come in."""
-    import timm
-
-    try:
-        return timm.create_model(
-            model_name,
-            pretrained=True,
-            num_classes=0,
-            pretrained_cfg_overlay={"file": str(path), "custom_load": False},
-        )
-    except Exception as error:  # a damaged file can fail anywhere in the conversion
-        raise UserError(
-            f"{path}: cannot be loaded into {model_name} ({first_line(error)})"
-        ) from error
-
-
-def _timms_names(state: dict[str, Tensor], model_name: str, path: Path) -> dict[str, Tensor]:
-    """timm's names for the entries of a package's weights, which are in the same order."""
-    import timm
-
-    with torch.device("meta"):
-        expected = timm.create_model(model_name).state_dict()
-    if not expected.keys().isdisjoint(state):  # another file, with timm's names
-        return state
-    shapes = [value.shape for value in state.values()]
-    if shapes != [value.shape for value in expected.values()]:
-        raise UserError(
-            f"{path}: its {len(shapes)} entries do not match the {len(expected)} of timm's "
-            f"{model_name}"
-        )
-    return dict(zip(expected, state.values(), strict=True))
-
-
-def _load(
-    network: nn.Module, state: dict[str, Tensor], *, head: tuple[str, ...], path: Path
-) -> None:
-    expected = network.state_dict()
-    state = {k: v for k, v in state.items() if k in expected or not k.startswith(head)}
-    # Files older than batch norm's step counter lack it; nothing here uses it.
-    missing = [k for k in expected if k not in state and not k.endswith("num_batches_tracked")]
-    problems = [f"missing {k}" for k in missing]
-    problems += [f"unexpected {k}" for k in state if k not in expected]
-    problems += [
-        f"{k} of shape {tuple(state[k].shape)} instead of {tuple(expected[k].shape)}"
-        for k in expected
-        if k in state and state[k].shape != expected[k].shape
-    ]
-    if problems:
-        raise UserError(
-            f"{path}: does not fit this backbone: {', '.join(problems[:3])}"
-            + (f" and {len(problems) - 3} more" if len(problems) > 3 else "")
-        )
-    network.load_state_dict(state, assign=True)

@@ -17,13 +17,7 @@ from mmlabel.data.transforms import Size
 from mmlabel.models import options
 from mmlabel.models.attention import ATTENTIONS
 from mmlabel.models.backbone_table import BACKBONES
-from mmlabel.models.backbones import (
-    Backbone,
-    BackboneInfo,
-    backbone_info,
-    build_backbone,
-    side_by_side,
-)
+from mmlabel.models.backbones import Backbone, build_backbone, side_by_side
 from mmlabel.models.caption_encoder import CaptionEncoder
 from mmlabel.models.decoder import LabelDecoder
 from mmlabel.models.encoder import Encoder
@@ -31,6 +25,8 @@ from mmlabel.models.engines import Engine, EngineName, Precision, build_extract,
 from mmlabel.models.ensemble import Ensemble
 from mmlabel.models.fusion import Head, ImageEncoder, LateFusion, fused_features
 from mmlabel.models.join import Join
+from mmlabel.models.picture_networks import BackboneInfo, backbone_info
+from mmlabel.models.picture_options import NamedBackbone, TimmBackbone
 from mmlabel.models.text_model import TextModel
 from mmlabel.models.text_options import (
     ContextualEmbedding,
@@ -60,7 +56,7 @@ class BackboneSource:
 
     def __init__(
         self,
-        chosen: options.NamedBackbone | options.TimmBackbone,
+        chosen: NamedBackbone | TimmBackbone,
         *,
         seed: int,
         on_missing: Literal["error", "continue"],

@@ -18,8 +18,9 @@ from web import Server, serving
 from mmlabel import network
 from mmlabel.errors import UserError
 from mmlabel.models.backbone_table import BACKBONES
-from mmlabel.models.backbones import Backbone, backbone_info
+from mmlabel.models.backbones import Backbone
 from mmlabel.models.backbones import build_backbone as build_from
+from mmlabel.models.picture_networks import backbone_info
 from mmlabel.models.weights import ResolvedWeights, download_path, resolve_weights
 from mmlabel.models.weights import weights_digest as digest_of
 

@@ -8,10 +8,11 @@ from mmlabel.criterion import MeanOverKnown
 from mmlabel.data.batches import Batch
 from mmlabel.errors import UserError
 from mmlabel.losses import Bce
-from mmlabel.models.backbones import Backbone, backbone_info, build_backbone
+from mmlabel.models.backbones import Backbone, build_backbone
 from mmlabel.models.caption_encoder import CaptionEncoder
 from mmlabel.models.encoder import Encoder
 from mmlabel.models.fusion import Head, ImageEncoder, LateFusion, fused_features
+from mmlabel.models.picture_networks import backbone_info
 from mmlabel.models.weights import resolve_weights
 
 LABELS = 20

@@ -9,8 +9,9 @@ import torch
 
 from mmlabel import load
 from mmlabel.errors import UserError
-from mmlabel.models.backbones import Backbone, BackboneInfo, backbone_info, build_backbone
+from mmlabel.models.backbones import Backbone, build_backbone
 from mmlabel.models.engines import build_extract, choose_engine
+from mmlabel.models.picture_networks import BackboneInfo, backbone_info
 from mmlabel.models.weights import resolve_weights
 from mmlabel.run_folder import read_results
 from mmlabel.training import train

@@ -387,12 +387,12 @@ def explain(comparison: Comparison, p_value: float | None = None) -> str:
     low, high = (100 * end for end in comparison.interval)
     words = (
         f"{verdict(comparison, p_value)}: {100 * comparison.difference:+.2f} F1 points"
-        f" ({100 * (1 - comparison.alpha):g} % interval {low:+.2f} to {high:+.2f}, "
+        f" ({100 * (1 - comparison.alpha):g} % interval {low:+.2f} to {high:+.2f}"
     )
     if p_value is None:
-        words += f"p = {comparison.p_value:.2g})"
+        words += f", p = {comparison.p_value:.2g})"
     else:
-        words += f"p = {p_value:.2g} corrected for several comparisons)"
+        words += f" uncorrected, p = {p_value:.2g} corrected for several comparisons)"
     if comparison.detectable is None:
         words += f"; the answers differ on {comparison.changed} of"
         words += f" {count(comparison.rows, 'test row')}"

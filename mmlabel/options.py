@@ -136,6 +136,9 @@ def allowed(field: FieldInfo) -> str:
             choices += [str(choice) for choice in get_args(part)]
         elif get_origin(part) is list:
             item, item_metadata = next(members(get_args(part)[0], ()))
+            if get_origin(item) is Literal:
+                texts.append(f"a list of any of {', '.join(map(str, get_args(item)))}")
+                continue
             of = _bounds(item_metadata, is_list=False)
             each = f", each {of}" if of else ""
             texts.append(f"a list of {f'{bounds} ' if bounds else ''}{_plural(item)}{each}")
@@ -219,15 +222,18 @@ def _message(problem: ErrorDetails, group: type[Group]) -> str:
         return f"{name}: {problem['msg']}"
     hint = ""
     if isinstance(value, str):
+        parts = [part for part, _ in members(field.annotation, ())]
+        parts += [item for part in parts if get_origin(part) is list for item in get_args(part)]
         choices = [
             str(choice)
-            for part, _ in members(field.annotation, ())
+            for part in parts
             if get_origin(part) is Literal
             for choice in get_args(part)
         ]
         close = nearest(value, choices) if choices else ""
         hint = close if "did you mean" in close else ""
-    return f"{name}={shown(value)}: give {allowed(field)}{hint}"
+    given = f"{name}, {shown(value)}" if isinstance(problem["loc"][-1], int) else None
+    return f"{given or f'{name}={shown(value)}'}: give {allowed(field)}{hint}"
 
 
 def _place(

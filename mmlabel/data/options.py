@@ -48,6 +48,13 @@ class Batches(Group):
     allow_other_rows: StrictBool = False
     """Evaluate a checkpoint on other rows than its own, without those that it was trained on."""
 
+    @field_validator("augment")
+    @classmethod
+    def _each_once(cls, value: list[str]) -> list[str]:
+        if len(set(value)) < len(value):
+            raise UserError(f"data.augment={shown(value)}: give each of them once")
+        return value
+
     @model_validator(mode="after")
     def _sides_of_what(self) -> Batches:
         if isinstance(self.image_size, list) and self.crop == "center":

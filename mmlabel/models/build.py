@@ -14,6 +14,7 @@ from mmlabel.cache import fingerprint
 from mmlabel.criterion import Criterion
 from mmlabel.data.batches import Batch
 from mmlabel.data.transforms import Size
+from mmlabel.errors import UserError
 from mmlabel.models import options
 from mmlabel.models.attention import ATTENTIONS
 from mmlabel.models.backbone_table import BACKBONES
@@ -34,7 +35,12 @@ from mmlabel.models.text_options import (
     TransformerCaption,
 )
 from mmlabel.models.transformer_encoder import TransformerEncoder
-from mmlabel.models.weights import ResolvedWeights, resolve_weights, weights_digest
+from mmlabel.models.weights import (
+    ResolvedWeights,
+    resolve_weights,
+    timm_config,
+    weights_digest,
+)
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +78,8 @@ class BackboneSource:
         wanted = [(chosen.name, chosen.model_name, chosen.weights, "backbone.weights")]
         if (beside := chosen.beside) is not None:
             name, model_name = (beside, None) if beside in BACKBONES else ("timm", beside)
+            if model_name is not None:
+                _check_timm(beside)
             wanted.append((name, model_name, chosen.beside_weights, "backbone.beside_weights"))
         self._parts: list[tuple[BackboneInfo, ResolvedWeights]] = []
         for name, model_name, weights, option in wanted:
@@ -136,6 +144,14 @@ class BackboneSource:
         """All that a feature depends on besides the picture, as plain values."""
         cut = {"trained_stages": self.unfreeze} if self.maps else {}
         return {"backbone": self.info.title, "weights": self.digest, **cut, **engine.key()}
+
+
+def _check_timm(beside: str) -> None:
+    try:
+        timm_config(beside)
+    except UserError as error:
+        others = ", ".join(BACKBONES)
+        raise UserError(f"backbone.beside={beside}: not one of {others}, and {error}") from error
 
 
 @dataclass(frozen=True)

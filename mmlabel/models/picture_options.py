@@ -32,8 +32,8 @@ class Freezing(Group):
     those that a learned query finds (Liu et al. 2021). Of a frozen backbone the map is stored."""
 
     beside: Text | None = None
-    """A second backbone, whose features follow the first one's: another name of this group, or of
-    timm's models."""
+    """A second backbone, whose features follow the first one's: another name of this group (but
+    timm), or of timm's models."""
     beside_weights: Text = "pretrained"
     """Of the second one: pretrained (ImageNet), none (random), or a file with a state dict."""
 
@@ -50,9 +50,12 @@ class Freezing(Group):
                 f"backbone.lr_scale={self.lr_scale:g}: a frozen backbone is not trained; add"
                 " backbone.unfreeze=N or backbone.frozen=false"
             )
-        own = [getattr(self, name, None) for name in ("name", "model_name")]
-        if self.beside is not None and self.beside in own:
-            raise UserError(f"backbone.beside={self.beside}: this is the first backbone, too")
+        own = getattr(self, "model_name", None) or getattr(self, "name", None)
+        named = (own in BACKBONES) == (self.beside in BACKBONES)
+        if self.beside is not None and self.beside == own and named:
+            raise UserError(
+                f"backbone.beside={self.beside}: the first backbone is {own} already; give another"
+            )
         if self.beside is not None and self.attention is not None:
             raise UserError(
                 f"backbone.attention={self.attention} looks at one backbone's map, and there are"
@@ -99,7 +102,8 @@ class Features(Group):
     mode: Literal["auto", "on", "off"] = "auto"
     """auto: where possible; on: an error where not; off: the backbone runs in every epoch."""
     engine: Literal["auto", "torch", "openvino"] = "auto"
-    """What computes them; auto: the fastest that is installed (openvino, on a CPU)."""
+    """What computes them, in predicting, too; auto: the fastest that is installed (openvino, on a
+    CPU)."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the backbone's arithmetic while extracting."""
     storage: Literal["auto", "float32", "float16"] = "auto"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -174,6 +175,12 @@ def read_state(path: Path) -> dict[str, Tensor]:
             state = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        # torch's own words advise to load the file without a safeguard.
+        raise UserError(
+            f"{path}: cannot be read as a state dict: it is no file of torch.save's, or holds more"
+            " than tensors"
+        ) from error
     except Exception as error:  # the kind depends on which byte of the file is wrong
         raise UserError(f"{path}: cannot be read as a state dict ({first_line(error)})") from error
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):

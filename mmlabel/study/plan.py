@@ -146,7 +146,12 @@ def plan(
     owners: dict[str, str] = {}
     others: list[str] = []
     for variant in study.variants:
-        given = job_overrides(study, variant, overrides, configurations.unused)
+        try:
+            given = job_overrides(study, variant, overrides, configurations.unused)
+        except UserError as error:
+            # What is wrong with the first one, too, is not the variant's.
+            of = "" if variant is study.variants[0] else f"variant {variant.name}: "
+            raise UserError(f"{of}{error}") from error
         for item in _merged(study, variant, overrides):
             if item not in given:
                 log.info("variant %s: %s has no effect there and is left out", variant.name, item)

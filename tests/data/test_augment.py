@@ -76,6 +76,21 @@ def test_training_pictures_change_in_every_epoch_and_others_never(settings_of: C
         assert seen(data, name, 0) == seen(plain, name, 0)
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("[crop,foo]", "data.augment, foo: give a list of any of crop, rand, erase"),
+        ("[corp]", 'give a list of any of crop, rand, erase; did you mean "crop"?'),
+        ("crop", "data.augment=crop: give a list of any of"),
+        ("[crop,erase,crop]", "data.augment=[crop,erase,crop]: give each of them once"),
+    ],
+)
+def test_mistakes(given: str, said: str, settings_of: Callable):
+    with pytest.raises(UserError) as caught:
+        settings_of(f"data.augment={given}")
+    assert said in str(caught.value)
+
+
 def test_a_run_looks_at_them_live(settings_of: Callable, tmp_path: Path):
     options = ["model=image_only", "data.augment=[crop,rand,erase]", "trainer.max_epochs=1"]
     train(settings_of(*options), tmp_path / "run")

@@ -119,8 +119,9 @@ def test_both_count_in_the_size(settings_of: Callable, tmp_path: Path):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (("backbone.beside=resnet18",), "backbone.beside=resnet18: this is the first backbone"),
+        (("backbone.beside=resnet18",), "the first backbone is resnet18 already; give another"),
         (("backbone.beside=resnet10x",), 'timm has no model "resnet10x"; did you mean'),
+        (("backbone.beside=timm",), "backbone.beside=timm: not one of resnet18, "),
         ((*BESIDE, "backbone.attention=query"), "leave one of the options out"),
         (("backbone.beside=resnet10t", "backbone.beside_weights=no.pth"), "beside_weights=no.pth"),
         ((*BESIDE, "backbone.unfreeze=4"), "backbone.unfreeze=4: resnet18 has 4 stages"),

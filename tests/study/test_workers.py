@@ -31,7 +31,9 @@ def work(job: Job) -> None:
     (folder / what).write_text(f"{os.getpid()} {os.environ['OMP_NUM_THREADS']}")
     if what == "sleep":
         child = subprocess.Popen(["sleep", "300"])
-        (folder / "child").write_text(str(child.pid))
+        # Under its name once it is whole, as somebody waits for it.
+        (folder / "written").write_text(str(child.pid))
+        (folder / "written").rename(folder / "child")
         time.sleep(300)
 
 
@@ -130,7 +132,8 @@ def test_an_interruption_ends_the_processes_too(tmp_path: Path):
                 tick=interrupt,
             )
         )
-    assert not alive(int((tmp_path / "child").read_text()))
+    # A process that was told to end takes a moment to be gone.
+    wait_for(lambda: not alive(int((tmp_path / "child").read_text())), seconds=10)
 
 
 SCRIPT = """

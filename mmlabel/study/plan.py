@@ -145,13 +145,9 @@ def plan(
     jobs: list[Job] = []
     owners: dict[str, str] = {}
     others: list[str] = []
+    given_to = _given_to_all(study, overrides, configurations.unused)
     for variant in study.variants:
-        try:
-            given = job_overrides(study, variant, overrides, configurations.unused)
-        except UserError as error:
-            # What is wrong with the first one, too, is not the variant's.
-            of = "" if variant is study.variants[0] else f"variant {variant.name}: "
-            raise UserError(f"{of}{error}") from error
+        given = given_to[variant.name]
         for item in _merged(study, variant, overrides):
             if item not in given:
                 log.info("variant %s: %s has no effect there and is left out", variant.name, item)
@@ -179,6 +175,26 @@ def plan(
             runs,
         )
     return jobs
+
+
+def _given_to_all(
+    study: Study, overrides: Sequence[str], unused: Callable[[list[str]], set[str]]
+) -> dict[str, list[str]]:
+    """`job_overrides` of each variant, by its name.
+
+    A mistake in all of them is the command line's; one of some is said with the first one's name.
+    """
+    given, problems = {}, {}
+    for variant in study.variants:
+        try:
+            given[variant.name] = job_overrides(study, variant, overrides, unused)
+        except UserError as error:
+            problems[variant.name] = error
+    if problems:
+        name, error = next(iter(problems.items()))
+        same = len(problems) == len(study.variants) and len(set(map(str, problems.values()))) == 1
+        raise UserError(str(error) if same else f"variant {name}: {error}") from error
+    return given
 
 
 def run_key(differing: Mapping[str, object], files: Mapping[str, str], data: str) -> str:

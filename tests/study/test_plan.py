@@ -159,6 +159,21 @@ def test_options_that_exist_for_some_variants_are_given_to_these(name, given, ha
     assert {r.message.split(":")[0] for r in caplog.records} == {f"variant {v}" for v in left_out}
 
 
+def test_a_mistake_of_one_variant_is_said_with_its_name_and_one_of_all_without(
+    study: Study, tmp_path: Path
+):
+    def unused(overrides: list[str]) -> set[str]:
+        # The first of the variants alone is refused, or all are.
+        if "model.head.dropout=0.1" in overrides or "optimizer.lr=2" in overrides:
+            raise UserError("no such thing")
+        return set()
+
+    with pytest.raises(UserError, match="^variant a: no such thing$"):
+        planned(study, tmp_path, overrides=("optimizer.lr=1",), unused=unused)
+    with pytest.raises(UserError, match="^no such thing$"):
+        planned(study, tmp_path, overrides=("optimizer.lr=2",), unused=unused)
+
+
 def test_an_option_of_another_kind_than_all_variants_have_is_refused(study: Study, tmp_path: Path):
     given = ("embedding=word2vec", "embedding.name=glove-wiki-gigaword-50")
     with pytest.raises(HydraException, match=r"embedding\.name"):

@@ -70,7 +70,7 @@ def one_run(cfg: DictConfig, folder: Path) -> float | None:
         # Only now, as they take seconds: a mistake is answered at once. wandb comes before torch,
         # as it looks for the source of its classes among all modules that are imported.
         wandb = ["wandb.apis.public"] if settings.logger.wandb else []
-        import_large(*wandb, "mmlabel.training")
+        import_large(*wandb, "mmlabel.lean_torchmetrics", "mmlabel.training")
         from mmlabel.training import train
 
         results = train(

@@ -62,3 +62,22 @@ print("frozen:", gc.get_freeze_count() > 0)
 """
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert ended.stdout == "frozen: True\nfrozen at the end: 0\n", ended.stderr
+
+
+def test_torchmetrics_comes_without_what_only_its_other_metrics_need():
+    program = """
+import sys
+from lightning_utilities.core import imports
+usual = imports.RequirementCache
+import mmlabel.lean_torchmetrics
+import mmlabel.training
+print([name for name in ("torchvision", "transformers", "matplotlib") if name in sys.modules])
+print(imports.RequirementCache is usual, bool(usual("torchvision")))
+import torch
+from torchmetrics.functional.classification import binary_average_precision as ap
+print(ap(torch.tensor([0.9, 0.1]), torch.tensor([1, 0])).item())
+from timm import create_model
+from torchvision.models import get_model
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ended.stdout == "[]\nTrue True\n1.0\n", ended.stderr

@@ -28,7 +28,7 @@ from mmlabel.terminal import PlainFormatter
 log = logging.getLogger(__name__)
 
 # What a run imports and a sweep does not; once is enough for all processes.
-PRELOAD = ("mmlabel.training", "mmlabel.report")
+PRELOAD = ("mmlabel.lean_torchmetrics", "mmlabel.training", "mmlabel.report")
 
 
 def launch(

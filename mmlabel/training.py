@@ -118,6 +118,9 @@ def train(
         if settings.train and any(p.requires_grad for p in run.classifier.parameters()):
             if resumed:
                 replay_history(resumed, loggers)
+            # Lightning leaves every part in the mode in which it finds it, and trained stages are
+            # built in the one that uses their batch norms' statistics and never updates them.
+            run.classifier.train()
             with _trainer_errors(resumed):
                 trainer.fit(
                     run.classifier,

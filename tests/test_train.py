@@ -225,8 +225,12 @@ def test_asking_for_stored_features_of_a_trained_backbone_is_an_error(settings_o
 
 
 def test_a_trained_backbone_changes_and_a_frozen_one_does_not(settings_of, tmp_path: Path):
-    untrained = load_classifier_state(settings_of, tmp_path / "none", "trainer.max_epochs=1", "0")
-    frozen = load_classifier_state(settings_of, tmp_path / "frozen", "trainer.max_epochs=2", "0.01")
+    untrained = load_classifier_state(
+        settings_of, tmp_path / "none", "trainer.max_epochs=1", "optimizer.lr=0"
+    )
+    frozen = load_classifier_state(
+        settings_of, tmp_path / "frozen", "trainer.max_epochs=2", "optimizer.lr=0.01"
+    )
     assert all(torch.equal(untrained[key], frozen[key]) for key in untrained)
     train(settings_of("backbone.frozen=false", "data.rows=[30,12,12]"), tmp_path / "live")
     live = torch.load(tmp_path / "live" / "best.ckpt", weights_only=True)["state_dict"]
@@ -234,8 +238,19 @@ def test_a_trained_backbone_changes_and_a_frozen_one_does_not(settings_of, tmp_p
     assert not torch.equal(live[key], untrained[key])
 
 
-def load_classifier_state(settings_of, folder: Path, epochs: str, lr: str) -> dict:
-    train(settings_of(epochs, f"optimizer.lr={lr}", "features=off"), folder)
+def test_trained_stages_learn_their_batch_norms_statistics(settings_of, tmp_path: Path):
+    """In the run itself, where Lightning decides which parts are in training mode."""
+    states = []
+    for stages in (0, 2):
+        options = [f"backbone.unfreeze={stages}", "model=image_only", "trainer.max_epochs=1"]
+        states.append(load_classifier_state(settings_of, tmp_path / str(stages), *options))
+    means = [key for key in states[0] if key.endswith("running_mean")]
+    changed = {key for key in means if not torch.equal(states[0][key], states[1][key])}
+    assert changed == {key for key in means if "layer3" in key or "layer4" in key} != set()
+
+
+def load_classifier_state(settings_of, folder: Path, *options: str) -> dict:
+    train(settings_of(*options, "features=off"), folder)
     state = torch.load(folder / "best.ckpt", weights_only=True)["state_dict"]
     return {key: value for key, value in state.items() if "backbone" in key}
 

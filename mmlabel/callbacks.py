@@ -28,8 +28,11 @@ from mmlabel.cache import atomic_write
 from mmlabel.checkpoint_file import read_file
 from mmlabel.errors import UserError
 from mmlabel.optimizers import planned_steps
+from mmlabel.progress import say
 from mmlabel.run_folder import LOCK
 from mmlabel.wording import count
+
+EPOCH_SECONDS = 30.0  # between two lines within an epoch
 
 log = logging.getLogger(__name__)
 
@@ -57,10 +60,28 @@ def progress_callbacks() -> list[Callback]:
 
 
 class EpochLines(Callback):
-    """One line for each epoch."""
+    """One line for each epoch, and within a long one, where no bar tells it, how far it is."""
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.started = time.monotonic()
+        self.started = self.said = time.monotonic()
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        now, done = time.monotonic(), batch_idx + 1
+        left = trainer.num_training_batches - done
+        if now - self.said < EPOCH_SECONDS or not left:
+            return
+        self.said = now
+        if trainer.is_global_zero and not sys.stderr.isatty():
+            seconds = left * (now - self.started) / done
+            of = f"{done:,} of {count(int(trainer.num_training_batches), 'batch', 'batches')}"
+            say(f"epoch {trainer.current_epoch}: {of}, {seconds:,.0f} s left")
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         scores = {name: value.item() for name, value in trainer.callback_metrics.items()}

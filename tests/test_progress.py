@@ -4,8 +4,10 @@ import sys
 
 import pytest
 
+from mmlabel import callbacks
 from mmlabel import progress as module
 from mmlabel.progress import progress
+from mmlabel.training import train
 
 
 def test_the_last_line_says_all_of_it(capsys: pytest.CaptureFixture[str]):
@@ -56,3 +58,15 @@ def test_a_bar_on_a_terminal(capsys, monkeypatch, total, unit, shown):
     said = capsys.readouterr().err
     assert "[/work]" in said and shown in said
     assert ("MB/s" if unit == "bytes" else f"{unit}/s") in said
+
+
+def test_a_long_epoch_says_how_far_it_is(settings_of, tmp_path, capsys, monkeypatch):
+    settings = settings_of("data.rows=[60,24,24]", "data.batch_size=10", "trainer.max_epochs=2")
+    train(settings, tmp_path / "short")
+    assert "batches" not in capsys.readouterr().err
+    monkeypatch.setattr(callbacks, "EPOCH_SECONDS", 0.0)
+    train(settings, tmp_path / "long")
+    lines = [line for line in capsys.readouterr().err.splitlines() if "batches" in line]
+    expected = [f"epoch {epoch}: {n} of 6 batches, " for epoch in (0, 1) for n in range(1, 6)]
+    assert [line[: len(start)] for line, start in zip(lines, expected, strict=True)] == expected
+    assert all(line.endswith(" s left") for line in lines)

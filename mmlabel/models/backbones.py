@@ -30,8 +30,6 @@ class Backbone(nn.Module):
             then the trunk that gives it.
         shape: height and width of its pictures, which the shape of maps depends on; only asked for
             with `unfreeze` or `cells`.
-        weights_used: where the weights come from, for the run's record.
-        note: set when they are not those that were asked for.
 
     Attributes:
         cell_features: C, numbers a cell; 0 without `cells`.
@@ -48,8 +46,6 @@ class Backbone(nn.Module):
         network: nn.Module,
         info: BackboneInfo,
         frozen: bool,
-        weights_used: str,
-        note: str | None = None,
         unfreeze: int = 0,
         cells: bool = False,
         shape: tuple[int, int] | None = None,
@@ -61,8 +57,6 @@ class Backbone(nn.Module):
         self.out_features = info.out_features
         self.frozen = frozen
         self.unfreeze = unfreeze
-        self.weights_used = weights_used
-        self.note = note
         self.register_buffer("mean", torch.tensor(info.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(info.std).view(3, 1, 1), persistent=False)
         if frozen:
@@ -242,8 +236,6 @@ def build_backbone(
         network=network,
         info=side_by_side(infos),
         frozen=frozen,
-        weights_used="; ".join(found.description for _, found in parts),
-        note="; ".join(found.note for _, found in parts if found.note) or None,
         unfreeze=unfreeze,
         cells=cells,
         shape=shape,

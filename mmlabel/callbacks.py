@@ -32,7 +32,7 @@ from mmlabel.progress import say
 from mmlabel.run_folder import LOCK
 from mmlabel.wording import count
 
-EPOCH_SECONDS = 30.0  # between two lines within an epoch
+LOOP_SECONDS = 30.0  # between two lines within an epoch
 
 log = logging.getLogger(__name__)
 
@@ -59,11 +59,33 @@ def progress_callbacks() -> list[Callback]:
     return [EpochLines(), *([TQDMProgressBar()] if sys.stderr.isatty() else [])]
 
 
+class _HowFar:
+    """Says now and then how far a loop over batches is, where no bar tells it.
+
+    Args:
+        work: that is being done, such as "epoch 3".
+    """
+
+    def __init__(self, work: str) -> None:
+        self.work = work
+        self.started = self.said = time.monotonic()
+
+    def at(self, trainer: pl.Trainer, done: int, total: int | float) -> None:
+        now = time.monotonic()
+        if now - self.said < LOOP_SECONDS or done == total:
+            return
+        self.said = now
+        if trainer.is_global_zero and not sys.stderr.isatty():
+            left = (total - done) * (now - self.started) / done
+            of = f"{done:,} of {count(int(total), 'batch', 'batches')}"
+            say(f"{self.work}: {of}, {left:,.0f} s left")
+
+
 class EpochLines(Callback):
-    """One line for each epoch, and within a long one, where no bar tells it, how far it is."""
+    """One line for each epoch, and how far it is within a long one, as within long scoring."""
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.started = self.said = time.monotonic()
+        self.epoch = _HowFar(f"epoch {trainer.current_epoch}")
 
     def on_train_batch_end(
         self,
@@ -73,15 +95,35 @@ class EpochLines(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        now, done = time.monotonic(), batch_idx + 1
-        left = trainer.num_training_batches - done
-        if now - self.said < EPOCH_SECONDS or not left:
-            return
-        self.said = now
-        if trainer.is_global_zero and not sys.stderr.isatty():
-            seconds = left * (now - self.started) / done
-            of = f"{done:,} of {count(int(trainer.num_training_batches), 'batch', 'batches')}"
-            say(f"epoch {trainer.current_epoch}: {of}, {seconds:,.0f} s left")
+        self.epoch.at(trainer, batch_idx + 1, trainer.num_training_batches)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.scoring = _HowFar("validation")
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self.scoring.at(trainer, batch_idx + 1, trainer.num_val_batches[0])
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.scoring = _HowFar("test")
+
+    def on_test_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self.scoring.at(trainer, batch_idx + 1, trainer.num_test_batches[0])
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         scores = {name: value.item() for name, value in trainer.callback_metrics.items()}
@@ -91,7 +133,7 @@ class EpochLines(Callback):
             if name in scores
         )
         if trainer.is_global_zero:
-            seconds = time.monotonic() - self.started
+            seconds = time.monotonic() - self.epoch.started
             log.info("epoch %d  %s  (%.1f s)", trainer.current_epoch, shown, seconds)
 
 

@@ -60,13 +60,18 @@ def test_a_bar_on_a_terminal(capsys, monkeypatch, total, unit, shown):
     assert ("MB/s" if unit == "bytes" else f"{unit}/s") in said
 
 
-def test_a_long_epoch_says_how_far_it_is(settings_of, tmp_path, capsys, monkeypatch):
-    settings = settings_of("data.rows=[60,24,24]", "data.batch_size=10", "trainer.max_epochs=2")
+def test_long_loops_say_how_far_they_are(settings_of, tmp_path, capsys, monkeypatch):
+    settings = settings_of("data.rows=[60,24,34]", "data.batch_size=10", "trainer.max_epochs=1")
     train(settings, tmp_path / "short")
     assert "batches" not in capsys.readouterr().err
-    monkeypatch.setattr(callbacks, "EPOCH_SECONDS", 0.0)
+    monkeypatch.setattr(callbacks, "LOOP_SECONDS", 0.0)
     train(settings, tmp_path / "long")
     lines = [line for line in capsys.readouterr().err.splitlines() if "batches" in line]
-    expected = [f"epoch {epoch}: {n} of 6 batches, " for epoch in (0, 1) for n in range(1, 6)]
-    assert [line[: len(start)] for line, start in zip(lines, expected, strict=True)] == expected
     assert all(line.endswith(" s left") for line in lines)
+    validation = [f"validation: {n} of 3 batches" for n in (1, 2)]
+    assert [line.rsplit(",", 1)[0] for line in lines] == [
+        *(f"epoch 0: {n} of 6 batches" for n in range(1, 6)),
+        *validation,  # of the epoch
+        *validation,  # of the best epoch, once more
+        *(f"test: {n} of 4 batches" for n in range(1, 4)),
+    ]

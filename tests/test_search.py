@@ -53,6 +53,7 @@ def runs(folder: Path) -> list[dict]:
 
 
 def trials_of(folder: Path) -> list:
+
     return optuna.load_study(study_name="search", storage=f"sqlite:///{folder}/trials.db").trials
 
 
@@ -94,6 +95,12 @@ def test_another_search_is_not_gone_on_with(options: list[str], space: Path, tmp
     space.write_text(yaml.safe_dump(content))
     with pytest.raises(UserError, match="holds a search with other parameters"):
         search(options, space)
+
+
+def test_the_database_is_closed_after_a_search(options: list[str], space: Path, tmp_path: Path):
+    search(options, space, "--trials", "1")
+    opened = [descriptor.resolve() for descriptor in Path("/proc/self/fd").iterdir()]
+    assert (tmp_path / "out" / "trials.db").resolve() not in opened
 
 
 def test_a_trial_that_fails_is_not_the_end(options: list[str], space: Path, tmp_path, monkeypatch):

@@ -18,7 +18,9 @@ from mmlabel.wording import count
 
 try:
     import optuna
+    from optuna.storages import RDBStorage
     from optuna.trial import TrialState
+    from sqlalchemy.pool import NullPool
 except ImportError:
     raise UserError("a search needs Optuna: pip install -e '.[search]'") from None
 
@@ -128,6 +130,15 @@ def _run(trial: "Trial", folder: Path, overrides: list[str], monitor: str) -> tu
     return score, prune.pruned
 
 
+def database(folder: Path) -> RDBStorage:
+    """The trials of a folder; the file is open only while something is read or written.
+
+    One that is left open to the garbage collector is a warning of Python 3.13.
+    """
+    url = f"sqlite:///{folder / DATABASE}"
+    return RDBStorage(url, engine_kwargs={"poolclass": NullPool})
+
+
 def _text(value: object) -> str:
     """As Hydra reads it."""
     return (
@@ -145,7 +156,7 @@ def _open(
 ) -> "Study":
     optuna.logging.set_verbosity(logging.WARNING)
     study = optuna.create_study(
-        storage=f"sqlite:///{folder / DATABASE}",
+        storage=database(folder),
         study_name="search",
         direction=direction,
         load_if_exists=True,

@@ -140,7 +140,11 @@ def test_interval_equals_scipy_bca() -> None:
     rows = np.mean([f1_rows(targets, one) for one in answers], axis=0)  # (N,)
     both = {
         method: stats.bootstrap(
-            (rows,), np.mean, n_resamples=20_000, method=method, rng=np.random.default_rng(0)
+            (rows,),
+            np.mean,
+            n_resamples=20_000,
+            method=method,
+            random_state=np.random.default_rng(0),  # scipy before 1.15 knows no rng
         ).confidence_interval
         for method in ("BCa", "percentile")
     }

@@ -54,7 +54,9 @@ def runs(folder: Path) -> list[dict]:
 
 def trials_of(folder: Path) -> list:
 
-    return optuna.load_study(study_name="search", storage=f"sqlite:///{folder}/trials.db").trials
+    from mmlabel.search.trials import database
+
+    return optuna.load_study(study_name="search", storage=database(folder)).trials
 
 
 def best_of(folder: Path) -> Settings:

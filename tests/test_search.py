@@ -53,7 +53,6 @@ def runs(folder: Path) -> list[dict]:
 
 
 def trials_of(folder: Path) -> list:
-
     from mmlabel.search.trials import database
 
     return optuna.load_study(study_name="search", storage=database(folder)).trials
@@ -99,6 +98,7 @@ def test_another_search_is_not_gone_on_with(options: list[str], space: Path, tmp
         search(options, space)
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="open files are Linux's /proc's")
 def test_the_database_is_closed_after_a_search(options: list[str], space: Path, tmp_path: Path):
     search(options, space, "--trials", "1")
     opened = [descriptor.resolve() for descriptor in Path("/proc/self/fd").iterdir()]

@@ -32,7 +32,7 @@ from mmlabel.progress import say
 from mmlabel.run_folder import LOCK
 from mmlabel.wording import count
 
-LOOP_SECONDS = 30.0  # between two lines within an epoch
+LOOP_SECONDS = 30.0  # between two lines within an epoch or a scoring
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mmlabel.criterion import Criterion
 from mmlabel.data.batches import Batch
 from mmlabel.errors import UserError
-from mmlabel.models.encoder import Encoder
+from mmlabel.models.encoder import Encoder, own_losses
 from mmlabel.models.fusion import fused_features
 
 Order = Literal["frequent_first", "rare_first", "as_given", "random"]
@@ -126,9 +126,12 @@ class LabelDecoder(nn.Module):
 
         Teacher forcing: each step is given the true previous label, never the predicted one.
         Labels that are not `batch.known` are no choice: the probabilities are those of the others.
-        `criterion`, a loss on independent labels, has no meaning here and is ignored.
+        `criterion`, a loss on independent labels, is only asked for what encoders learn beside.
         """
-        return self._cross_entropy(self.encode(batch), batch)
+        loss = self._cross_entropy(self.encode(batch), batch)
+        if criterion is None:
+            return loss
+        return loss + own_losses(self.encoders, criterion, batch.targets, batch.known)
 
     def evaluate(self, batch: Batch, criterion: Criterion | None = None) -> tuple[Tensor, Tensor]:
         """`forward` and `loss` at once, for one pass through the encoders."""

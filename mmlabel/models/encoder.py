@@ -1,6 +1,11 @@
 """What a network needs to know of the encoders that it joins."""
 
-from torch import nn
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from mmlabel.criterion import Criterion
 
 
 class Encoder(nn.Module):
@@ -11,3 +16,17 @@ class Encoder(nn.Module):
     """
 
     out_features: int
+
+    def own_loss(self, criterion: Criterion, *truth: Tensor | None) -> Tensor | float:
+        """What an encoder learns beside the network's loss, of the batch it was just called with.
+
+        `truth` is what the criterion compares logits with.
+        """
+        return 0.0
+
+
+def own_losses(
+    encoders: Mapping[str, Any], criterion: Criterion, *truth: Tensor | None
+) -> Tensor | float:
+    """The sum of `Encoder.own_loss` over a network's encoders."""
+    return sum(encoder.own_loss(criterion, *truth) for encoder in encoders.values())

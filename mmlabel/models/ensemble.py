@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from mmlabel.criterion import Criterion
 from mmlabel.data.batches import Batch
+from mmlabel.models.encoder import own_losses
 from mmlabel.models.fusion import ImageEncoder, LateFusion
 from mmlabel.models.mixup import draw_mix
 
@@ -56,7 +57,10 @@ class Ensemble(nn.Module):
         return weighted.sum(dim=0) / sum(self.weights)
 
     def loss(self, batch: Batch, criterion: Criterion) -> Tensor:
-        """What training lowers: the mean of the members' own losses, whatever their weights."""
+        """What training lowers: the mean of the members' own losses, whatever their weights.
+
+        What the shared encoder learns beside them is added.
+        """
         mix = None
         if self.mixup and self.training:
             mix = draw_mix(len(batch.rows), alpha=self.mixup)
@@ -64,7 +68,8 @@ class Ensemble(nn.Module):
         batch = self._with_features(batch)
         networks = [*self.members, *self.auxiliary]
         losses = [network.loss(batch, criterion, mix) for network in networks]  # pyright: ignore
-        return torch.stack(losses).mean()
+        truth = (batch.targets, batch.known, batch.teacher)
+        return torch.stack(losses).mean() + own_losses(self.encoders, criterion, *truth)
 
     def evaluate(self, batch: Batch, criterion: Criterion) -> tuple[Tensor, Tensor]:
         """Logits (B, num_labels) of all together, and their loss."""

@@ -10,7 +10,7 @@ from mmlabel.data.batches import Batch
 from mmlabel.errors import UserError
 from mmlabel.models.attention import LabelAttention
 from mmlabel.models.backbones import Backbone
-from mmlabel.models.encoder import Encoder
+from mmlabel.models.encoder import Encoder, own_losses
 from mmlabel.models.join import HALVES, Join
 from mmlabel.models.mixup import Mix, draw_mix
 
@@ -50,6 +50,7 @@ class ImageEncoder(Encoder):
         self.out_features = projection or self.seen
         self.backbone = backbone
         self.attention = attention
+        self._scores: Tensor | None = None  # of the last batch of training, see `own_loss`
         self.batch_norm = projection is not None and batch_norm
         self.projection = nn.Identity()
         if projection is not None:
@@ -86,15 +87,26 @@ class ImageEncoder(Encoder):
                 return self.backbone(image)  # (B, F)
             features, cells = self.backbone.look(image)  # (B, F), (B, C, H', W')
             assert cells is not None
-            # The backbone learns from the mean alone: norms that follow make the slopes of scores,
-            # which differ little at first, so steep that they would destroy its weights.
-            return torch.cat([features, self.attention(cells.detach())], dim=1)
+            scores = self.attention(cells)  # (B, L)
+            if self.training:
+                self._scores = scores
+            # From here they learn nothing: norms that follow make the slopes of scores, which
+            # differ little at first, so steep that they would destroy the backbone's weights.
+            return torch.cat([features, scores.detach()], dim=1)
         if image.ndim != 2 or image.shape[1] != self.seen:
             raise UserError(
                 f"image features of shape {tuple(image.shape)} for a backbone with "
                 f"{self.seen} features: they belong to another backbone"
             )
         return image.float()
+
+    def own_loss(self, criterion: Criterion, *truth: Tensor | None) -> Tensor | float:
+        """With attention, the criterion's loss of its scores, which learn by nothing else.
+
+        Through it a trained backbone learns where in the picture a label is.
+        """
+        scores, self._scores = self._scores, None
+        return 0.0 if scores is None else criterion(scores, *truth)
 
 
 class Head(nn.Module):
@@ -220,7 +232,7 @@ class LateFusion(nn.Module):
         return self.head(fused)  # (B, num_labels)
 
     def loss(self, batch: Batch, criterion: Criterion, mix: Mix | None = None) -> Tensor:
-        """What training lowers: the criterion's loss of the batch, and of auxiliary classifiers.
+        """What training lowers: the criterion's loss of the batch, and of what only trains beside.
 
         With `mix` all of the batch but its captions has been mixed so already.
         """
@@ -230,6 +242,7 @@ class LateFusion(nn.Module):
         encodings = self._encodings(batch, mix)
         truth = (batch.targets, batch.known, batch.teacher)
         loss = criterion(self._logits(encodings), *truth)
+        loss = loss + own_losses(self.encoders, criterion, *truth)
         for classifier, half in zip(self.auxiliary.values(), encodings, strict=False):
             alone = criterion(classifier(half), *truth)
             loss = loss + self.auxiliary_loss * alone

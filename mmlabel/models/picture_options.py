@@ -29,7 +29,8 @@ class Freezing(Group):
     attention: Literal["residual", "query"] | None = None
     """Beside the features, the mean of all cells of a picture's last map, a score of each label by
     the cells that it looks at: residual, those that it scores highest (Zhu & Wu 2021); query,
-    those that a learned query finds (Liu et al. 2021). Of a frozen backbone the map is stored."""
+    those that a learned query finds (Liu et al. 2021). A loss of their own trains them, and
+    stages that are trained. Of a frozen backbone the map is stored."""
 
     beside: Text | None = None
     """A second backbone, whose features follow the first one's: another name of this group (but

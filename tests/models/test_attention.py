@@ -11,6 +11,7 @@ from mmlabel.models.backbones import build_backbone
 from mmlabel.models.fusion import ImageEncoder
 from mmlabel.models.stages import flat, split, unflat, with_cells
 from mmlabel.models.weights import resolve_weights
+from mmlabel.parts import build
 
 timm = pytest.importorskip("timm")
 
@@ -85,6 +86,7 @@ def test_scores_stand_beside_the_features_and_learn(kind: str, frozen: bool, unf
         shape=(64, 96),
     )
     attention = ATTENTIONS[kind](features=backbone.cell_features, num_labels=6)
+    criterion, targets = nn.BCEWithLogitsLoss(), torch.eye(3, 6)
     encoder = ImageEncoder(features=512, backbone=backbone, attention=attention)
     pictures = torch.randint(0, 256, (3, 3, 64, 96), dtype=torch.uint8)
     encoder.eval()
@@ -93,10 +95,49 @@ def test_scores_stand_beside_the_features_and_learn(kind: str, frozen: bool, unf
     torch.testing.assert_close(encoding[:, :512], backbone(pictures))
     if backbone.trunk is not None:  # of a frozen one, the stored map gives the same
         torch.testing.assert_close(encoder(backbone.trunk(pictures)), encoding)
-    encoding[:, 512:].sum().backward()
+    assert encoder.own_loss(criterion, targets) == 0  # nothing is learned of what is only scored
+
+    encoder.train()
+    encoding = encoder(pictures)
+    assert encoding[:, :512].requires_grad == (not frozen or unfreeze > 0)
+    if encoding.requires_grad:  # what follows the scores teaches them nothing
+        own, after = list(attention.parameters()), encoding[:, 512:].sum()
+        slopes = torch.autograd.grad(after, own, allow_unused=True, retain_graph=True)
+        assert slopes == (None,) * len(own)
+    loss = encoder.own_loss(criterion, targets)
+    torch.testing.assert_close(loss, criterion(encoding[:, 512:], targets))
+    loss.backward()
     assert all(p.grad is not None for p in attention.parameters())
     trained = [p for p in backbone.parameters() if p.requires_grad]
     assert bool(trained) == (not frozen or unfreeze > 0)
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in trained if p.ndim > 1)
+    assert encoder.own_loss(criterion, targets) == 0  # once
+
+
+@pytest.mark.parametrize("model", ["image_only", "fusion", "ensemble", "decoder"])
+def test_every_network_learns_its_attention(model: str, settings_of):
+    """The loss of a network is what it was, and that of the scores."""
+    options = ["backbone=resnet18", "backbone.attention=residual", "features=off"]
+    run = build(settings_of(*options, f"model={model}"), None, wandb_id=None)
+    run.data.setup("fit")
+    network, batch = run.classifier.network.train(), next(iter(run.data.train_dataloader()))
+    image = network.encoders["image"]
+    criterion = run.classifier.criterion
+
+    def losses(own: bool) -> float:
+        torch.manual_seed(0)
+        if own:
+            return network.loss(batch, criterion).item()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ImageEncoder, "own_loss", lambda *_: 0.0)
+            return network.loss(batch, criterion).item()
+
+    torch.manual_seed(0)
+    image.train()
+    scores = image.features_of(batch.image)[:, image.features :]
+    image.own_loss(criterion, batch.targets)
+    expected = losses(own=False) + criterion(scores, batch.targets, batch.known).item()
+    assert losses(own=True) == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_network_without_cells_is_refused():

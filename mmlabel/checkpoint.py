@@ -265,6 +265,7 @@ def _classifier_for(checkpoint: Checkpoint) -> Classifier:
             settings.backbone,
             seed=settings.seed,
             on_missing=settings.data.on_missing,
+            cells=settings.looks_at_cells,
             shape=shape_of(settings.data.view),
             built_in=any(key.startswith(BACKBONE) for key in state),
         )

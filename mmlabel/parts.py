@@ -85,6 +85,7 @@ def build(settings: Settings, resumed: Checkpoint | None, *, wandb_id: str | Non
             settings.backbone,
             seed=settings.seed,
             on_missing=settings.data.on_missing,
+            cells=settings.looks_at_cells,
             shape=shape_of(settings.data.view),
         )
         for note in backbone.notes:

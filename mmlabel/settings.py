@@ -152,14 +152,18 @@ class Settings(Group):
                 " batch, or model.head.batch_norm=false"
             )
         if isinstance(self.model, Ensemble) and self.model.image_weight == 0:
-            # What the networks have in common: trained stages, and attention over the last map.
-            shared = self.backbone and (self.backbone.unfreeze or self.backbone.attention)
-            if self.frozen_backbone and not shared:
+            if self.frozen_backbone and not (self.backbone and self.backbone.unfreeze):
                 raise UserError(
                     "model.image_weight=0 with a frozen backbone: a network of pictures alone that"
                     " has no say in the answers is there to train the backbone; add"
                     " backbone.unfreeze=N, or give model.image_networks=0"
                 )
+        beside = self.backbone and self.backbone.beside
+        if getattr(self.model, "fusion", None) == "attention" and beside is not None:
+            raise UserError(
+                "model.fusion=attention looks at one backbone's map, and there are two with"
+                f" backbone.beside={beside}: leave one of the options out"
+            )
         unteachable = isinstance(self.model, DecoderModel | DetectorModel)
         if self.distil.teacher is not None and unteachable:
             raise UserError(
@@ -232,6 +236,14 @@ class Settings(Group):
     @property
     def frozen_backbone(self) -> bool:
         return self.backbone is not None and self.backbone.frozen
+
+    @property
+    def looks_at_cells(self) -> bool:
+        """Whether the network looks at the cells of the backbone's last map."""
+        if self.backbone is None:
+            return False
+        crossed = getattr(self.model, "fusion", None) == "attention"
+        return crossed or self.backbone.attention is not None
 
     @property
     def text_transformer(self) -> TextTransformer | None:

@@ -113,6 +113,8 @@ def alone(folder: Path, blocked: str, pictures: list, captions: list[str]) -> tu
         ("openvino", ["model=caption_only"], "torch onnx onnxruntime"),
         ("onnx", ["backbone.unfreeze=1", "backbone.attention=residual"], "torch openvino"),
         ("openvino", ["model=image_only", "backbone.attention=query"], "torch onnxruntime"),
+        ("onnx", ["model.fusion=attention"], "torch openvino"),
+        ("openvino", ["model.fusion=attention"], "torch onnxruntime"),
         (
             "torch",
             ["model=caption_only", "lstm.layers=2", "lstm.pooling=last"],

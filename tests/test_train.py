@@ -182,13 +182,14 @@ STAGES = ("backbone.unfreeze=2", "backbone.lr_scale=0.5")
         ("float16", STAGES),
         ("float32", ("backbone.attention=residual",)),
         ("float32", (*STAGES, "backbone.attention=query")),
+        ("float32", ("model=fusion", "model.fusion=attention")),
     ],
 )
 def test_stored_maps_change_nothing(
     storage: str, trained: tuple[str, ...], settings_of, tmp_path: Path
 ):
     """The last stages and attention learn the same from what is stored as from pictures."""
-    options = [*trained, "model=image_only", "data.crop=none", "data.rows=[40,16,16]", "seed=3"]
+    options = ["model=image_only", *trained, "data.crop=none", "data.rows=[40,16,16]", "seed=3"]
     options += [f"features.storage={storage}", f"cache_dir={tmp_path}"]
     folders = {mode: tmp_path / mode for mode in ("on", "off")}
     for mode, folder in folders.items():

@@ -34,6 +34,8 @@ class Batch(NamedTuple):
     ids: list[str]  # image ids as the data set names them
     known: Tensor | None = None  # (B, num_labels) bool: False leaves a target out; None: all known
     teacher: Tensor | None = None  # (B, num_labels) float32 logits of a larger network; in training
+    # (B, C, H', W') of a backbone's last map, where a network has looked before its members do
+    cells: Tensor | None = None
 
 
 Indices = tuple[np.ndarray, np.ndarray, np.ndarray]

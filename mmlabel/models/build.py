@@ -20,12 +20,13 @@ from mmlabel.models.attention import ATTENTIONS
 from mmlabel.models.backbone_table import BACKBONES
 from mmlabel.models.backbones import Backbone, build_backbone, side_by_side
 from mmlabel.models.caption_encoder import CaptionEncoder
+from mmlabel.models.cross_attention import CrossAttention
 from mmlabel.models.decoder import LabelDecoder
 from mmlabel.models.encoder import Encoder
 from mmlabel.models.engines import Engine, EngineName, Precision, build_extract, choose_engine
 from mmlabel.models.ensemble import Ensemble
 from mmlabel.models.fusion import Head, ImageEncoder, LateFusion, fused_features
-from mmlabel.models.join import Join
+from mmlabel.models.join import SIDE_BY_SIDE, Join
 from mmlabel.models.picture_networks import BackboneInfo, backbone_info
 from mmlabel.models.picture_options import NamedBackbone, TimmBackbone
 from mmlabel.models.text_model import TextModel
@@ -54,6 +55,7 @@ class BackboneSource:
         chosen: which backbone, with which weights.
         seed: of the run; random weights of a backbone that is trained are drawn from it.
         on_missing: what to do without pretrained weights, "error" or "continue" with random ones.
+        cells: whether the network looks at the cells of its last map.
         shape: height and width of its pictures; None: 224 each.
         built_in: False: the weights will come from a checkpoint, so none are looked for.
 
@@ -66,12 +68,13 @@ class BackboneSource:
         *,
         seed: int,
         on_missing: Literal["error", "continue"],
+        cells: bool = False,
         shape: tuple[int, int] | None = None,
         built_in: bool = False,
     ) -> None:
         self.frozen = chosen.frozen
         self.unfreeze = chosen.unfreeze
-        self.attention = chosen.attention
+        self.cells = cells
         self._shape = shape
         # A frozen network of random weights stands in for a pretrained one: the same in every run.
         self._seed = 0 if self.frozen else seed
@@ -111,7 +114,7 @@ class BackboneSource:
     @property
     def maps(self) -> bool:
         """Whether a frozen one gives maps, from which the rest of it goes on."""
-        return self.unfreeze > 0 or (self.frozen and self.attention is not None)
+        return self.unfreeze > 0 or (self.frozen and self.cells)
 
     @cached_property
     def backbone(self) -> Backbone:
@@ -124,7 +127,7 @@ class BackboneSource:
             beside=beside,
             frozen=self.frozen,
             unfreeze=self.unfreeze,
-            cells=self.attention is not None,
+            cells=self.cells,
             shape=self._shape,
             seed=self._seed,
         )
@@ -307,7 +310,8 @@ def build_network(
             )
         if name != "image_only":
             encoders["caption"] = captions()
-        return late_fusion(encoders, model, num_labels=num_labels)
+        cells = backbone.cell_features if backbone else 0
+        return late_fusion(encoders, model, num_labels=num_labels, cells=cells)
 
     if not isinstance(model, options.Ensemble):
         network = member(model.name)
@@ -328,8 +332,9 @@ def late_fusion(
     model: options.BothHalves | options.ImageOnly | options.CaptionOnly,
     *,
     num_labels: int,
+    cells: int = 0,
 ) -> LateFusion:
-    """A network of one or both halves, joined as the options say."""
+    """A network of one or both halves, joined as the options say; `cells`: numbers of each."""
     options_of_head = {"num_labels": num_labels, **model.head.model_dump()}
     if not isinstance(model, options.BothHalves) or len(encoders) < 2 or not model.standardised:
         return LateFusion(
@@ -345,11 +350,17 @@ def late_fusion(
         modality_dropout=model.modality_dropout,
         batch_norm=model.head.batch_norm,
     )
+    cross = None
+    if model.fusion == "attention":
+        cross = CrossAttention(
+            cells=cells, states=encoders["caption"].out_features, width=model.head.hidden
+        )
     # Of halves side by side the head's own norm would undo the scale.
-    scaled = model.fusion == "concat"
+    scaled = model.fusion in SIDE_BY_SIDE
     return LateFusion(
         encoders=encoders,
         head=Head(in_features=join.out_features, standardised=scaled, **options_of_head),
         join=join,
+        cross=cross,
         auxiliary_loss=model.auxiliary_loss,
     )

@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from mmlabel.models.encoder import Encoder
-from mmlabel.models.padded_lstm import run_padded
+from mmlabel.models.padded_lstm import at_their_words, run_padded
 from mmlabel.models.text_model import TextTransformer
 
 
@@ -90,6 +90,20 @@ class CaptionEncoder(Encoder):
         Returns:
             (B, 2H) float32.
         """
+        return self._read(tokens, lengths, states=False)[0]
+
+    def read(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """What `forward` gives, and the last layer's outputs (B, T, 2H), each at its word.
+
+        Those behind a caption's end mean nothing.
+        """
+        encoding, states = self._read(tokens, lengths, states=True)
+        assert states is not None
+        return encoding, states
+
+    def _read(
+        self, tokens: Tensor, lengths: Tensor, *, states: bool
+    ) -> tuple[Tensor, Tensor | None]:
         if tokens.shape[1] == 0:
             tokens = pad(tokens, (0, 0) * (tokens.ndim - 2) + (0, 1))
         words = self.word_dropout(self._vectors(tokens, lengths))  # (B, T, D)
@@ -99,9 +113,9 @@ class CaptionEncoder(Encoder):
         fused = words.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
         on_cpu = words.device.type == "cpu"
         run = self._run_padded if on_cpu and fused else self._run_packed
-        encoding = run(words, steps)  # (B, 2H)
+        encoding, outputs = run(words, steps, states)  # (B, 2H), (B, T, 2H)
         empty = (lengths == 0).to(encoding.device).unsqueeze(1)  # (B, 1)
-        return encoding.masked_fill(empty, 0.0)
+        return encoding.masked_fill(empty, 0.0), outputs
 
     def _vectors(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         if tokens.ndim == 3:
@@ -111,20 +125,30 @@ class CaptionEncoder(Encoder):
         with torch.no_grad():
             return self.transformer(tokens, lengths).to(self.states).float()
 
-    def _run_padded(self, words: Tensor, steps: Tensor) -> Tensor:
+    def _run_padded(
+        self, words: Tensor, steps: Tensor, states: bool
+    ) -> tuple[Tensor, Tensor | None]:
         outputs = run_padded(self.lstm, words, steps)  # of each direction (B, T, H)
+        at_words = at_their_words(outputs, steps) if states else None
         if self.pooling == "last":
             rows = torch.arange(steps.shape[0])
-            return torch.cat([output[rows, steps - 1] for output in outputs], dim=1)
+            return torch.cat([output[rows, steps - 1] for output in outputs], dim=1), at_words
         padding = torch.arange(words.shape[1]) >= steps[:, None]  # (B, T)
         hidden = [output.masked_fill(padding.unsqueeze(2), -torch.inf) for output in outputs]
-        return torch.cat([output.amax(dim=1) for output in hidden], dim=1)
+        return torch.cat([output.amax(dim=1) for output in hidden], dim=1), at_words
 
-    def _run_packed(self, words: Tensor, steps: Tensor) -> Tensor:
+    def _run_packed(
+        self, words: Tensor, steps: Tensor, states: bool
+    ) -> tuple[Tensor, Tensor | None]:
         packed = pack_padded_sequence(words, steps, batch_first=True, enforce_sorted=False)
         outputs, (h_n, _) = self.lstm(packed)  # h_n: (layers * directions, B, H)
+        at_words = None
+        if states:
+            at_words, _ = pad_packed_sequence(
+                outputs, batch_first=True, total_length=words.shape[1]
+            )
         if self.pooling == "last":
             # Layers come first, so the last layer's two directions are the last two slices.
-            return torch.cat([*h_n[-2 if self.lstm.bidirectional else -1 :]], dim=1)
+            return torch.cat([*h_n[-2 if self.lstm.bidirectional else -1 :]], dim=1), at_words
         padded, _ = pad_packed_sequence(outputs, batch_first=True, padding_value=-torch.inf)
-        return padded.amax(dim=1)
+        return padded.amax(dim=1), at_words

@@ -1,7 +1,6 @@
 """What a network needs to know of the encoders that it joins."""
 
-from collections.abc import Mapping
-from typing import Any
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -26,7 +25,8 @@ class Encoder(nn.Module):
 
 
 def own_losses(
-    encoders: Mapping[str, Any], criterion: Criterion, *truth: Tensor | None
+    encoders: nn.ModuleDict, criterion: Criterion, *truth: Tensor | None
 ) -> Tensor | float:
     """The sum of `Encoder.own_loss` over a network's encoders."""
-    return sum(encoder.own_loss(criterion, *truth) for encoder in encoders.values())
+    each = (cast(Encoder, encoder) for encoder in encoders.values())
+    return sum(encoder.own_loss(criterion, *truth) for encoder in each)

@@ -79,4 +79,5 @@ class Ensemble(nn.Module):
     def _with_features(self, batch: Batch) -> Batch:
         if not self.encoders:
             return batch
-        return batch._replace(image=self.encoders["image"](batch.image))  # (B, F)
+        image, cells = self.encoders["image"].look(batch.image)  # pyright: ignore
+        return batch._replace(image=image, cells=cells)  # (B, F), (B, C, H', W')

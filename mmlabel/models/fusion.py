@@ -10,6 +10,7 @@ from mmlabel.data.batches import Batch
 from mmlabel.errors import UserError
 from mmlabel.models.attention import LabelAttention
 from mmlabel.models.backbones import Backbone
+from mmlabel.models.cross_attention import CrossAttention
 from mmlabel.models.encoder import Encoder, own_losses
 from mmlabel.models.join import HALVES, Join
 from mmlabel.models.mixup import Mix, draw_mix
@@ -67,13 +68,20 @@ class ImageEncoder(Encoder):
 
         Stored rows are features (B, F), or what the trunk of the backbone gives (B, trunk.width).
         """
-        features = self.features_of(image)  # (B, seen)
+        return self.look(image)[0]
+
+    def look(self, image: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """What `forward` gives, and the cells (B, C, H', W') of a backbone that has them."""
+        features, cells = self._seen(image)  # (B, seen)
         if self.training and self.batch_norm:
             _check_statistics(features)
-        return self.projection(features)  # (B, out_features)
+        return self.projection(features), cells  # (B, out_features)
 
     def features_of(self, image: Tensor | None) -> Tensor:
         """What `forward` takes to the backbone's features, and scores beside them (B, seen)."""
+        return self._seen(image)[0]
+
+    def _seen(self, image: Tensor | None) -> tuple[Tensor, Tensor | None]:
         if image is None:
             raise UserError("this model looks at pictures, but the batch has none")
         trunk = self.backbone.trunk if self.backbone else None
@@ -83,22 +91,24 @@ class ImageEncoder(Encoder):
                     "this network was built for ready-made features and has no backbone: build it "
                     "with one to give it pictures"
                 )
-            if self.attention is None:
-                return self.backbone(image)  # (B, F)
+            if not self.backbone.cell_features:
+                return self.backbone(image), None  # (B, F)
             features, cells = self.backbone.look(image)  # (B, F), (B, C, H', W')
+            if self.attention is None:
+                return features, cells
             assert cells is not None
             scores = self.attention(cells)  # (B, L)
             if self.training:
                 self._scores = scores
             # From here they learn nothing: norms that follow make the slopes of scores, which
             # differ little at first, so steep that they would destroy the backbone's weights.
-            return torch.cat([features, scores.detach()], dim=1)
+            return torch.cat([features, scores.detach()], dim=1), cells
         if image.ndim != 2 or image.shape[1] != self.seen:
             raise UserError(
                 f"image features of shape {tuple(image.shape)} for a backbone with "
                 f"{self.seen} features: they belong to another backbone"
             )
-        return image.float()
+        return image.float(), None
 
     def own_loss(self, criterion: Criterion, *truth: Tensor | None) -> Tensor | float:
         """With attention, the criterion's loss of its scores, which learn by nothing else.
@@ -175,6 +185,7 @@ class LateFusion(nn.Module):
             `Batch.lengths`) or both; each has `out_features`.
         head: maps what the halves are joined to, to logits.
         join: makes one vector of both encodings; None: they are concatenated as they are.
+        cross: has each word look for its cells in the picture, for a join that takes what is found.
         auxiliary_loss: weight of the loss of a linear classifier on each half, beside the head's:
             each half then learns to tell the labels alone, too. They serve training only. Needs
             `join`, which standardises what they see.
@@ -187,6 +198,7 @@ class LateFusion(nn.Module):
         encoders: Mapping[str, Encoder],
         head: Head,
         join: Join | None = None,
+        cross: CrossAttention | None = None,
         auxiliary_loss: float = 0.0,
         mixup: float = 0.0,
     ) -> None:
@@ -201,6 +213,7 @@ class LateFusion(nn.Module):
         self.encoders = nn.ModuleDict({half: encoders[half] for half in HALVES if half in encoders})
         self.head = head
         self.join = join
+        self.cross = cross
         self.auxiliary_loss = auxiliary_loss
         self.mixup = mixup
         self.auxiliary = nn.ModuleDict(
@@ -216,16 +229,32 @@ class LateFusion(nn.Module):
         return self._logits(self._encodings(batch))
 
     def _encodings(self, batch: Batch, mix: Mix | None = None) -> list[Tensor]:
-        """Of each half (B, width), standardised where there is a join; captions' are mixed here."""
+        """Of each half (B, width), and of what words have found in the picture where they look.
+
+        They are standardised where there is a join. What captions have part in is mixed here.
+        """
         inputs = {"image": (batch.image,), "caption": (batch.tokens, batch.lengths)}
-        encodings = [encoder(*inputs[half]) for half, encoder in self.encoders.items()]
-        if mix is not None and "caption" in self.encoders:
-            encodings[-1] = mix.rows(encodings[-1])
+        if self.cross is not None:
+            encodings = self._looked(self.cross, batch)
+        else:
+            encodings = [encoder(*inputs[half]) for half, encoder in self.encoders.items()]
+        if mix is not None:
+            pictures = int("image" in self.encoders)
+            encodings[pictures:] = map(mix.rows, encodings[pictures:])
         if self.join is None:
             return encodings
         if self.training and self.join.batch_norm:
             _check_statistics(encodings[0])
         return self.join.standardised(encodings)
+
+    def _looked(self, cross: CrossAttention, batch: Batch) -> list[Tensor]:
+        image, caption = self.encoders.values()
+        features, cells = image.look(batch.image)  # pyright: ignore
+        encoding, states = caption.read(batch.tokens, batch.lengths)  # pyright: ignore
+        cells = batch.cells if cells is None else cells
+        if cells is None:
+            raise UserError("words are to look at pictures' cells, but the batch has none")
+        return [features, encoding, cross(cells, states, batch.lengths)]
 
     def _logits(self, encodings: list[Tensor]) -> Tensor:
         fused = torch.cat(encodings, dim=1) if self.join is None else self.join(*encodings)

@@ -1,5 +1,7 @@
 """How picture and caption become one vector: scaled concatenation, gated unit, bilinear product.
 
+"attention" is a concatenation, too, with what words have found in the picture behind the halves.
+
 Each half is standardised first, so that 1,280 features and 256 states of other sizes meet as
 equals; a half that is hidden from the network is then 0, which is its mean. A new kind is a class
 here with `out_features`, which `JOINS` lists, and a choice of `model.fusion`.
@@ -81,7 +83,9 @@ JOINS: dict[str, Callable[..., Concatenation | Gated | Bilinear]] = {
     "concat": Concatenation,
     "gated": Gated,
     "bilinear": Bilinear,
+    "attention": Concatenation,
 }
+SIDE_BY_SIDE = ("concat", "attention")  # the kinds that leave numbers of the halves as they are
 
 
 class Join(nn.Module):
@@ -90,8 +94,8 @@ class Join(nn.Module):
     Args:
         kind: one of JOINS.
         image, caption: widths F and C of the halves.
-        width: of what "gated" and "bilinear" make.
-        image_scale: of the picture's half in "concat"; None: 1.
+        width: of what "gated" and "bilinear" make, and of what words have found in "attention".
+        image_scale: of the picture's half where both stand side by side; None: 1.
         modality_dropout: P in 0..1; in training one half, either as likely, is hidden from a share
             P of the rows, so that neither is relied upon alone (Neverova et al. 2016).
         batch_norm: halves are standardised by a batch norm; False: row by row, by a layer norm.
@@ -112,29 +116,34 @@ class Join(nn.Module):
         batch_norm: bool = True,
     ) -> None:
         super().__init__()
-        own = {"width": width} if kind != "concat" else {"image_scale": image_scale or 1.0}
+        beside = kind in SIDE_BY_SIDE
+        own = {"image_scale": image_scale or 1.0} if beside else {"width": width}
         self.joined = JOINS[kind](image=image, caption=caption, **own)
-        self.out_features = self.joined.out_features
+        found = {"found": width} if kind == "attention" else {}
+        self.out_features = self.joined.out_features + sum(found.values())
         self.batch_norm = batch_norm
         self.modality_dropout = modality_dropout
         # Linear layers follow, which bring scales and offsets of their own.
         self.norms = nn.ModuleDict(
             {
-                half: nn.BatchNorm1d(width, affine=False)
+                part: nn.BatchNorm1d(size, affine=False)
                 if batch_norm
-                else nn.LayerNorm(width, elementwise_affine=False)
-                for half, width in zip(HALVES, (image, caption), strict=True)
+                else nn.LayerNorm(size, elementwise_affine=False)
+                for part, size in {"image": image, "caption": caption, **found}.items()
             }
         )
 
     def standardised(self, encodings: list[Tensor]) -> list[Tensor]:
-        """Picture (B, F) and caption (B, C), each with means of 0 and variances of 1."""
-        return [norm(half) for norm, half in zip(self.norms.values(), encodings, strict=True)]
+        """Picture (B, F), caption (B, C) and what words have found (B, width), if they have looked,
+        each with means of 0 and variances of 1."""
+        return [norm(part) for norm, part in zip(self.norms.values(), encodings, strict=True)]
 
-    def forward(self, image: Tensor, caption: Tensor) -> Tensor:
-        """Standardised halves (B, F) and (B, C) to (B, out_features)."""
+    def forward(self, image: Tensor, caption: Tensor, found: Tensor | None = None) -> Tensor:
+        """What `standardised` gives, to (B, out_features)."""
         if self.training and self.modality_dropout:
             drawn = torch.rand(len(image), 1, device=image.device)  # one number a row
-            image = image * (drawn >= self.modality_dropout / 2)
-            caption = caption * (drawn < 1 - self.modality_dropout / 2)
-        return self.joined(image, caption)
+            shown = drawn >= self.modality_dropout / 2, drawn < 1 - self.modality_dropout / 2
+            image, caption = image * shown[0], caption * shown[1]
+            found = None if found is None else found * (shown[0] & shown[1])
+        joined = self.joined(image, caption)
+        return joined if found is None else torch.cat([joined, found], dim=1)

@@ -124,13 +124,15 @@ class BothHalves(Mixing):
     """How a model that looks at pictures and captions joins the two."""
 
     head: Head = Head()
-    fusion: Literal["concat", "gated", "bilinear"] = "concat"
+    fusion: Literal["concat", "gated", "bilinear", "attention"] = "concat"
     """concat: side by side; gated: a gate chooses between them, number by number (Arevalo et al.
-    2017); bilinear: the product of both (Kim et al. 2016). The latter two are model.head.hidden
-    wide."""
+    2017); bilinear: the product of both (Kim et al. 2016); attention: side by side, and behind them
+    what each word finds in the cells of the picture's last map (Lu et al. 2019), which is stored of
+    a frozen backbone. What the latter three make is model.head.hidden wide."""
     image_scale: Positive | None = None
-    """With model.fusion=concat: each half is standardised, the picture's then multiplied by this,
-    so that its many columns do not drown the caption's few (0.3); null: as they are."""
+    """With model.fusion=concat or attention: each half is standardised, the picture's then
+    multiplied by this, so that its many columns do not drown the caption's few (0.3); null: as they
+    are."""
     auxiliary_loss: AtLeast0 = 0.0
     """Weight of the loss of a linear classifier on each half, added in training; 0: none."""
     modality_dropout: Share = 0.0
@@ -138,7 +140,7 @@ class BothHalves(Mixing):
 
     @model_validator(mode="after")
     def _scale_is_of_columns(self) -> BothHalves:
-        if self.image_scale is not None and self.fusion != "concat":
+        if self.image_scale is not None and self.fusion not in ("concat", "attention"):
             raise UserError(
                 f"model.image_scale={self.image_scale:g} with model.fusion={self.fusion}: only"
                 " halves that stand side by side are scaled; leave one of the two out"
@@ -259,6 +261,15 @@ class DetectorFusion(BothHalves):
     name: Literal["detector_fusion"]
     image_projection: Count | None = None
     """Width to which a layer brings the detector's scores first; null: none."""
+
+    @model_validator(mode="after")
+    def _has_no_cells(self) -> DetectorFusion:
+        if self.fusion == "attention":
+            raise UserError(
+                "model.fusion=attention with model=detector_fusion: a detector's scores have no"
+                " cells to look at; choose concat, gated or bilinear"
+            )
+        return self
 
 
 Model = Annotated[

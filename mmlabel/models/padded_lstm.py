@@ -41,6 +41,14 @@ def run_padded(lstm: nn.LSTM, inputs: Tensor, lengths: Tensor) -> list[Tensor]:
     return outputs
 
 
+def at_their_words(outputs: list[Tensor], lengths: Tensor) -> Tensor:
+    """What `run_padded` gave, (B, T, H) or (B, T, 2H) with each step at the word it has read."""
+    if len(outputs) == 1:
+        return outputs[0]
+    ahead, behind = outputs
+    return torch.cat([ahead, _Reversal(lengths, ahead.shape[1])(behind)], dim=2)
+
+
 def _run_direction(lstm: nn.LSTM, inputs: Tensor, suffix: str) -> Tensor:
     """The outputs (B, T, H) of one direction of one layer, whose parameters end in `suffix`."""
     names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")

@@ -156,8 +156,8 @@ def _with_grid(network: nn.Module, ends: list[str], name: str) -> tuple[fx.Graph
     pooled = [node for node in graph.nodes if poolings and node.target == poolings[-1]]
     if len(pooled) != 1:
         raise UserError(
-            f"backbone.attention: {name} does not pool one map of cells at its end; leave the"
-            " option out, or choose another backbone"
+            f"backbone.attention and model.fusion=attention look at cells, and {name} does not pool"
+            " one map of cells at its end; leave them out, or choose another backbone"
         )
     return graph, pooled[0].all_input_nodes[0]
 

@@ -40,6 +40,13 @@ class TransformerEncoder(Encoder):
         Returns:
             (B, out_features) float32.
         """
+        return self.read(tokens, lengths)[0]
+
+    def read(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """What `forward` gives, and the tokens' states (B, T, out_features).
+
+        Those behind a caption's end mean nothing.
+        """
         if tokens.shape[1] == 0:
             tokens = pad(tokens, (0, 1))
         states = self.transformer(tokens, lengths)  # (B, T, D)
@@ -53,4 +60,4 @@ class TransformerEncoder(Encoder):
         else:
             weights = self.attention(states).masked_fill(padding, -inf).softmax(dim=1)  # (B, T, 1)
             encoding = (weights * states.masked_fill(padding, 0.0)).sum(dim=1)
-        return encoding.float().masked_fill((lengths == 0).unsqueeze(1), 0.0)
+        return encoding.float().masked_fill((lengths == 0).unsqueeze(1), 0.0), states

@@ -102,7 +102,7 @@ def test_the_bilinear_product_by_hand() -> None:
 
 
 @pytest.mark.parametrize("batch_norm", [True, False])
-@pytest.mark.parametrize("kind", JOINS)
+@pytest.mark.parametrize("kind", sorted(JOINS.keys() - {"attention"}))
 def test_halves_are_hidden_in_training_alone(kind: str, batch_norm: bool) -> None:
     options = {"image": 12, "caption": 8, "width": 3, "batch_norm": batch_norm}
     torch.manual_seed(0)

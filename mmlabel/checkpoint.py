@@ -171,7 +171,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     found = read_file(path)
     try:
         own = Content.model_validate(found["mmlabel"])
-        vocabulary = Vocabulary(own.vocabulary, own.forms)
+        vocabulary = Vocabulary(own.vocabulary, own.forms)  # to see whether it is one
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
@@ -191,6 +191,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         ) from None
     except Exception as error:  # settings in a shape that no version ever wrote
         raise no_checkpoint(path, f"its settings: {type(error).__name__}") from error
+    if settings.captions and settings.captions.unknown_words == "similar":
+        vocabulary = Vocabulary(own.vocabulary, own.forms, similar=True)
     return Checkpoint(
         path=path,
         settings=settings,

@@ -110,7 +110,11 @@ def alone(folder: Path, blocked: str, pictures: list, captions: list[str]) -> tu
     ("form", "options", "blocked"),
     [
         ("onnx", None, "torch torchvision openvino onnx"),
-        ("openvino", ["model=caption_only"], "torch onnx onnxruntime"),
+        (
+            "openvino",
+            ["model=caption_only", "captions.unknown_words=similar"],
+            "torch onnx onnxruntime",
+        ),
         ("onnx", ["backbone.unfreeze=1", "backbone.attention=residual"], "torch openvino"),
         ("openvino", ["model=image_only", "backbone.attention=query"], "torch onnxruntime"),
         ("onnx", ["model.fusion=attention"], "torch openvino"),
@@ -259,18 +263,31 @@ def test_a_model_that_answers_otherwise_is_not_handed_out(
 # ---- Words -------------------------------------------------------------------------------------
 
 
-def test_spellings_that_were_never_met_are_encoded_as_with_wordnet(shared: Path, monkeypatch):
+@pytest.mark.parametrize("similar", [False, True])
+def test_spellings_that_were_never_met_are_encoded_as_with_wordnet(
+    similar: bool, shared: Path, monkeypatch
+):
     monkeypatch.setenv("NLTK_DATA", str(shared / "nltk_data"))
     words = ["<pad>", "<unk>", "dog", "goose", "knife", "woman", "bus", "lady", "church", "ha"]
-    vocabulary = Vocabulary(words, {"dog": "dog", "has": "ha", "buses": "bus", "women": "woman"})
+    forms = {"dog": "dog", "has": "ha", "buses": "bus", "women": "woman", "rare": "rare"}
+    vocabulary = Vocabulary(words, forms, similar=similar)
     numbers, problem = spellings(vocabulary)
     assert problem is None
+    model = runner.Model.__new__(runner.Model)
+    model.words, model.about = numbers, {"max_length": 10_000}
+    if similar:
+        model._like = runner._alike(words[2:])
     texts = "dogs dog geese goose knives women bus buses ladies churches has ha ass gas lad".split()
     from nltk.corpus import wordnet
 
     texts += [word for word in list(wordnet.all_lemma_names("n"))[::400] if word.isalpha()]
+    texts += ["rare", "womn", "churchs", "a", "geeses", "ocelots", "dogged", "knive"]
     encoded = encode_texts(texts, vocabulary)
-    assert [numbers.get(text.lower(), 1) for text in texts] == encoded.ids.tolist()
+    assert model.numbers(" ".join(texts)) == encoded.ids.tolist()
+    found = dict(zip(texts, encoded.ids.tolist(), strict=True))
+    assert (found["womn"], found["churchs"], found["knive"]) == (
+        (1, 8, 4) if similar else (1, 1, 1)
+    )
     assert numbers["geese"] == 3 and numbers["ladies"] == 7 and "lad" not in numbers
 
 

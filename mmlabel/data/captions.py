@@ -19,6 +19,7 @@ import numpy as np
 
 from mmlabel import network
 from mmlabel.cache import Arrays, fingerprint, kept
+from mmlabel.data.spelling import Spellings
 from mmlabel.errors import UserError
 from mmlabel.wording import count
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from nltk.tokenize import NLTKWordTokenizer
 
 # Part of the key of what is kept on disk: raise it when the steps below change.
-_VERSION = 2
+_VERSION = 3
 MOST_WORDS = 10_000  # of a caption
 _MOST_LETTERS = 100  # of a word: what is longer is none, and would be kept in checkpoints
 _MOST_INDEX, _MOST_WORDNET = 10_000_000, 200_000_000  # bytes
@@ -45,6 +46,7 @@ class TokenisedCaptions:
     forms: dict[str, str] | None = None  # every spelling met to its lemma; None: no lemmas
     uncut: np.ndarray | None = None  # (N,) words before `cut`; None: as now
     notes: tuple[str, ...] = ()  # what the captions have to go without
+    spelt: np.ndarray | None = None  # (tokens,) int32 positions in `forms`, if there are any
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -64,7 +66,8 @@ class TokenisedCaptions:
         kept = np.arange(len(self.ids)) < np.repeat(ends, lengths)  # (tokens,)
         offsets = offsets_of(np.minimum(lengths, max_length))
         uncut = lengths if self.uncut is None else self.uncut
-        return replace(self, ids=self.ids[kept], offsets=offsets, uncut=uncut)
+        spelt = None if self.spelt is None else self.spelt[kept]
+        return replace(self, ids=self.ids[kept], offsets=offsets, uncut=uncut, spelt=spelt)
 
 
 @dataclass(frozen=True)
@@ -113,18 +116,44 @@ class Vocabulary:
     `forms` (spelling to lemma; None when captions are not lemmatised) lets fresh captions be
     encoded as the training captions were, on a machine without WordNet. Both are plain values, for
     a checkpoint: `Vocabulary(words, forms)` restores it.
+
+    With `similar` a word that has no number gets that of the word which is spelt most like it, if
+    one is (see `mmlabel.data.spelling`).
     """
 
-    def __init__(self, words: Sequence[str], forms: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        words: Sequence[str],
+        forms: dict[str, str] | None = None,
+        *,
+        similar: bool = False,
+    ) -> None:
         self.words = list(words)
         self.forms = forms
         if self.words[:2] != SPECIAL_WORDS:
             raise ValueError(f"a vocabulary begins with {SPECIAL_WORDS}, not {self.words[:2]}")
         self.index = {word: number for number, word in enumerate(self.words)}
+        self.similar = Spellings(self.words[len(SPECIAL_WORDS) :]) if similar else None
+
+    def number_of(self, spelling: str, lemma: str | None = None) -> int:
+        """The number of a word, by its lemma (None: it has none) or else by what it is spelt like.
+
+        Its spelling decides there, not its lemma: so it is the same on a machine without WordNet.
+        """
+        number = self.index.get(spelling if lemma is None else lemma, UNKNOWN)
+        if number != UNKNOWN or self.similar is None:
+            return number
+        found = self.similar.most_like(spelling)
+        return UNKNOWN if found is None else found + len(SPECIAL_WORDS)
 
     @classmethod
     def build(
-        cls, tokenised: TokenisedCaptions, rows: np.ndarray, *, min_count: int = 1
+        cls,
+        tokenised: TokenisedCaptions,
+        rows: np.ndarray,
+        *,
+        min_count: int = 1,
+        similar: bool = False,
     ) -> "Vocabulary":
         """The words that occur at least `min_count` times in the captions of `rows`.
 
@@ -141,7 +170,7 @@ class Vocabulary:
         forms = tokenised.forms
         if forms is not None:
             forms = {form: lemma for form, lemma in forms.items() if lemma in count_of}
-        return cls(SPECIAL_WORDS + words, forms)
+        return cls(SPECIAL_WORDS + words, forms, similar=similar)
 
     def __len__(self) -> int:
         return len(self.words)
@@ -188,14 +217,18 @@ def tokenise(
 def encode(
     tokenised: TokenisedCaptions, vocabulary: Vocabulary, *, max_length: int | None = None
 ) -> EncodedCaptions:
-    """Number the first `max_length` words of each caption: 1 stands for one outside `vocabulary`.
+    """Number the first `max_length` words of each caption: 1 stands for one that has no number.
 
     The notes say how many captions were cut, and whether most of them are empty.
     """
     if max_length is not None:
         tokenised = tokenised.cut(max_length)
-    numbers = [vocabulary.index.get(word, UNKNOWN) for word in tokenised.words]
-    ids = np.asarray(numbers, dtype=np.int32)[tokenised.ids]
+    if tokenised.forms is None or tokenised.spelt is None:
+        numbers, ids = [vocabulary.number_of(word) for word in tokenised.words], tokenised.ids
+    else:
+        forms = tokenised.forms.items()
+        numbers, ids = [vocabulary.number_of(*form) for form in forms], tokenised.spelt
+    ids = np.asarray(numbers, dtype=np.int32)[ids]
     notes = (*tokenised.notes, *_notes_on_lengths(np.diff(tokenised.offsets), tokenised.uncut))
     return EncodedCaptions(ids, tokenised.offsets, notes)
 
@@ -214,8 +247,9 @@ def encode_texts(
     """
     tokenised = _split(texts).cut(min(MOST_WORDS, max_length or MOST_WORDS))
     if vocabulary.forms is not None:
-        lemmatised = _lemmatise(tokenised.words, vocabulary.forms, on_missing=on_missing)
-        tokenised = _merge(tokenised, *lemmatised)
+        forms, note = _lemmatise(tokenised.words, vocabulary.forms, on_missing=on_missing)
+        notes = (*tokenised.notes, note) if note else tokenised.notes
+        tokenised = replace(tokenised, forms=forms, spelt=tokenised.ids, notes=notes)
     return encode(tokenised, vocabulary)
 
 
@@ -300,6 +334,7 @@ def _merge(spelt: TokenisedCaptions, forms: dict[str, str], note: str | None) ->
         ids=np.asarray(lemma_ids, dtype=np.int32)[spelt.ids],
         offsets=spelt.offsets,
         forms=None if note else forms,
+        spelt=None if note else spelt.ids,
         uncut=spelt.uncut,
         notes=(*spelt.notes, note) if note else spelt.notes,
     )
@@ -310,7 +345,7 @@ def _lemmatise(
 ) -> tuple[dict[str, str], str | None]:
     """Each word's lemma, from `known` or else from WordNet, and a note if that is missing."""
     unknown = [word for word in words if word not in known]
-    forms = {word: known[word] for word in words if word in known}
+    forms = {word: known.get(word, word) for word in words}
     problem = _wordnet_problem(os.environ.get("NLTK_DATA", "")) if unknown else ""
     if problem and on_missing == "error":
         raise UserError(
@@ -319,7 +354,7 @@ def _lemmatise(
         )
     if problem:
         note = f"{count(len(unknown), 'word was', 'words were')} not lemmatised: WordNet {problem}"
-        return forms | {word: word for word in unknown}, note
+        return forms, note
     if unknown:
         from nltk.stem import WordNetLemmatizer
 
@@ -392,19 +427,21 @@ def _pack(tokenised: TokenisedCaptions) -> Arrays | None:
         "ids": tokenised.ids,
         "offsets": tokenised.offsets,
     }
-    if forms is not None:
+    if forms is not None and tokenised.spelt is not None:
         arrays["forms"] = _joined(forms)
+        arrays["spelt"] = tokenised.spelt
         arrays["lemmas"] = np.asarray([index[lemma] for lemma in forms.values()], dtype=np.int32)
     return arrays
 
 
 def _unpack(arrays: Arrays) -> TokenisedCaptions:
     words = _separate(arrays["words"])
-    forms = None
+    forms, spelt = None, None
     if "forms" in arrays:
+        spelt = arrays["spelt"]
         lemmas = [words[i] for i in arrays["lemmas"]]
         forms = dict(zip(_separate(arrays["forms"]), lemmas, strict=True))
-    return TokenisedCaptions(words, arrays["ids"], arrays["offsets"], forms)
+    return TokenisedCaptions(words, arrays["ids"], arrays["offsets"], forms, spelt=spelt)
 
 
 def _joined(words: Sequence[str] | dict[str, str]) -> np.ndarray:

@@ -147,6 +147,7 @@ def with_captions(
     *,
     lemmas: Literal["wordnet", "none"],
     min_count: int,
+    unknown_words: Literal["one", "similar"],
     max_length: int | None,
     embedding: dict,
     seed: int,
@@ -157,6 +158,7 @@ def with_captions(
 
     Args:
         lemmas, min_count, max_length: see `mmlabel.data.captions`.
+        unknown_words: "one" number for all that training has not met, or that of a "similar" word.
         embedding: arguments of `load_embeddings`.
         seed: of vectors that are drawn or trained.
         cache_dir: where all of it is kept between runs.
@@ -167,7 +169,8 @@ def with_captions(
     tokenised = tokenise(
         annotations.captions, lemmas=lemmas, cache_dir=cache_dir, on_missing=on_missing
     )
-    vocabulary = Vocabulary.build(tokenised, rows["train"], min_count=min_count)
+    similar = unknown_words == "similar"
+    vocabulary = Vocabulary.build(tokenised, rows["train"], min_count=min_count, similar=similar)
     captions = encode(tokenised, vocabulary, max_length=max_length)
     prepared = PreparedData(
         annotations=annotations, rows=rows, vocabulary=vocabulary, captions=captions

@@ -170,6 +170,8 @@ def _write(predictor: "Predictor", options: argparse.Namespace) -> list[str]:
         "size": size,
         "crop": crop,
         "upright": settings.data.upright,
+        # Words that an unknown one may be spelt like, in the order of their numbers from 2.
+        "similar": predictor.vocabulary.similar and list(predictor.vocabulary.similar.words),
         "max_length": settings.captions and settings.captions.max_length or 10_000,
         "labels": predictor.label_names,
         "thresholds": [float(f"{value:.9g}") for value in predictor.thresholds],

@@ -13,12 +13,14 @@ import json
 import re
 import sys
 import unicodedata
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 BATCH = 64
+ALIKE = 0.6  # twice the common runs of three letters over those of both words, at least
 CLOSE = 1e-4  # by which probabilities may differ from those of training
 # In a text without punctuation NLTK's tokeniser takes these apart and does nothing else.
 APART = re.compile(r"\b(?:(can)(not)|(gim)(me)|(gon)(na)|(got)(ta)|(lem)(me)|(wan)(na))\b")
@@ -36,11 +38,15 @@ TURN = {
 class Model:
     """An exported model; `folder` is the one it was written to."""
 
+    _like = None
+
     def __init__(self, folder: "str | Path" = "."):
         folder = Path(folder)
         self.about = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         self.words = json.loads((folder / "words.json").read_text(encoding="utf-8"))
         self.labels = self.about["labels"]
+        if self.about.get("similar"):
+            self._like = _alike(self.about["similar"])
         self.thresholds = np.asarray(self.about["thresholds"], dtype=np.float32)
         self.halves = self.about["inputs"]
         self._run = _runtime(self.about["format"], folder / self.about["file"])
@@ -96,11 +102,35 @@ class Model:
         return [tokens, lengths]
 
     def numbers(self, caption):
-        """The numbers of a caption's words; 1 is one that was not met in training."""
+        """The numbers of a caption's words; 1 is one that none met in training is like."""
         text = "".join(map(_kept, caption)).lower()
         text = APART.sub(lambda found: " " + " ".join(filter(None, found.groups())) + " ", text)
         words = [word[:100] for word in text.split()[: self.about["max_length"]]]
-        return [self.words.get(word, 1) for word in words]
+        return [self.words.get(word) or self._like_known(word) for word in words]
+
+    def _like_known(self, word):
+        """The number of the known word that is spelt most like it; 1: there is none."""
+        if self._like is None:
+            return 1
+        own, (among, sizes) = _pieces(word), self._like
+        shared = Counter(at for piece in own for at in among.get(piece, ()))
+        scores = {at: 2 * n / (len(own) + sizes[at]) for at, n in shared.items()}
+        best = max(scores, key=lambda at: (scores[at], -at), default=None)
+        return 1 if best is None or scores[best] < ALIKE else best + 2
+
+
+def _pieces(word):
+    framed = f"<{word}>"
+    return {framed[at : at + 3] for at in range(len(framed) - 2)}
+
+
+def _alike(words):
+    """Which words have each run of three letters, and how many of these each word has."""
+    among = {}
+    for at, word in enumerate(words):
+        for piece in _pieces(word):
+            among.setdefault(piece, []).append(at)
+    return among, [len(_pieces(word)) for word in words]
 
 
 def _kept(char):

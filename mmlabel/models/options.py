@@ -25,6 +25,9 @@ class Captions(Group):
     """Words are lemmatised, as in the report, or kept as they are spelt."""
     min_count: Count = 1
     """Rarer words of the training split count as unknown."""
+    unknown_words: Literal["one", "similar"] = "one"
+    """one: all words that training has not met are the same to the network; similar: such a word
+    is read as the known one that is spelt most like it ("skatebord" as "skateboard"), if any is."""
     max_length: Count | None = 128
     """Longer captions are cut to so many words; null: to 10,000."""
     group_by_length: StrictBool = False

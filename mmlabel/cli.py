@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import re
+import select
 import signal
 import sys
 import time
@@ -74,8 +75,31 @@ def run_cli(
 
     With HYDRA_FULL_ERROR=1 the traceback is shown as well. SIGINT, SIGTERM and SIGUSR1 (which
     schedulers send before a job's time is up) end it with a line and exit code 130, 143 or 138.
-    `--help` prints `help_text()`; `hint` says what to do after an interruption that has none.
+    `--help` prints `help_text()`; `hint` says what to do after an interruption that has none. Where
+    whoever read the output has gone (`| head`) it ends without a word.
     """
+    try:
+        try:
+            _answered_run(main, help_text, hint)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not _nobody_reads(sys.stdout.fileno()):
+            raise  # it was another pipe
+        # What is left would be written once more as Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+
+
+def _nobody_reads(pipe: int) -> bool:
+    found = select.poll()
+    found.register(pipe, select.POLLOUT)
+    return any(event & select.POLLERR for _, event in found.poll(0))
+
+
+def _answered_run(
+    main: Callable[[], object], help_text: Callable[[], str] | None, hint: str
+) -> None:
     escape_what_is_missing()
     if help_text is not None and {"--help", "-h"} & set(sys.argv[1:]):
         print(help_text())

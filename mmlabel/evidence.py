@@ -16,6 +16,9 @@ from mmlabel.wording import count
 
 METRICS = ("f1_micro", "f1_samples", "f1_macro")
 
+# Of one run's own intervals: so many fix the ends to about 0.001 and keep a sweep's pages cheap.
+RESAMPLES_OF_A_RUN = 1000
+
 # 2^22 weights of 8 bytes: 32 MiB at a time, however many rows and resamples there are.
 CHUNK = 1 << 22
 
@@ -206,10 +209,11 @@ class Comparison:
 
     Attributes:
         difference: mean over seeds of (variant's score - baseline's score).
-        interval: confidence interval of `difference` at 1 - alpha.
+        interval: confidence interval of `difference` at 1 - alpha, within the -1..1 that there is.
         p_value: two-sided; of this comparison alone, see `holm`.
         detectable: the smallest true difference that this study would call significant at `alpha`
-            with 80 % power; None when the answers do not vary enough to tell.
+            with 80 % power; above 1 where it would have called none so that there can be, None
+            when the answers do not vary enough to tell.
         standard_error: of `difference`.
         degrees: degrees of freedom of the t distribution used.
         seeds: how many training seeds; with 1, the noise of training was not measured.
@@ -304,7 +308,7 @@ def compare(
     power = _t_quantile(0.8, degrees) * error
     return Comparison(
         difference=difference,
-        interval=(difference - margin, difference + margin),
+        interval=(max(-1.0, difference - margin), min(1.0, difference + margin)),
         p_value=min(1.0, max(p_value, 2.0 ** (1 - changed))),
         detectable=margin + power if error else None,
         standard_error=error,
@@ -396,6 +400,8 @@ def explain(comparison: Comparison, p_value: float | None = None) -> str:
     if comparison.detectable is None:
         words += f"; the answers differ on {comparison.changed} of"
         words += f" {count(comparison.rows, 'test row')}"
+    elif comparison.detectable > 1:
+        words += f"; {count(comparison.seeds, 'seed')} cannot tell any difference that there can be"
     else:
         words += (
             f"; the smallest difference this study could have seen is"

@@ -16,14 +16,15 @@ class ScoreRow:
 
     title: str
     lower_is_better: bool = False
+    of_answers: bool = True  # of what is answered at a threshold, rather than of probabilities
 
 
 SCORES = {
     "f1_micro": ScoreRow("micro-F1"),
     "f1_samples": ScoreRow("F1 per sample"),
     "f1_macro": ScoreRow("macro-F1"),
-    "map": ScoreRow("mAP"),
-    "loss": ScoreRow("loss", lower_is_better=True),
+    "map": ScoreRow("mAP", of_answers=False),
+    "loss": ScoreRow("loss", lower_is_better=True, of_answers=False),
 }
 MONITORED = tuple(f"val/{name}" for name in SCORES)
 

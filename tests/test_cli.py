@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -90,6 +91,29 @@ def test_help_names_the_groups_and_options(tmp_path: Path):
     assert "python train.py -m lstm.layers=1,2,4,8" in output
     assert "backbone=efficientnet_lite0|efficientnet_lite1|efficientnet_lite2|resnet18" in output
     assert "lstm.layers" in output and "default 1]" in output
+
+
+def test_a_reader_that_has_gone_is_no_error():
+    """As with `| head`: its pipe is closed before the first line."""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "train.py", "--help"],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=REPOSITORY,
+        check=False,
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+
+
+def test_a_broken_pipe_of_another_kind_is_not_hidden():
+    from mmlabel.cli import run_cli
+
+    with pytest.raises(BrokenPipeError):
+        run_cli(lambda: (_ for _ in ()).throw(BrokenPipeError("a worker's")))
 
 
 def test_each_job_of_a_multirun_is_a_wandb_run_of_its_own(quick: list[str], tmp_path: Path):

@@ -242,6 +242,20 @@ def test_rows_without_noise_leave_the_t_test_over_seeds() -> None:
     assert result.detectable == pytest.approx((4.302653 + 1.060660) * error, rel=1e-5)
 
 
+def test_two_seeds_that_cannot_tell_say_so() -> None:
+    # Two seeds that disagree wholly: a t of one degree of freedom times a large error.
+    targets = np.ones((30, 4), dtype=bool)
+    found = np.arange(4) < np.array([[4], [0]])
+    variant = np.repeat(found[:, None], 30, axis=1)
+    baseline = np.zeros_like(variant)
+    result = compare(baseline=baseline, variant=variant, targets=targets, metric="f1_micro")
+    assert result.difference == 0.5
+    assert result.interval == (-1.0, 1.0)  # no difference of F1 is larger
+    assert result.detectable is not None and result.detectable > 1
+    assert "-100.00 to +100.00" in explain(result)
+    assert "2 seeds cannot tell any difference that there can be" in explain(result)
+
+
 def test_standard_error_equals_the_two_way_analysis_of_variance() -> None:
     data = study(np.random.default_rng(14), rows=40, seeds=3, seed_noise=0.6)
     table = np.array(

@@ -88,6 +88,24 @@ def test_the_best_of_a_search_is_an_experiment(
     assert best_of(tmp_path / "out").plain() == wanted
 
 
+@pytest.mark.parametrize("monitor", ["val/map", "val/loss"])
+def test_a_threshold_that_moves_no_score_is_not_chosen(
+    monitor: str, options: list[str], space: Path, tmp_path: Path, capsys
+):
+    """Of the default space, whose best threshold would be one that was drawn at random."""
+    content = {"trials": 1, "parameters": SPACE | {"threshold": {"low": 0.3, "high": 0.6}}}
+    space.write_text(yaml.safe_dump(content))
+    search([*options, f"monitor={monitor}"], space)
+    assert f"threshold is not chosen: it has no effect with monitor={monitor}" in (
+        capsys.readouterr().out
+    )
+    found = yaml.safe_load((tmp_path / "out" / "experiment" / "found.yaml").read_text())
+    assert "threshold" not in found and "optimizer" in found
+    space.write_text(yaml.safe_dump({"trials": 1, "parameters": {"threshold": [0.4, 0.5]}}))
+    with pytest.raises(UserError, match="nothing is left to choose"):
+        search([*options, f"monitor={monitor}"], space)
+
+
 def test_another_search_is_not_gone_on_with(options: list[str], space: Path, tmp_path: Path):
     search(options, space, "--trials", "1")
     with pytest.raises(UserError, match="holds a search with other options"):

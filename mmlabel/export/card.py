@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mmlabel import __version__
 from mmlabel.errors import UserError
-from mmlabel.evidence import METRICS, bootstrap_interval
+from mmlabel.evidence import METRICS, RESAMPLES_OF_A_RUN, bootstrap_interval
 from mmlabel.models.backbone_table import BACKBONES
 from mmlabel.run_folder import RunRecord, finished, read_run
 from mmlabel.score_table import SCORES
@@ -80,7 +80,10 @@ def _scores(run: RunRecord | None) -> str:
     lines = ["| score | test | 95 % interval |", "| --- | ---: | ---: |"]
     for metric in METRICS:
         low, high = bootstrap_interval(
-            run.predictions.targets, run.answers[None], metric=metric, resamples=2000
+            run.predictions.targets,
+            run.answers[None],
+            metric=metric,
+            resamples=RESAMPLES_OF_A_RUN,
         )
         score = run.results["scores"][f"test/{metric}"]
         lines.append(f"| {SCORES[metric].title} | {score:.4f} | {low:.4f} to {high:.4f} |")

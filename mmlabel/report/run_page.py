@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from mmlabel.evidence import METRICS, bootstrap_interval
+from mmlabel.evidence import METRICS, RESAMPLES_OF_A_RUN, bootstrap_interval
 from mmlabel.report.charts import line_chart, mean_curve
 from mmlabel.report.gallery import RUN_PICTURES, gallery, label_names
 from mmlabel.report.label_sections import confusions, label_curves, label_table, thresholds
@@ -99,8 +99,9 @@ def _scores(run: RunRecord) -> Markup:
     for metric in sorted(dict.fromkeys(known), key=lambda metric: metric == "loss"):
         interval = ""
         if metric in METRICS and len(targets):
-            # 1,000 draws fix the ends to about 0.001 and keep a sweep's pages cheap.
-            low, high = bootstrap_interval(targets, answers, metric=metric, resamples=1000)
+            low, high = bootstrap_interval(
+                targets, answers, metric=metric, resamples=RESAMPLES_OF_A_RUN
+            )
             interval = f"{low:.4f} to {high:.4f}"
         lines.append(
             {

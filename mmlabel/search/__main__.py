@@ -10,6 +10,7 @@ from mmlabel.cli import load_settings, parse, refuse_unused, run_cli, unused
 from mmlabel.errors import UserError
 from mmlabel.no_effect import unused_groups
 from mmlabel.run_folder import hold
+from mmlabel.score_table import SCORES
 from mmlabel.search.space import Space, load_space
 from mmlabel.study.launch import log_to_terminal
 
@@ -49,11 +50,16 @@ def main(given: Sequence[str] | None = None) -> None:
     # Of single options what is chosen beside them decides.
     idle = unused_groups(settings)
     refuse_unused(overrides, idle)
+    if not SCORES[settings.monitor.removeprefix("val/")].of_answers:
+        why = f"monitor={settings.monitor}, which is the same at every threshold"
+        idle |= {"threshold": why, "threshold_metric": why}
     parameters = space.parameters
     for option, why in unused([f"{name}=0" for name in parameters], idle).items():
         name = option.removesuffix("=0")
         print(f"{name} is not chosen: it has no effect with {why}")
         parameters = {key: allowed for key, allowed in parameters.items() if key != name}
+    if not parameters:
+        raise UserError("--space: nothing is left to choose; give another --space")
     # Torch and Lightning take seconds: a mistake is answered before.
     from mmlabel.search.trials import run_trials
 

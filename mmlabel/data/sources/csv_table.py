@@ -17,6 +17,7 @@ from mmlabel.data.annotations import (
     up_to_ten,
 )
 from mmlabel.data.labels import (
+    JSON,
     label_order_of,
     names_in,
     numbers_of_names,
@@ -229,12 +230,15 @@ def _listed_labels(
     separator: str,
 ) -> _Labels:
     lists: list[list[str]] = []
-    for row, cell in enumerate(table.column(column) if column else [None] * len(ids), start=1):
+    cells = table.column(column) if column else [None] * len(ids)
+    for row, cell in enumerate(cells, start=1):
         try:
             lists.append(split_labels(cell, separator))
         except ValueError as error:
             raise UserError(f"{table.file}: row {row} ({ids[row - 1]}): {column} {error}") from None
     if names is None:
+        if any(isinstance(cell, list) for cell in cells):
+            separator = JSON  # a comma in a name that stands in a list parts nothing
         names = names_in(table.file, lists, num_labels=num_labels, separator=separator)
     order = label_order_of(
         table.file,

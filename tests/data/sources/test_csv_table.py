@@ -404,6 +404,17 @@ def test_json_lines(tmp_path):
     assert annotations.targets.tolist() == [[1, 1], [0, 0], [1, 0]]
 
 
+def test_a_name_in_a_list_may_hold_any_separator(tmp_path):
+    text = json_lines(
+        {"path": "1.png", "tags": ["red", "wine, old"], "text": "a"},
+        {"path": "2.png", "tags": ["wine, old", "a|b;c", "[x]"], "text": "b"},
+        {"path": "3.png", "tags": "red", "text": "c"},
+    )
+    annotations = any_csv(tmp_path, text, file="set.jsonl")
+    assert annotations.label_names == ["[x]", "a|b;c", "red", "wine, old"]
+    assert annotations.targets.tolist() == [[0, 0, 1, 1], [1, 1, 0, 1], [0, 0, 1, 0]]
+
+
 def test_label_columns_of_json_lines(tmp_path):
     text = json_lines(
         {"path": "1.png", "cat": 1, "dog": False, "text": "a"},

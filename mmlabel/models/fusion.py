@@ -72,16 +72,16 @@ class ImageEncoder(Encoder):
 
     def look(self, image: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """What `forward` gives, and the cells (B, C, H', W') of a backbone that has them."""
-        features, cells = self._seen(image)  # (B, seen)
+        features, cells = self._look_at(image)  # (B, seen)
         if self.training and self.batch_norm:
             _check_statistics(features)
         return self.projection(features), cells  # (B, out_features)
 
     def features_of(self, image: Tensor | None) -> Tensor:
         """What `forward` takes to the backbone's features, and scores beside them (B, seen)."""
-        return self._seen(image)[0]
+        return self._look_at(image)[0]
 
-    def _seen(self, image: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def _look_at(self, image: Tensor | None) -> tuple[Tensor, Tensor | None]:
         if image is None:
             raise UserError("this model looks at pictures, but the batch has none")
         trunk = self.backbone.trunk if self.backbone else None

@@ -551,6 +551,56 @@ def test_the_caption_counts_and_a_missing_one_is_empty(model: Predictor, made: P
     assert model.predict(path, "") == model.predict(path, None)
 
 
+class NAType:
+    """As pandas.NA: it can neither be compared nor be told to be true."""
+
+    def __bool__(self) -> bool:
+        raise TypeError
+
+    def __eq__(self, other: object) -> bool:
+        raise TypeError
+
+
+@pytest.mark.parametrize("nothing", [float("nan"), np.float32("nan"), NAType(), np.nan])
+def test_what_tables_have_in_an_empty_cell_is_missing(nothing, model: Predictor, made: Path):
+    path = made / "data" / "4.jpg"
+    assert model.predict(path, nothing) == model.predict(path)
+    assert model.predict([path, path], ["a cat", nothing]) == model.predict(
+        [path, path], ["a cat", None]
+    )
+    with pytest.raises(UserError, match="looks at pictures: give one"):
+        model.predict([path, nothing])
+
+
+def test_columns_and_arrays_are_lists(model: Predictor, made: Path):
+    paths = [str(made / "data" / f"{number}.jpg") for number in (4, 5)]
+    captions = ["a cat", "a person"]
+    expected = model.predict(paths, captions)
+
+    class Series:  # pandas need not be there
+        def to_list(self) -> list:
+            return list(paths)
+
+    for pictures, words in (
+        (np.array(paths), np.array(captions)),
+        (np.array(paths, dtype=object), np.array(captions, dtype=object)),
+        (Series(), captions),
+    ):
+        assert model.predict(pictures, words) == expected
+    assert model.predict(np.array(paths), np.full(2, np.nan)) == model.predict(paths)
+    with pytest.raises(UserError, match="as many captions as there are rows"):
+        model.predict(np.array(paths), np.array(["a cat"]))
+
+
+def test_columns_of_pandas(model: Predictor, made: Path):
+    pandas = pytest.importorskip("pandas", reason="not installed: pip install pandas")
+    paths = [str(made / "data" / f"{number}.jpg") for number in (4, 5, 6)]
+    table = pandas.DataFrame({"picture": paths, "caption": ["a cat", None, pandas.NA]})
+    expected = model.predict(paths, ["a cat", None, None])
+    assert model.predict(table["picture"], table["caption"]) == expected
+    assert model.predict(table["picture"].to_numpy(), table["caption"].to_numpy()) == expected
+
+
 def test_labels_are_those_that_reach_their_threshold(best: Path, made: Path):
     model = mmlabel.load(best)
     model.thresholds = np.array([0.0, 1.0, 0.0], dtype=np.float32)
@@ -567,6 +617,9 @@ def test_mistakes_in_python_are_named(model: Predictor, made: Path, tmp_path: Pa
         ((b"no",), "not an image file"),
         ((np.zeros((3, 5, 5)),), "uint8 of shape"),
         ((7,), "a int"),
+        ((path, 5), r"a caption is 5 \(int\), no text"),
+        ((path, b"a cat"), r"a caption is b'a cat' \(bytes\), no text"),
+        (([path, path], ["a cat", ["a"]]), r"a caption is \['a'\] \(list\), no text"),
     ):
         with pytest.raises(UserError, match=message):
             model.predict(*arguments)
@@ -580,6 +633,8 @@ def test_a_model_of_captions_alone_needs_one_and_no_picture(
     model = mmlabel.load(tmp_path / "best.ckpt")
     with pytest.raises(UserError, match="captions alone"):
         model.predict()
+    with pytest.raises(UserError, match="captions alone"):
+        model.predict(caption=["a cat", float("nan")])
     assert model.predict(None, "a cat") == model.predict(tmp_path / "no.jpg", "a cat")
     assert model.predict(caption=["a cat", "a car"])[0].probabilities == pytest.approx(
         dict(model.predict(caption="a cat").probabilities), abs=1e-6

@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from mmlabel.cache import atomic_write
 from mmlabel.data.sources.unlabelled import JSON_LINES
 from mmlabel.errors import UserError
+from mmlabel.progress import say
 from mmlabel.spreadsheet import to_cell
+from mmlabel.terminal import printable
 
 if TYPE_CHECKING:
     from mmlabel.predictor import Predictor
     from mmlabel.streaming import Answer
 
 PARQUET = (".parquet", ".pq")
-SHOWN = 10  # names of unreadable pictures in a message
+SHOWN = 10  # names of unreadable pictures in the message of a call that goes on
 _AT_ONCE = 10_000  # rows, from JSON lines to parquet
 
 Form = Literal["csv", "json", "parquet"]
@@ -45,7 +47,10 @@ def form_of(out: Path | None) -> Form:
 
 
 class Answers:
-    """Writes answers to a file as they come.
+    """Writes answers to a file as they come, and says of each that is none why.
+
+    That is in JSON lines and parquet, too. In a CSV such a row has no labels, as others may have
+    none, so that its columns stay those that a competition asks for.
 
     Args:
         file: is written to; in JSON lines, of which `write_parquet` makes a file, for "parquet".
@@ -89,6 +94,8 @@ class Answers:
             if answer.probabilities is None:
                 self.unreadable += 1
                 self.examples += [answer.row.id][: SHOWN - len(self.examples)]
+                problem = answer.problem or "its picture cannot be read"
+                say(printable(f"{answer.row.id} has no answer: {problem}"))
             else:
                 reached = answer.probabilities >= self._thresholds
                 labels = [name for name, has in zip(self._names, reached, strict=True) if has]

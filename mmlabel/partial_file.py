@@ -29,12 +29,14 @@ class PartialFile:
         path: of its file.
         rows: how many are kept.
         carried: what the last call of `keep` was told besides; empty where none is kept.
+        again: the options with which the same command goes on, should it fail.
     """
 
     def __init__(self, path: Path, log: Path) -> None:
         self.path = path
         self.rows = 0
         self.carried: dict[str, Any] = {}
+        self.again = "--resume"
         self._file = open(path, "ab")
         self._log = open(log, "a", encoding="utf-8")
         self._digest = hashlib.sha256()
@@ -119,7 +121,7 @@ def resumable(
             if part.rows:
                 say(
                     f"{count(part.rows, 'row is', 'rows are')} kept in {path}: the same command"
-                    " with --resume goes on"
+                    f" with {part.again} goes on"
                 )
             else:
                 _remove(path, log)

@@ -21,8 +21,9 @@ from mmlabel.data.sources.unlabelled import JSON_LINES, TABLES, Columns, Row, Ro
 from mmlabel.errors import UserError
 from mmlabel.partial_file import resumable
 from mmlabel.progress import say
+from mmlabel.run_folder import is_of_a_run
 from mmlabel.terminal import printable
-from mmlabel.wording import count
+from mmlabel.wording import count, listed
 
 if TYPE_CHECKING:
     from mmlabel.predictor import Predictor
@@ -39,12 +40,17 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("checkpoint", type=Path, help="best.ckpt of a run")
     add("what", type=Path, help="a CSV or TSV, JSON lines (.jsonl), a folder, or one picture")
-    add("--caption", help="of one picture")
+    add("--caption", help="of one picture; those of a table are in a column of it")
     add("--pictures", type=Path, help="folder of a table's pictures (default: as in training)")
     add("--picture-column", help="of a table (default: as in training)")
     add("--caption-column", help="of a table (default: as in training)")
     add("--encoding", help="of a table (default: found out)")
-    add("--out", type=Path, help="a .csv, .jsonl or .parquet file (default: predictions.csv)")
+    add(
+        "--out",
+        type=Path,
+        help="a .csv, .jsonl or .parquet file (default: predictions.csv; for one picture the"
+        " terminal)",
+    )
     add(
         "--resume",
         action="store_true",
@@ -56,8 +62,8 @@ def _parser() -> argparse.ArgumentParser:
         "--on-bad-image",
         choices=["error", "skip"],
         default="error",
-        help="skip: a picture that cannot be read costs its own row, which is said"
-        " (default: %(default)s)",
+        help="skip: the row of a picture that cannot be read is named on the terminal and has no"
+        " labels (JSON lines and parquet say why) (default: %(default)s)",
     )
     add("--batch-size", type=_at_least(1), default=64, help="rows at a time (default: %(default)s)")
     add("--workers", type=_at_least(0), help="processes that decode, at most one a core")
@@ -83,10 +89,13 @@ def predict(options: argparse.Namespace) -> None:
     that cannot be written.
     """
     form_of(options.out)
+    if options.what.exists():
+        _check_options(options)
     # Torch is not needed to say what is wrong with the options.
     from mmlabel.predictor import Predictor
 
     predictor = Predictor(options.checkpoint, fastest=True)
+    _check_halves(predictor, options)
     rows = _open(predictor, options)
     if predictor.looks_at_captions and not rows.has_captions:
         if not predictor.looks_at_pictures:
@@ -105,6 +114,53 @@ def predict(options: argparse.Namespace) -> None:
         ) from error
 
 
+def _check_options(options: argparse.Namespace) -> None:
+    """Raise UserError for options that would do nothing, or harm to a run."""
+    what, out = options.what, _out(options)
+    if options.caption is not None and what.is_dir():
+        raise UserError(f"--caption is of one picture, and {what} is a folder: leave it out")
+    if options.caption is not None and _is_table(what):
+        raise UserError(
+            f"--caption is of one picture, and {what} is a table: name the column that its captions"
+            " are in with --caption-column, or leave --caption out"
+        )
+    given = _given(options, "pictures", "picture_column", "caption_column", "encoding")
+    if given and not _is_table(what):
+        kind = "a folder" if what.is_dir() else "one picture"
+        are = "is for a table" if len(given) == 1 else "are for a table"
+        raise UserError(f"{listed(given)} {are}, and {what} is {kind}: leave out what is not used")
+    if out is None and options.resume:
+        raise UserError("--resume goes on with a file: give --out, or leave it out")
+    if out is not None and is_of_a_run(out):
+        raise UserError(
+            f"{out} is a file of the run in {out.parent.absolute()}: give the answers another name"
+            " with --out"
+        )
+
+
+def _check_halves(predictor: "Predictor", options: argparse.Namespace) -> None:
+    """Raise UserError for an option about what the model does not look at."""
+    for looks, names, other in (
+        (predictor.looks_at_captions, ("caption", "caption_column"), "pictures"),
+        (predictor.looks_at_pictures, ("pictures",), "captions"),
+    ):
+        given = _given(options, *names)
+        if given and not looks:
+            raise UserError(f"this model looks at {other} alone: leave {given[0]} out")
+
+
+def _given(options: argparse.Namespace, *names: str) -> list[str]:
+    """Those of the options that the command line has, as it has them."""
+    return [f"--{name.replace('_', '-')}" for name in names if getattr(options, name) is not None]
+
+
+def _out(options: argparse.Namespace) -> Path | None:
+    """The file of the answers; None: they are printed."""
+    if options.out or not (options.what.is_dir() or _is_table(options.what)):
+        return options.out
+    return Path("predictions.csv")
+
+
 def _is_table(what: Path) -> bool:
     return what.is_file() and what.suffix.lower() in (*TABLES, *JSON_LINES)
 
@@ -112,24 +168,28 @@ def _is_table(what: Path) -> bool:
 def _label(predictor: "Predictor", rows: Rows, options: argparse.Namespace) -> None:
     if predictor.looks_at_pictures and options.on_bad_image == "error":
         _check_files(rows.rows)
-    if not (options.out or options.what.is_dir() or _is_table(options.what)):
+    out = _out(options)
+    if out is None:
+        found = list(_answers(predictor, rows, options))  # or it fails, and nothing is printed
         written = Answers(sys.stdout, predictor, form="csv", **_columns(predictor, options))
-        written.write(_answers(predictor, rows, options))
+        written.write(found)
+        _say_notes(predictor)
         return
-    out = options.out or Path("predictions.csv")
     if out.exists() and out.samefile(options.what):
         raise UserError(f"--out {out} is what is to be labelled: give another file")
     try:
         written = _write(out, predictor, rows, options)
     except OSError as error:
         raise UserError(f"--out {out} cannot be written: {error.strerror}") from None
+    _say_notes(predictor)
+    if bad := written.unreadable:
+        say(f"{count(bad, 'picture')} cannot be read, without an answer: named above")
+    print(f"{count(rows.count, 'row')} in {out}")
+
+
+def _say_notes(predictor: "Predictor") -> None:
     for note in predictor.notes[:1]:
         say(printable(note))
-    if bad := written.unreadable:
-        more = f" and {bad - SHOWN:,} more" if bad > SHOWN else ""
-        shown = printable(", ".join(written.examples))
-        say(f"{count(bad, 'picture')} cannot be read, without an answer: {shown}{more}")
-    print(f"{count(rows.count, 'row')} in {out}")
 
 
 def _open(predictor: "Predictor", options: argparse.Namespace) -> Rows:
@@ -166,6 +226,8 @@ def _check_files(rows: Iterable[Row]) -> None:
 
 
 # ---- Answers to a file ---------------------------------------------------------------------
+
+_SKIPPING = "--resume --on-bad-image skip"
 
 
 class _Columns(TypedDict):
@@ -204,16 +266,25 @@ def _write(out: Path, predictor: "Predictor", rows: Rows, options: argparse.Name
         written = Answers(file, predictor, form=form, **columns, before=before)
         if file.rows:
             say(f"going on after {file.rows:,} of {count(rows.count, 'row')}")
+        if bad := written.unreadable:
+            more = f" and {bad - SHOWN:,} more" if bad > SHOWN else ""
+            shown = printable(", ".join(written.examples))
+            say(f"{count(bad, 'row')} of them without an answer: {shown}{more}")
         if written.unreadable and options.on_bad_image == "error":
+            file.again = _SKIPPING
             raise UserError(
                 f"--resume: {count(written.unreadable, 'row')} so far without an answer, as the"
                 " interrupted call had --on-bad-image skip: give that again"
             )
         found = _answers(predictor, rows.after(file.rows), options)
         # Cut where the network's batches end: after a kill it is given the same ones again.
-        while batch := list(islice(found, options.batch_size)):
-            written.write(batch)
-            file.keep(len(batch), written.counts)
+        try:
+            while batch := list(islice(found, options.batch_size)):
+                written.write(batch)
+                file.keep(len(batch), written.counts)
+        except BadPicture:
+            file.again = _SKIPPING  # the same picture would end it again
+            raise
     return written
 
 

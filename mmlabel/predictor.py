@@ -1,10 +1,11 @@
 """A trained network for use: pictures and captions in, labels by name out."""
 
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -160,11 +161,14 @@ class Predictor:
         """The labels of a picture with its caption, or of each in a list.
 
         A picture is a path, the bytes of a file, a PIL picture or an array (height, width, 3)
-        uint8. A model of both halves reads a missing caption as an empty one.
+        uint8. A list may be a column of a table (pandas, polars) or an array of paths or captions,
+        too. None, NaN and pandas' NA are missing; a model of both halves reads a missing caption
+        as an empty one.
 
-        Raises UserError for a picture that cannot be read, for one or a caption that is missing
-        where nothing else decides, and for lists of different lengths.
+        Raises UserError for a picture that cannot be read, for a caption that is no text, for one
+        of the two that is missing where nothing else decides, and for lists of different lengths.
         """
+        picture, caption = _as_list(picture, pixels=True), _as_list(caption)
         if not isinstance(picture, list | tuple) and not isinstance(caption, list | tuple):
             return self._predict([picture], [caption])[0]
         count = max(len(half) for half in (picture, caption) if isinstance(half, list | tuple))
@@ -180,7 +184,7 @@ class Predictor:
     ) -> list[Prediction]:
         found: list[Prediction] = []
         for at in range(0, len(captions), BATCH):
-            seen, texts = None, captions[at : at + BATCH]
+            seen, texts = None, [_text(caption) for caption in captions[at : at + BATCH]]
             if self.looks_at_pictures:
                 seen = join([self._seen(picture) for picture in pictures[at : at + BATCH]])
             elif None in texts:
@@ -189,7 +193,7 @@ class Predictor:
         return found
 
     def _seen(self, picture: Picture | None) -> np.ndarray | Image.Image:
-        if picture is None:
+        if picture is None or _is_missing(picture):
             raise UserError("this model looks at pictures: give one")
         try:
             return self.look(picture)
@@ -264,6 +268,35 @@ class Predictor:
         assert isinstance(backbone, Backbone)
         size = settings.data.view
         return build_extract(backbone, engine, device=self.device, size=size)
+
+
+def _as_list(values: Any, *, pixels: bool = False) -> Any:
+    """The list of what a column or an array holds; anything else as it is.
+
+    With `pixels` an array of numbers is a picture and no list. A column is known by its `to_list`,
+    so that no library of tables has to be there.
+    """
+    if isinstance(values, np.ndarray):
+        return values if pixels and values.dtype.kind not in "OUT" else values.tolist()
+    return values.to_list() if hasattr(values, "to_list") else values
+
+
+def _is_missing(value: object) -> bool:
+    """Whether it is what tables have in an empty cell: None, NaN or pandas' NA."""
+    number = isinstance(value, float | np.floating)
+    return value is None or type(value).__name__ == "NAType" or (number and bool(np.isnan(value)))
+
+
+def _text(caption: object) -> str | None:
+    if _is_missing(caption):
+        return None
+    if not isinstance(caption, str):
+        kind = type(caption).__name__
+        raise UserError(
+            f"a caption is {reprlib.repr(caption)} ({kind}), no text: give a str, or None where"
+            " there is none"
+        )
+    return caption
 
 
 def join(looks: Iterable[np.ndarray | Image.Image]) -> Seen:

@@ -226,6 +226,15 @@ def damage(folder: Path) -> str | None:
     return None
 
 
+def is_of_a_run(path: Path) -> bool:
+    """Whether a file is one that the run in its folder has written, or would write.
+
+    What is written over such a file destroys a finished run, and goes when another is taken up.
+    """
+    own = (CONFIG, HISTORY, PREDICTIONS, RESULTS, PAGE, SUMS, FAILED, BEST, LAST)
+    return path.name in own and any((path.parent / name).exists() for name in (SUMS, LOCK))
+
+
 def failed(folder: Path) -> bool:
     """Whether a run has said there why it has no results."""
     return (folder / FAILED).is_file()

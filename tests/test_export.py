@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -257,7 +258,14 @@ def test_a_model_that_answers_otherwise_is_not_handed_out(
     out = tmp_path / "model"
     assert main([str(fusion), "--format", "torch", "--out", str(out)]) == 1
     assert "answers otherwise than the checkpoint" in capsys.readouterr().err
-    assert not (out / "model.json").exists()
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(graph, "write_graph", graph_written)
+    assert main([str(fusion), "--format", "torch", "--out", str(out)]) == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    monkeypatch.setattr(graph, "write_graph", wrong)
+    assert main([str(fusion), "--format", "torch", "--out", str(out)]) == 1
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 # ---- Words -------------------------------------------------------------------------------------
@@ -304,6 +312,125 @@ def test_captions_are_split_as_in_training(fusion: Path):
     assert [model.numbers(text) for text in texts] == wanted
 
 
+# ---- The runner's command line -----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def exported(fusion: Path, run_of, tmp_path_factory) -> Callable[[str], Path]:
+    """The folder of a model, of which there is one of each kind."""
+    folders: dict[str, Path] = {}
+
+    def folder_of(model: str) -> Path:
+        if model not in folders:
+            folders[model] = tmp_path_factory.mktemp("exported") / model
+            checkpoint = fusion if model == "fusion" else run_of(f"model={model}")
+            given = [str(checkpoint), "--format", "torch", "--out", str(folders[model])]
+            assert main(given) == 0
+        return folders[model]
+
+    return folder_of
+
+
+def run_alone(folder: Path, *arguments: object) -> tuple[int, list[dict], str]:
+    """The runner's status, answers and what it says."""
+    done = subprocess.run(
+        [sys.executable, str(folder / "run.py"), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, [json.loads(line) for line in done.stdout.splitlines()], done.stderr
+
+
+def test_a_bad_picture_costs_the_runner_no_other(exported, made: Path, tmp_path: Path):
+    good = [made / "data" / "4.jpg", made / "data" / "5.jpg"]
+    (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "cut.jpg").write_bytes(good[0].read_bytes()[:300])
+    bad = {
+        tmp_path / "text.jpg": "not an image file",
+        tmp_path / "empty.jpg": "an empty file",
+        tmp_path / "cut.jpg": "",
+        tmp_path / "no.jpg": "there is no such file",
+        tmp_path: "not a file",
+    }
+    status, answers, said = run_alone(exported("fusion"), good[0], *bad, good[1])
+    assert status == 1 and [one["picture"] for one in answers] == [str(path) for path in good]
+    lines = said.splitlines()
+    assert len(lines) == len(bad)
+    for line, (path, reason) in zip(lines, bad.items(), strict=True):
+        assert line.startswith(f"run.py: {path} is not a readable picture ({reason}")
+    assert run_alone(exported("fusion"), good[0])[::2] == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "said"),
+    [
+        ("caption_only", (), "this model looks at captions alone: give --caption TEXT"),
+        ("caption_only", ("a.jpg", "--caption", "a cat"), "looks at captions alone"),
+        ("fusion", ("--caption", "a cat"), "give a picture"),
+        ("fusion", ("--check", "a.jpg"), "--check has rows of its own"),
+        ("image_only", ("a.jpg", "--caption", "a cat"), "looks at pictures alone"),
+    ],
+)
+def test_the_runner_refuses_what_it_would_not_look_at(
+    model: str, arguments: tuple, said: str, exported
+):
+    status, answers, error = run_alone(exported(model), *arguments)
+    assert status == 2 and not answers
+    assert said in error.splitlines()[-1] and "Traceback" not in error
+
+
+def test_a_folder_that_is_not_whole_is_one_message(exported, tmp_path: Path):
+    folder = tmp_path / "model"
+    for name, spoil in (("model.json", Path.unlink), ("model.pt2", lambda p: p.write_bytes(b"x"))):
+        shutil.copytree(exported("fusion"), folder)
+        spoil(folder / name)
+        for arguments in (("a.jpg",), ("--check",)):
+            status, answers, said = run_alone(folder, *arguments)
+            assert status == 1 and not answers and "holds no whole model" in said, said
+            assert len(said.splitlines()) == 1
+        shutil.rmtree(folder)
+
+
+def test_the_runner_in_python_says_what_is_missing(exported, made: Path):
+    module = load_runner(exported("fusion"))
+    both, captions = module.Model(exported("fusion")), module.Model(exported("caption_only"))
+    path = made / "data" / "4.jpg"
+    assert both.predict(path, float("nan")) == both.predict(path)
+    for model, arguments, message in (
+        (both, (None, "a cat"), "looks at pictures: give one"),
+        (both, (b"no",), "not an image file"),
+        (both, (7,), "no attribute"),
+        (both, (path, b"a cat"), "a caption is a bytes, no text"),
+        (captions, (), "captions alone: give one"),
+    ):
+        with pytest.raises(module.Mistake, match=message):
+            model.predict(*arguments)
+    both.about |= {"crop": "center", "size": [224, 224]}
+    with pytest.raises(module.Mistake, match="1x20000 pixels are too narrow: crop it"):
+        both.pixels(np.zeros((20_000, 1, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("model", "use", "call"),
+    [
+        ("fusion", "PICTURE --caption TEXT", '"picture.jpg", "a dog on a bench"'),
+        ("image_only", "PICTURE", '"picture.jpg"'),
+        ("caption_only", "--caption TEXT", 'caption="a dog on a bench"'),
+    ],
+)
+def test_how_it_is_used_follows_from_what_it_looks_at(
+    model: str, use: str, call: str, fusion: Path, run_of, tmp_path: Path, capsys
+):
+    checkpoint = fusion if model == "fusion" else run_of(f"model={model}")
+    out = tmp_path / "out"
+    assert main([str(checkpoint), "--format", "torch", "--out", str(out)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith(f"; python {out}/run.py {use}")
+    card = (out / "MODEL.md").read_text()
+    assert f"`python run.py {use}`" in card and f".predict({call})`" in card
+
+
 # ---- Mistakes ----------------------------------------------------------------------------------
 
 
@@ -325,3 +452,32 @@ def test_mistakes_are_one_message(fusion: Path, run_of, tmp_path: Path, capsys):
         printed = capsys.readouterr()
         assert said in printed.err and len(printed.err.splitlines()) == 1
         assert not out.exists() and not printed.out
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("--check",), "--check compares on test rows of the checkpoint's data"),
+        (("--precision", "int8"), "--precision int8 compares on test rows"),
+    ],
+)
+def test_a_check_without_its_data_is_refused_before_anything_is_written(
+    given: tuple, said: str, settings_of, made: Path, tmp_path: Path, capsys, monkeypatch
+):
+    shutil.copytree(made, tmp_path / "data")
+    file = tmp_path / "data" / "rows.csv"
+    options = ["data=csv", f"data.file={file}", "model=image_only", "trainer.max_epochs=1"]
+    train(settings_of(*options), tmp_path / "run")
+    out = tmp_path / "out"
+    monkeypatch.setattr("mmlabel.export.graph.write_graph", None)  # it is not come to
+    command = [str(tmp_path / "run" / "best.ckpt"), "--format", "onnx", "--out", str(out), *given]
+    before = sorted(tmp_path.iterdir())
+    for picture in (tmp_path / "data" / "data").iterdir():
+        picture.write_text("x")
+    capsys.readouterr()
+    for reason in ("is not a readable picture (not an image file). Put", "No such file"):
+        assert main(command) == 1
+        error = capsys.readouterr().err
+        assert said in error and reason in error and "Put the data back, or" in error
+        assert len(error.splitlines()) == 1 and sorted(tmp_path.iterdir()) == before
+        file.unlink(missing_ok=True)

@@ -185,7 +185,10 @@ def test_a_bad_picture_costs_its_own_row(
     assert not list(tmp_path.glob("*out*"))
     skip = (*common, "--on-bad-image", "skip")
     assert run(best, tmp_path / "rows.jsonl", *skip, "--out", out) == 0
-    assert "2 pictures cannot be read" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "2 pictures cannot be read, without an answer" in message
+    assert "cut.jpg has no answer: " in message
+    assert "=missing.jpg has no answer: No such file" in message
     found = answers(out)
     assert [row["ImageID"] for row in found][4] == "'=missing.jpg"
     for place, row in enumerate(found):
@@ -226,6 +229,102 @@ def test_the_input_is_not_overwritten(best: Path, made: Path, tmp_path: Path, ca
     assert "give another file" in capsys.readouterr().err
     assert run(best, file, "--pictures", made, "--out", tmp_path / "rows.csv" / "x.csv") == 1
     assert "cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [None, "predictions.csv", "metrics.csv"])
+@pytest.mark.parametrize("ended", [True, False])
+def test_the_files_of_a_run_are_not_written_over(
+    name: str | None, ended: bool, made: Path, tmp_path: Path, capsys, monkeypatch
+):
+    """Neither by a name that is given nor by the usual one; in other folders it is no run's."""
+    monkeypatch.setattr("mmlabel.predictor.Predictor", None)  # it is refused before any work
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / ("SHA256SUMS" if ended else ".lock")).touch()
+    (folder / "predictions.csv").write_text("the run's")
+    monkeypatch.chdir(folder)
+    given = () if name is None else ("--out", name if ended else folder / name)
+    assert run("best.ckpt", made / "rows.csv", "--pictures", made, *given) == 1
+    error = capsys.readouterr().err
+    assert f"{name or 'predictions.csv'} is a file of the run in {folder}: give" in error
+    assert "with --out" in error and len(error.splitlines()) == 1
+    assert (folder / "predictions.csv").read_text() == "the run's"
+
+
+def test_a_name_that_no_run_uses_is_written_in_its_folder(
+    best: Path, made: Path, tmp_path: Path, capsys, monkeypatch
+):
+    before = {path.name: path.stat().st_mtime_ns for path in best.parent.iterdir()}
+    common = (best, made / "rows.csv", "--pictures", made)
+    assert run(*common, "--out", best.parent / "answers.csv") == 0
+    (best.parent / "answers.csv").unlink()
+    assert {path.name: path.stat().st_mtime_ns for path in best.parent.iterdir()} == before
+    monkeypatch.chdir(tmp_path)
+    assert run(*common) == 0 and len(answers(tmp_path / "predictions.csv")) == 72
+
+
+@pytest.mark.parametrize(
+    ("what", "given", "said"),
+    [
+        ("rows.csv", ("--caption", "a cat"), "--caption is of one picture, and {} is a table"),
+        ("data", ("--caption", "a cat"), "--caption is of one picture, and {} is a folder"),
+        ("data", ("--pictures", "."), "--pictures is for a table, and {} is a folder"),
+        ("data", ("--encoding", "utf-8"), "--encoding is for a table, and {} is a folder"),
+        (
+            "data/4.jpg",
+            ("--picture-column", "a", "--caption-column", "b"),
+            "--picture-column, --caption-column are for a table, and {} is one picture",
+        ),
+        ("data/4.jpg", ("--resume",), "--resume goes on with a file: give --out"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(
+    what: str, given: tuple, said: str, made: Path, tmp_path: Path, capsys, monkeypatch
+):
+    monkeypatch.setattr("mmlabel.predictor.Predictor", None)  # it is refused before any work
+    monkeypatch.chdir(tmp_path)
+    assert run("best.ckpt", made / what, *given) == 1
+    printed = capsys.readouterr()
+    assert said.format(made / what) in printed.err and len(printed.err.splitlines()) == 1
+    assert not printed.out and not list(tmp_path.iterdir())
+
+
+def test_options_for_the_half_that_a_model_does_not_look_at_are_refused(
+    settings_of, made: Path, tmp_path: Path, capsys
+):
+    for model, kind, arguments in (
+        ("image_only", "pictures", ("data/4.jpg", "--caption", "a cat")),
+        ("image_only", "pictures", ("rows.csv", "--caption-column", "caption")),
+        ("caption_only", "captions", ("rows.csv", "--pictures", made)),
+    ):
+        checkpoint = tmp_path / model / "best.ckpt"
+        if not checkpoint.exists():
+            options = ["data=csv", f"data.file={made}/rows.csv", "trainer.max_epochs=1"]
+            train(settings_of(f"model={model}", *options), checkpoint.parent)
+        capsys.readouterr()
+        what, option, value = arguments
+        assert run(checkpoint, made / what, option, value, "--out", tmp_path / "out.csv") == 1
+        error = capsys.readouterr().err
+        assert error == f"mmlabel: this model looks at {kind} alone: leave {option} out\n"
+        assert not (tmp_path / "out.csv").exists()
+
+
+def test_one_picture_that_cannot_be_read(best: Path, tmp_path: Path, capsys):
+    """Nothing is printed for it; without an answer it is said that it has none."""
+    broken = tmp_path / "broken.jpg"
+    broken.write_text("x")
+    assert run(best, broken) == 1
+    printed = capsys.readouterr()
+    assert printed.out == "" and "broken.jpg is not a readable picture" in printed.err
+    assert run(best, broken, "--on-bad-image", "skip") == 0
+    printed = capsys.readouterr()
+    assert printed.out.splitlines() == ["ImageID,Labels", "broken.jpg,"]
+    assert "broken.jpg has no answer: not an image file" in printed.err
+
+
+def test_what_is_cut_of_one_pictures_caption_is_said(best: Path, made: Path, capsys):
+    assert run(best, made / "data" / "4.jpg", "--caption", "a cat " * 6000) == 0
+    assert "words" in capsys.readouterr().err
 
 
 # ---- Going on after an interruption --------------------------------------------------------
@@ -317,9 +416,46 @@ def test_an_interrupted_call_goes_on_to_the_same_file(
     assert run(*common, out, "--resume") == 0
     said = capsys.readouterr().err
     assert "going on after 44 of 69 rows" in said and "2 pictures cannot be read" in said
+    assert "1 row of them without an answer: no.jpg" in said
     assert run(*common, whole) == 0
     assert out.read_bytes() == whole.read_bytes()
     assert sorted(path.name for path in tmp_path.glob("out*")) == [out.name]
+
+
+def test_after_a_bad_picture_skipping_goes_on(best: Path, many: Path, tmp_path: Path, capsys):
+    """And is what is said to go on, as the same picture would end the same command again."""
+    broken = tmp_path / "broken.jpg"
+    broken.write_text("x")
+    rows = many.read_text().splitlines()[:40]
+    rows[20] = f"{broken},a car"
+    many.write_text("\n".join(rows))
+    out, whole = tmp_path / "out.csv", tmp_path / "whole.csv"
+    common = (best, many, *COMMON, "--workers", 0, "--out")
+    skip = "--on-bad-image", "skip"
+    assert run(*common, out) == 1
+    said = capsys.readouterr().err
+    assert "16 rows are kept" in said and "with --resume --on-bad-image skip goes on" in said
+    assert run(*common, out, "--resume", *skip) == 0
+    assert "broken.jpg has no answer: not an image file" in capsys.readouterr().err
+    assert run(*common, whole, *skip) == 0
+    assert out.read_bytes() == whole.read_bytes()
+
+
+def test_a_call_that_skipped_is_not_gone_on_with_without(
+    best: Path, many: Path, tmp_path: Path, capsys, monkeypatch
+):
+    rows = many.read_text().splitlines()[:40]
+    (tmp_path / "broken.jpg").write_text("x")
+    rows[2] = f"{tmp_path / 'broken.jpg'},a car"
+    many.write_text("\n".join(rows))
+    common = (best, many, *COMMON, "--out", tmp_path / "out.csv")
+    interrupt(monkeypatch, after=3)
+    assert run(*common, "--on-bad-image", "skip") == 130
+    capsys.readouterr()
+    assert run(*common, "--resume") == 1
+    said = capsys.readouterr().err
+    assert "1 row so far without an answer" in said and "with --resume goes on" not in said
+    assert "the same command with --resume --on-bad-image skip goes on" in said
 
 
 def test_another_call_is_not_gone_on_with(
@@ -415,6 +551,56 @@ def test_the_caption_counts_and_a_missing_one_is_empty(model: Predictor, made: P
     assert model.predict(path, "") == model.predict(path, None)
 
 
+class NAType:
+    """As pandas.NA: it can neither be compared nor be told to be true."""
+
+    def __bool__(self) -> bool:
+        raise TypeError
+
+    def __eq__(self, other: object) -> bool:
+        raise TypeError
+
+
+@pytest.mark.parametrize("nothing", [float("nan"), np.float32("nan"), NAType(), np.nan])
+def test_what_tables_have_in_an_empty_cell_is_missing(nothing, model: Predictor, made: Path):
+    path = made / "data" / "4.jpg"
+    assert model.predict(path, nothing) == model.predict(path)
+    assert model.predict([path, path], ["a cat", nothing]) == model.predict(
+        [path, path], ["a cat", None]
+    )
+    with pytest.raises(UserError, match="looks at pictures: give one"):
+        model.predict([path, nothing])
+
+
+def test_columns_and_arrays_are_lists(model: Predictor, made: Path):
+    paths = [str(made / "data" / f"{number}.jpg") for number in (4, 5)]
+    captions = ["a cat", "a person"]
+    expected = model.predict(paths, captions)
+
+    class Series:  # pandas need not be there
+        def to_list(self) -> list:
+            return list(paths)
+
+    for pictures, words in (
+        (np.array(paths), np.array(captions)),
+        (np.array(paths, dtype=object), np.array(captions, dtype=object)),
+        (Series(), captions),
+    ):
+        assert model.predict(pictures, words) == expected
+    assert model.predict(np.array(paths), np.full(2, np.nan)) == model.predict(paths)
+    with pytest.raises(UserError, match="as many captions as there are rows"):
+        model.predict(np.array(paths), np.array(["a cat"]))
+
+
+def test_columns_of_pandas(model: Predictor, made: Path):
+    pandas = pytest.importorskip("pandas", reason="not installed: pip install pandas")
+    paths = [str(made / "data" / f"{number}.jpg") for number in (4, 5, 6)]
+    table = pandas.DataFrame({"picture": paths, "caption": ["a cat", None, pandas.NA]})
+    expected = model.predict(paths, ["a cat", None, None])
+    assert model.predict(table["picture"], table["caption"]) == expected
+    assert model.predict(table["picture"].to_numpy(), table["caption"].to_numpy()) == expected
+
+
 def test_labels_are_those_that_reach_their_threshold(best: Path, made: Path):
     model = mmlabel.load(best)
     model.thresholds = np.array([0.0, 1.0, 0.0], dtype=np.float32)
@@ -431,6 +617,9 @@ def test_mistakes_in_python_are_named(model: Predictor, made: Path, tmp_path: Pa
         ((b"no",), "not an image file"),
         ((np.zeros((3, 5, 5)),), "uint8 of shape"),
         ((7,), "a int"),
+        ((path, 5), r"a caption is 5 \(int\), no text"),
+        ((path, b"a cat"), r"a caption is b'a cat' \(bytes\), no text"),
+        (([path, path], ["a cat", ["a"]]), r"a caption is \['a'\] \(list\), no text"),
     ):
         with pytest.raises(UserError, match=message):
             model.predict(*arguments)
@@ -444,6 +633,8 @@ def test_a_model_of_captions_alone_needs_one_and_no_picture(
     model = mmlabel.load(tmp_path / "best.ckpt")
     with pytest.raises(UserError, match="captions alone"):
         model.predict()
+    with pytest.raises(UserError, match="captions alone"):
+        model.predict(caption=["a cat", float("nan")])
     assert model.predict(None, "a cat") == model.predict(tmp_path / "no.jpg", "a cat")
     assert model.predict(caption=["a cat", "a car"])[0].probabilities == pytest.approx(
         dict(model.predict(caption="a cat").probabilities), abs=1e-6

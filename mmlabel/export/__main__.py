@@ -2,12 +2,14 @@
 
 import argparse
 import json
+import os
 import shutil
 import sys
 from collections.abc import Sequence
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, get_args
 
 from mmlabel.commands import run_command
@@ -15,6 +17,7 @@ from mmlabel.errors import UserError
 from mmlabel.terminal import printable
 
 if TYPE_CHECKING:
+    from mmlabel.data.annotations import Annotations
     from mmlabel.predictor import Predictor
 
 HELP = """\
@@ -80,44 +83,84 @@ def export(options: argparse.Namespace) -> None:
     if out.exists() and not ((out / "model.json").is_file() or _is_empty(out)):
         raise UserError(f"--out {out} holds other files: give a new folder")
     # Torch is not needed to say what is wrong with the options.
-    from mmlabel.export.proof import load_runner, prove, write_made_up_rows
+    from mmlabel.export.card import USE
     from mmlabel.predictor import Predictor
 
     predictor = Predictor(options.checkpoint, device="cpu")
     _check_kind(predictor)
-    int8 = options.precision == "int8"
+    rows = _real_rows(predictor, options)
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "model.json").unlink(missing_ok=True)  # without it there is no model
-        notes = _write(predictor, options)
-        write_made_up_rows(out / "check.json", predictor)
-        limit = CLOSE[options.precision]
-        difference = load_runner(out).check(out)
-        if not difference <= limit:
-            (out / "model.json").unlink()
-            raise UserError(
-                f"the {options.format} model answers otherwise than the checkpoint: probabilities"
-                f" differ by {difference:.2g}; {out} is not to be used. Try another --format"
-            )
-        made = [_how(options), f"made-up rows: probabilities differ by {difference:.1g} at most"]
-        proof = None
-        if options.check is not None or int8:
-            proof = prove(out, predictor, rows=options.check or ROWS)
-            made.append(str(proof))
-            if proof.lost > MUCH:
-                made.append(
-                    f"careful: {options.precision} loses {proof.lost:.1f} points of micro-F1 on"
-                    " these rows"
-                )
-        (out / "MODEL.md").write_text(_card(predictor, options, made, notes), encoding="utf-8")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        # What fails or is interrupted leaves nothing, and an earlier export as it was.
+        with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
+            said = _write(predictor, options, Path(temporary), rows)
+            out.mkdir(exist_ok=True)
+            (out / "model.json").unlink(missing_ok=True)  # without it there is no model
+            files = [path for path in Path(temporary).iterdir() if path.is_file()]
+            for path in sorted(files, key=lambda path: path.name == "model.json"):
+                os.replace(path, out / path.name)
     except OSError as error:
         raise UserError(f"--out {out} cannot be written: {error.strerror}") from None
     size = sum(path.stat().st_size for path in out.iterdir()) / 1e6
-    for line in [*made[1:], *notes]:
+    for line in said:
         print(printable(line))
-    print(f"{out}: {size:.1f} MB; python {out / 'run.py'} PICTURE --caption TEXT")
-    if proof is not None and not int8 and not proof.difference <= limit:
-        raise UserError(f"{out} answers otherwise than the checkpoint, by {proof.difference:.2g}")
+    command, _ = USE[predictor.settings.inputs]
+    print(f"{out}: {size:.1f} MB; python {out / 'run.py'} {command}")
+
+
+def _real_rows(predictor: "Predictor", options: argparse.Namespace) -> "Annotations | None":
+    """The test rows on which the export is to be compared, if it is."""
+    from mmlabel.export.proof import rows_of
+
+    int8 = options.precision == "int8"
+    if options.check is None and not int8:
+        return None
+    try:
+        return rows_of(predictor, "test", rows=options.check or ROWS)
+    except UserError as error:
+        option, instead = ("--check", "leave it out")
+        if int8:
+            option, instead = ("--precision int8", "take float16 without --check")
+        raise UserError(
+            f"{option} compares on test rows of the checkpoint's data, which are not to be had:"
+            f" {error}. Put the data back, or {instead}"
+        ) from error
+
+
+def _write(
+    predictor: "Predictor",
+    options: argparse.Namespace,
+    folder: Path,
+    rows: "Annotations | None",
+) -> list[str]:
+    """All files of an export that proves right; returns what is to be said of it."""
+    from mmlabel.export.proof import load_runner, prove, write_made_up_rows
+
+    notes = _write_model(predictor, options, folder)
+    write_made_up_rows(folder / "check.json", predictor)
+    difference = load_runner(folder).check(folder)
+    _must_be_close(difference, options, "made-up rows")
+    made = [_how(options), f"made-up rows: probabilities differ by {difference:.1g} at most"]
+    if rows is not None:
+        proof = prove(folder, predictor, rows)
+        if options.precision != "int8":
+            _must_be_close(proof.difference, options, "real rows")
+        made.append(str(proof))
+        if proof.lost > MUCH:
+            made.append(
+                f"careful: {options.precision} loses {proof.lost:.1f} points of micro-F1 on these"
+                " rows"
+            )
+    (folder / "MODEL.md").write_text(_card(predictor, options, made, notes), encoding="utf-8")
+    return [*made[1:], *notes]
+
+
+def _must_be_close(difference: float, options: argparse.Namespace, rows: str) -> None:
+    if not difference <= CLOSE[options.precision]:
+        raise UserError(
+            f"the {options.format} model answers otherwise than the checkpoint: probabilities of"
+            f" {rows} differ by {difference:.2g}. Nothing is written; try another --format"
+        )
 
 
 def _is_empty(folder: Path) -> bool:
@@ -140,29 +183,29 @@ def _check_kind(predictor: "Predictor") -> None:
         )
 
 
-def _write(predictor: "Predictor", options: argparse.Namespace) -> list[str]:
+def _write_model(predictor: "Predictor", options: argparse.Namespace, folder: Path) -> list[str]:
     """Network, words, runner and model.json; returns what the model goes without."""
     from mmlabel.export.graph import FILES, Format, Inputs, write_graph
     from mmlabel.export.words import spellings
 
     assert options.format in get_args(Format)
-    settings, out = predictor.settings, options.out
+    settings = predictor.settings
     size, crop = _seen(predictor)
     network = Inputs(
         predictor.network, numbers=predictor.label_numbers, halves=settings.inputs
     ).eval()
     write_graph(
         network,
-        out,
+        folder,
         form=options.format,
         size=size,
         precision=options.precision,
     )
     numbers, problem = spellings(predictor.vocabulary)
-    (out / "words.json").write_text(
+    (folder / "words.json").write_text(
         json.dumps(numbers, ensure_ascii=False, indent=0) + "\n", encoding="utf-8"
     )
-    shutil.copyfile(str(resources.files("mmlabel.export") / "runner.py"), out / "run.py")
+    shutil.copyfile(str(resources.files("mmlabel.export") / "runner.py"), folder / "run.py")
     about = {
         "format": options.format,
         "file": FILES[options.format],
@@ -177,7 +220,7 @@ def _write(predictor: "Predictor", options: argparse.Namespace) -> list[str]:
         "thresholds": [float(f"{value:.9g}") for value in predictor.thresholds],
         "close": CLOSE[options.precision],
     }
-    (out / "model.json").write_text(
+    (folder / "model.json").write_text(
         json.dumps(about, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
     )
     if problem is None:

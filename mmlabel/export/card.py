@@ -12,6 +12,13 @@ from mmlabel.score_table import SCORES
 from mmlabel.settings import Settings
 from mmlabel.wording import count
 
+# How the runner is used, by what the model looks at: on a command line and in Python.
+USE = {
+    ("image", "caption"): ("PICTURE --caption TEXT", '"picture.jpg", "a dog on a bench"'),
+    ("image",): ("PICTURE", '"picture.jpg"'),
+    ("caption",): ("--caption TEXT", 'caption="a dog on a bench"'),
+}
+
 
 def card(
     settings: Settings,
@@ -33,13 +40,14 @@ def card(
         notes: what it goes without.
     """
     run = _run(folder)
+    command, call = USE[settings.inputs]
     parts = [
         "# Model card",
         f"Which of {count(len(labels), 'label')} a picture has: {', '.join(labels)}. It looks at"
         f" {_halves(settings)}. Made by mmlabel {__version__}.",
         "## How to use it\n\n"
-        "`python run.py PICTURE --caption TEXT`, or in Python\n"
-        '`from run import Model; Model("FOLDER").predict("picture.jpg", "a dog on a bench")`.\n'
+        f"`python run.py {command}`, or in Python\n"
+        f'`from run import Model; Model("FOLDER").predict({call})`.\n'
         "`run.py` needs numpy, Pillow and the runtime; `python run.py --check` compares with what\n"
         "the training code answered to made-up rows.",
         "## Data\n\n" + _data(settings, run),

@@ -11,6 +11,7 @@ import numpy as np
 
 from mmlabel.cache import cache_folder
 from mmlabel.data.annotations import Annotations
+from mmlabel.data.pictures import BadPicture
 from mmlabel.errors import UserError
 from mmlabel.evidence import scores
 from mmlabel.export.runner import made_up_picture
@@ -91,20 +92,31 @@ def rows_of(predictor: Predictor, split: str, *, rows: int) -> Annotations:
         require_pictures=predictor.looks_at_pictures,
         require_captions=predictor.looks_at_captions,
     )
-    names = [annotations.label_names[n] for n in predictor.label_numbers]
-    if names != predictor.label_names:
-        raise UserError(
-            "the data have other labels than the checkpoint by now: leave --check and int8 out"
-        )
-    return annotations.take(data.divide(annotations, cache_dir=cache_dir)[split][:rows])
+    numbers = [n for n in predictor.label_numbers if n < annotations.num_labels]
+    if [annotations.label_names[n] for n in numbers] != predictor.label_names:
+        raise UserError("the data have other labels than the checkpoint by now")
+    chosen = annotations.take(data.divide(annotations, cache_dir=cache_dir)[split][:rows])
+    if predictor.looks_at_pictures:
+        kept = [n for n, path in enumerate(chosen.pictures) if _is_readable(predictor, path)]
+        chosen = chosen.take(kept)
+    if not len(chosen):
+        raise UserError(f"the {split} split has no rows")
+    return chosen
 
 
-def prove(folder: Path, predictor: Predictor, *, rows: int) -> Proof:
-    """Compare on the first `rows` test rows of the checkpoint's own data.
+def _is_readable(predictor: Predictor, picture: Path) -> bool:
+    """False for a picture whose row training left out, too."""
+    try:
+        predictor.look(picture)
+    except BadPicture as error:
+        if predictor.settings.data.on_bad_image == "skip":
+            return False
+        raise UserError(f"{picture} is not a readable picture ({error.reason})") from error
+    return True
 
-    Raises UserError as `rows_of`.
-    """
-    chosen = rows_of(predictor, "test", rows=rows)
+
+def prove(folder: Path, predictor: Predictor, chosen: Annotations) -> Proof:
+    """Compare on rows of the checkpoint's own data, as `rows_of` gives them."""
     exported: Any = load_runner(folder).Model(folder)
     ours, theirs = [], []
     for at in range(0, len(chosen), 64):

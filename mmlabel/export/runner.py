@@ -1,4 +1,4 @@
-"""Label pictures and captions with an exported model: python run.py PICTURE… [--caption TEXT]
+"""Label pictures and captions with an exported model: python run.py [PICTURE…] [--caption TEXT]
 
 It needs numpy, Pillow and the model's runtime (onnxruntime, openvino or torch), and the files
 beside it: model.json, words.json and the network. In Python:
@@ -10,6 +10,7 @@ beside it: model.json, words.json and the network. In Python:
 import argparse
 import io
 import json
+import logging
 import re
 import sys
 import unicodedata
@@ -17,9 +18,10 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 BATCH = 64
+RESIZED_PIXELS = 2**25  # that the middle of a narrow picture may be cut from
 ALIKE = 0.6  # twice the common runs of three letters over those of both words, at least
 CLOSE = 1e-4  # by which probabilities may differ from those of training
 # In a text without punctuation NLTK's tokeniser takes these apart and does nothing else.
@@ -33,6 +35,10 @@ TURN = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
+class Mistake(ValueError):
+    """What cannot be answered: a bad picture, or a half that is missing."""
 
 
 class Model:
@@ -55,8 +61,15 @@ class Model:
         """{"labels": [name, …], "probabilities": {name: 0..1}} of a picture, its caption or both.
 
         A picture is a path, the bytes of a file, a PIL picture or an array (height, width, 3) of
-        uint8.
+        uint8. None and NaN are missing ones. Raises Mistake.
         """
+        picture, caption = (None if _is_nan(half) else half for half in (picture, caption))
+        if caption is not None and not isinstance(caption, str):
+            raise Mistake(f"a caption is a {type(caption).__name__}, no text")
+        if "image" in self.halves and picture is None:
+            raise Mistake("this model looks at pictures: give one")
+        if "image" not in self.halves and caption is None:
+            raise Mistake("this model looks at captions alone: give one")
         row = self.probabilities([picture], [caption or ""])[0]
         answered = [self.labels[n] for n in np.flatnonzero(row >= self.thresholds)]
         by_name = dict(zip(self.labels, map(float, row), strict=True))
@@ -76,7 +89,7 @@ class Model:
         return np.concatenate(rows)
 
     def pixels(self, picture):
-        """(3, H, W) uint8, as the network saw pictures in training."""
+        """(3, H, W) uint8, as the network saw pictures in training. Raises Mistake."""
         height, width = self.about["size"]
         picture = rgb(picture, upright=self.about["upright"])
         if self.about["crop"] == "none":
@@ -85,6 +98,8 @@ class Model:
             return np.asarray(picture).transpose(2, 0, 1)
         w, h = picture.size
         longer = int(width * max(w, h) / min(w, h))
+        if width * longer > RESIZED_PIXELS:
+            raise Mistake(f"{w}x{h} pixels are too narrow: crop it")
         shape = (width, longer) if w <= h else (longer, width)
         if shape != picture.size:
             picture = picture.resize(shape, Image.Resampling.BILINEAR)
@@ -139,10 +154,30 @@ def _kept(char):
     return " " if unicodedata.category(char)[0] in "PSC" else char
 
 
+def _is_nan(value):
+    return isinstance(value, float) and value != value or type(value).__name__ == "NAType"
+
+
 def rgb(picture, *, upright):
-    """The RGB picture of a path, bytes, an array or a picture; deep grey is scaled to 8 bits."""
-    if isinstance(picture, str | Path):
-        picture = Path(picture).read_bytes()
+    """The RGB picture of a path, bytes, an array or a picture; deep grey is scaled to 8 bits.
+
+    Raises Mistake for what is no readable picture.
+    """
+    try:
+        if isinstance(picture, str | Path):
+            if not Path(picture).is_file():  # a pipe would be waited for without end
+                raise Mistake("not a file" if Path(picture).exists() else "there is no such file")
+            picture = Path(picture).read_bytes()
+        return _rgb(picture, upright=upright)
+    except Mistake:
+        raise
+    except UnidentifiedImageError as error:
+        raise Mistake("not an image file" if picture else "an empty file") from error
+    except Exception as error:  # damaged files raise errors of nearly any kind
+        raise Mistake(getattr(error, "strerror", None) or str(error) or repr(error)) from error
+
+
+def _rgb(picture, *, upright):
     if isinstance(picture, bytes):
         picture = Image.open(io.BytesIO(picture))
     elif isinstance(picture, np.ndarray):
@@ -193,6 +228,7 @@ def _runtime(form, path):
     import torch
 
     _define_lstm(torch)
+    logging.getLogger("torch.export").setLevel(logging.CRITICAL)  # of a damaged file, at length
     network = torch.export.load(str(path)).module()
 
     def run(given):
@@ -237,22 +273,46 @@ def check(folder: "str | Path" = "."):
 def main():
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("pictures", nargs="*", help="picture files")
-    parser.add_argument("--caption", default="", help="of the picture")
+    parser.add_argument("--caption", help="of the picture")
     parser.add_argument("--check", action="store_true", help="compare with what training answered")
     options = parser.parse_args()
     folder = Path(__file__).resolve().parent
     if options.check:
-        difference = check(folder)
+        if options.pictures or options.caption is not None:
+            parser.error("--check has rows of its own: give no picture and no caption with it")
+        difference = _made(check, folder)
         limit = json.loads((folder / "model.json").read_text(encoding="utf-8"))["close"]
         print(f"the probabilities of made-up rows differ by {difference:.1g} at most")
         return 0 if difference <= limit else 1
-    model = Model(folder)
-    if not options.pictures and "image" in model.halves:
+    model = _made(Model, folder)
+    if "image" not in model.halves and (options.pictures or options.caption is None):
+        parser.error("this model looks at captions alone: give --caption TEXT and no picture")
+    if "image" in model.halves and not options.pictures:
         parser.error("give a picture")
+    if "caption" not in model.halves and options.caption is not None:
+        parser.error("this model looks at pictures alone: leave --caption out")
+    failed = 0
     for picture in options.pictures or [None]:
-        answer = model.predict(picture, options.caption)
-        print(json.dumps({"picture": picture, **answer}, ensure_ascii=False))
-    return 0
+        try:
+            answer = model.predict(picture, options.caption)
+        except Mistake as error:
+            failed = 1
+            line = f"run.py: {picture} is not a readable picture ({error})"
+            print(" ".join(line.split()), file=sys.stderr, flush=True)
+            continue
+        print(json.dumps({"picture": picture, **answer}, ensure_ascii=False), flush=True)
+    return failed
+
+
+def _made(make, folder):
+    """What is made of the folder, or the end of the program with a line that says what is wrong."""
+    try:
+        return make(folder)
+    except ImportError as error:
+        sys.exit(f"run.py: {error}: the model needs that package to run, so install it")
+    except Exception as error:  # each runtime has kinds of its own for a damaged file
+        line = " ".join(str(error).split()) or repr(error)
+        sys.exit(f"run.py: {folder} holds no whole model ({line}): copy all of it, or export again")
 
 
 if __name__ == "__main__":

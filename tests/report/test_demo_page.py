@@ -137,6 +137,42 @@ def test_the_page_in_a_browser(port: int, made: Path, browser, tmp_path: Path):
 
 
 @pytest.mark.slow
+def test_no_answer_stays_after_a_mistake(port: int, made: Path, browser, tmp_path: Path):
+    """Neither labels nor contributions nor a map, of the former picture or of none at all."""
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "broken.jpg").write_text("no picture")
+    tab = browser.new_page()
+    tab.set_default_timeout(120_000)
+    tab.goto(f"http://127.0.0.1:{port}")
+    tab.fill("#caption", "a cat")
+    drawn = "document.getElementById('heat').width"
+
+    def is_gone(said: str) -> None:
+        tab.get_by_text(said, exact=True).wait_for()
+        assert not tab.is_visible("#found") and tab.evaluate(drawn) == 1
+        assert tab.inner_text("#words") == "" and "shown for the label" in tab.inner_text("#where")
+
+    for name, said in (
+        ("broken.jpg", "no readable picture: not an image file"),
+        ("empty.jpg", "The file is empty: choose another."),
+    ):
+        tab.set_input_files("#file", made / "data" / "4.jpg")
+        tab.get_by_text("Done.", exact=True).wait_for()
+        assert tab.is_visible("#rows") and tab.locator("#words span").count() == 2
+        assert tab.evaluate(drawn) == 8
+        tab.set_input_files("#file", tmp_path / name)
+        is_gone(said)
+    # The empty file is not kept either: this is an answer to the caption alone.
+    tab.click("#ask")
+    tab.get_by_text("Done.", exact=True).wait_for()
+    assert tab.inner_text("#where") == "There is no picture."
+    tab.fill("#caption", "")
+    tab.click("#ask")
+    is_gone("Give a picture or a caption.")
+    tab.close()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["caption_only", "image_only"])
 def test_pages_of_one_half(model: str, run_of, made: Path, browser):
     said = {"caption_only": "captions", "image_only": "pictures"}[model]

@@ -7,6 +7,7 @@ let answer = null;
 let maps = [];
 let chosen = 0;
 let asked = 0;
+const unanswered = looksAt.pictures ? at("where").textContent : "";
 
 function signed(value) {
   return (value < 0 ? "−" : "+") + Math.abs(value).toFixed(1);
@@ -98,6 +99,17 @@ function show() {
   choose(order[0]);
 }
 
+// Takes away the former answer, and one that is on its way: it is of another question.
+function forget() {
+  asked += 1;
+  answer = null;
+  maps = [];
+  at("found").hidden = true;
+  if (looksAt.captions) at("words").replaceChildren();
+  if (looksAt.pictures) at("where").textContent = unanswered;
+  drawHeat();
+}
+
 async function ask(path, caption) {
   const query = new URLSearchParams({ caption });
   const reply = await fetch(`${path}?${query}`, { method: "POST", body: file || "" });
@@ -112,7 +124,8 @@ function say(text, wrong) {
 }
 
 async function run() {
-  const number = ++asked;
+  forget();
+  const number = asked;
   const caption = looksAt.captions ? at("caption").value : "";
   if (!file && !caption.trim()) {
     const missing = looksAt.captions ? "a caption" : "a picture";
@@ -124,7 +137,6 @@ async function run() {
     const found = await ask("/answer", caption);
     if (number !== asked) return;
     answer = found;
-    maps = [];
     show();
     if (looksAt.pictures && file) {
       say("Covering parts of the picture …");
@@ -139,15 +151,23 @@ async function run() {
   }
 }
 
+function refuse(text) {
+  file = null;
+  at("stage").hidden = true;
+  at("hint").hidden = false;
+  say(text, true);
+}
+
 function take(files) {
   if (!files.length) return;
+  forget();
   const most = Number(form.dataset.most);
-  if (files[0].size > most) {
-    say(`The picture has more than ${most / 2 ** 20} MB.`, true);
-    return;
-  }
+  if (files[0].size > most) return refuse(`The picture has more than ${most / 2 ** 20} MB.`);
+  // An empty file would be sent as no picture at all.
+  if (!files[0].size) return refuse("The file is empty: choose another.");
   file = files[0];
   const reader = new FileReader();
+  reader.addEventListener("error", () => refuse("The file cannot be read: choose another."));
   reader.addEventListener("load", () => {
     at("picture").src = reader.result;
     at("stage").hidden = false;

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmlabel.data.annotations import Annotations
+from mmlabel.data.pictures import BadPicture, thumbnail
 from mmlabel.report.gallery import label_name, label_names
 from mmlabel.report.label_scores import precision_recall
 from mmlabel.run_folder import BEST, PREDICTIONS, RunRecord, read_run
@@ -46,7 +47,7 @@ def log_results(
             _log_labels(run, record, names)
         rows = (ONLINE_ROWS if online else 0) if chosen.predictions is None else chosen.predictions
         if rows:
-            _log_predictions(run, record, annotations, names, rows)
+            _log_predictions(run, record, annotations, names, rows=rows, upright=settings.upright)
     if _wanted(chosen.checkpoint, online) and (folder / BEST).is_file():
         _log_checkpoint(run, settings, folder)
     if _wanted(chosen.data, online):
@@ -102,7 +103,13 @@ def _log_labels(run: "Run", record: RunRecord, names: dict[int, str]) -> None:
 
 
 def _log_predictions(
-    run: "Run", record: RunRecord, annotations: Annotations, names: dict[int, str], rows: int
+    run: "Run",
+    record: RunRecord,
+    annotations: Annotations,
+    names: dict[int, str],
+    *,
+    rows: int,
+    upright: bool,
 ) -> None:
     """Test pictures with caption, truth, answer and probabilities, evenly over the file."""
     import wandb
@@ -132,7 +139,7 @@ def _log_predictions(
         concerned = np.flatnonzero(truth | answer)
         table.add_data(
             predictions.ids[row],
-            None if place is None else _thumbnail(annotations.pictures[place]),
+            None if place is None else _thumbnail(annotations.pictures[place], upright=upright),
             "" if place is None else annotations.captions[place],
             listed(truth),
             listed(answer),
@@ -145,16 +152,13 @@ def _log_predictions(
     run.log({"test/predictions": table})
 
 
-def _thumbnail(path: Path) -> object:
+def _thumbnail(path: Path, *, upright: bool) -> object:
     import wandb
-    from PIL import Image
 
     try:
-        with Image.open(path) as picture:
-            small = picture.convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError):
+        small = thumbnail(path, THUMBNAIL, upright=upright)
+    except BadPicture:
         return None
-    small.thumbnail((THUMBNAIL, THUMBNAIL))
     return wandb.Image(small, file_type="jpg")
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from PIL import Image
 from sklearn.metrics import average_precision_score
 from wandb_records import records
 
@@ -85,6 +86,29 @@ def test_tables_and_artifacts_are_those_of_the_run(
     (entry,) = data.manifest.contents
     assert entry.ref == (made / "rows.csv").as_uri() and not entry.local_path
     assert "wandb sync" in caplog.text
+
+
+@pytest.mark.parametrize("upright", [False, True])
+def test_pictures_are_logged_as_the_network_saw_them(
+    settings_of: Callable, tmp_path: Path, staged: Path, upright: bool
+):
+    """16 bits are scaled, and a photo on its side is turned as far as the run turned it."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    lines = ["picture,labels,caption"]
+    for row in range(20):
+        ramp = np.tile(np.linspace(0, 65535, 60).astype(np.uint16), (40, 1))
+        Image.fromarray(ramp).save(tmp_path / f"{row}.png", exif=exif)
+        lines.append(f"{row}.png,{'cat dog'.split()[row % 2]},a {row}")
+    (tmp_path / "rows.csv").write_text("\n".join(lines))
+    data = ["data=csv", f"data.file={tmp_path}/rows.csv"]
+    asked = [f"data.upright={upright}", "logger.wandb.predictions=1", "logger.wandb.labels=false"]
+    train(settings_of(*data, *asked, *OFFLINE), tmp_path / "run")
+    files = [path for path in staged.rglob("*") if path.is_file()]
+    (file,) = [path for path in files if path.read_bytes().startswith(b"\xff\xd8")]
+    ramp = np.tile(np.linspace(0, 255, 60), (40, 1))
+    shown = np.asarray(Image.open(file).convert("L"), float)
+    np.testing.assert_allclose(shown, ramp.T if upright else ramp, atol=8)
 
 
 def test_nothing_large_is_kept_offline_unless_asked_for(

@@ -83,7 +83,7 @@ def look_at(settings: Settings) -> DataSet:
     captions, notes = _captions(settings, annotations, rows["train"]) if captioned else (None, [])
     pictures = None
     if "image" in settings.inputs:
-        pictures = pictures_of(annotations, rows, upright=data.upright)
+        pictures = pictures_of(annotations, rows, upright=settings.upright)
     return DataSet(
         name=data.name,
         rows={split: len(own) for split, own in rows.items()},

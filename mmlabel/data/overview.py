@@ -100,12 +100,14 @@ class Pictures:
         sizes: (width, height) in px as they are shown, and how many have it, commonest first.
         copies: groups of pictures with the same pixels.
         unreadable: image id and reason.
+        upright: whether they are turned as their EXIF data says, here and where they are shown.
     """
 
     count: int
     sizes: list[tuple[tuple[int, int], int]]
     copies: list[list[Copy]]
     unreadable: list[tuple[str, str]]
+    upright: bool
 
     @cached_property
     def leaks(self) -> list[list[Copy]]:
@@ -229,6 +231,7 @@ def pictures_of(
         sizes=sizes.most_common(),
         copies=[group for group in same.values() if len(group) > 1],
         unreadable=unreadable,
+        upright=upright,
     )
 
 

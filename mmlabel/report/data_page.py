@@ -166,7 +166,7 @@ def _copies(pictures: Pictures) -> Markup:
     )
     budget, groups = PICTURE_BUDGET, []
     for group in ordered[:MOST_COPIES]:
-        picture = thumbnail(group[0].path, budget)
+        picture = thumbnail(group[0].path, budget, upright=pictures.upright)
         budget -= len(picture or "")
         groups.append(
             {

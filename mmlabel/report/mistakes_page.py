@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from mmlabel.data.annotations import Annotations
 from mmlabel.label_errors import AnsweredRows, Suspicion
-from mmlabel.report.gallery import Card, Chip, Line, label_name, thumbnail
+from mmlabel.report.gallery import Card, Chip, Line, label_name, seen_upright, thumbnail
 from mmlabel.report.pages import Section, about, render, write_page
 from mmlabel.run_folder import RunRecord
 from mmlabel.wording import count
@@ -114,7 +114,7 @@ def write_mistakes_page(
     )
     sections = [
         Section("by-label", "Label by label", _by_label(found)),
-        Section("gallery", "Look at them", _gallery(found, most)),
+        Section("gallery", "Look at them", _gallery(found, most, upright=seen_upright(runs))),
     ]
     return write_page(path, title="Mistakes", header=header, sections=sections)
 
@@ -141,14 +141,14 @@ def _by_label(found: Mistakes) -> Markup:
     return render("mistakes/labels.html", lines=lines, suspected=found.suspected is not None)
 
 
-def _gallery(found: Mistakes, most: int) -> Markup:
+def _gallery(found: Mistakes, most: int, *, upright: bool) -> Markup:
     suspects, mistaken = found.suspects(), found.mistaken()
     first = suspects[: max(most // 2, most - len(mistaken))]
     chosen = [*first, *[row for row in mistaken if row not in set(first)][: most - len(first)]]
     budget, cards = PICTURE_BUDGET, []
     for row in chosen:
         path = found.picture(row)
-        picture = None if path is None else thumbnail(path, budget)
+        picture = None if path is None else thumbnail(path, budget, upright=upright)
         budget -= len(picture or "")
         cards.append(_card(found, row, picture))
     times = Counter(label for card in cards for label in card.labels)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmlabel.cache import atomic_write
-from mmlabel.commands import run_command
+from mmlabel.commands import check_folder, run_command
 from mmlabel.data.annotations import Annotations
 from mmlabel.errors import UserError
 from mmlabel.finished_runs import annotations_of, read_finished, run_folders, settings_of
@@ -46,7 +46,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("folders", nargs="+", type=Path, metavar="FOLDER", help="of a run, or of several runs")
-    add("--out", type=Path, default=Path("mistakes"), metavar="DIR", help="(default: %(default)s)")
+    add(
+        "--out",
+        type=Path,
+        default=Path("mistakes"),
+        metavar="DIR",
+        help="a new folder, or that of earlier mistakes (default: %(default)s)",
+    )
     add("--pictures", type=int, default=100, metavar="N", help="on the page (default: %(default)s)")
     return parser
 
@@ -54,6 +60,8 @@ def _parser() -> argparse.ArgumentParser:
 def _show(options: argparse.Namespace) -> None:
     if options.pictures < 0:
         raise UserError(f"--pictures {options.pictures}: give how many, 0 or more")
+    # Of the two the page says what made it, and so is written first.
+    check_folder(options.out, files=("report.html", "mistakes.csv"), command="mmlabel.mistakes")
     runs = [read_finished(folder) for folder in run_folders(options.folders)]
     rows = answered_rows(runs)
     notes = _notes(runs, rows)
@@ -73,7 +81,6 @@ def _show(options: argparse.Namespace) -> None:
     command = ["python", "-m", "mmlabel.mistakes", *map(str, options.folders), "--out", str(out)]
     try:
         out.mkdir(parents=True, exist_ok=True)
-        write_table(out / "mistakes.csv", found)
         write_mistakes_page(
             out / "report.html",
             found,
@@ -81,6 +88,7 @@ def _show(options: argparse.Namespace) -> None:
             most=options.pictures,
             command=shlex.join(command),
         )
+        write_table(out / "mistakes.csv", found)
     except OSError as error:
         raise UserError(f"--out {out} cannot be written: {error.strerror}") from None
     _print(found)

@@ -1,5 +1,6 @@
 """What a run in wandb shows beside its history: tables and curves of the test split, artifacts."""
 
+import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from mmlabel.report.gallery import label_name, label_names
 from mmlabel.report.label_scores import precision_recall
 from mmlabel.run_folder import BEST, PREDICTIONS, RunRecord, read_run
 from mmlabel.settings import Settings
+from mmlabel.spreadsheet import separator_of
 from mmlabel.training_options import Wandb
 
 if TYPE_CHECKING:
@@ -129,12 +131,14 @@ def _log_predictions(
         "probabilities",
     ]
     table = wandb.Table(columns=columns)
+    labels = [label_name(names, number) for number in predictions.labels]
+    separator = separator_of(labels)
+
+    def listed(which: np.ndarray) -> str:
+        return separator.join(labels[k] for k in which.nonzero()[0])
+
     for row in np.linspace(0, len(predictions.ids) - 1, count).astype(int).tolist():
         place = first.get(predictions.ids[row])
-
-        def listed(which: np.ndarray) -> str:
-            return ", ".join(label_name(names, predictions.labels[k]) for k in which.nonzero()[0])
-
         truth, answer = predictions.targets[row], answers[row]
         concerned = np.flatnonzero(truth | answer)
         table.add_data(
@@ -144,9 +148,9 @@ def _log_predictions(
             listed(truth),
             listed(answer),
             bool((truth == answer).all()),
-            ", ".join(
-                f"{label_name(names, predictions.labels[k])} {predictions.probs[row, k]:.2f}"
-                for k in concerned
+            json.dumps(
+                {labels[k]: round(float(predictions.probs[row, k]), 4) for k in concerned},
+                ensure_ascii=False,
             ),
         )
     run.log({"test/predictions": table})

@@ -47,13 +47,13 @@ def test_tables_and_artifacts_are_those_of_the_run(
 ):
     asked = ["predictions=5", "checkpoint=true", "data=true"]
     options = [*OFFLINE, *(f"logger.wandb.{one}" for one in asked)]
-    named = 'data.label_names=["",person,"",car,"","","","","","","","","","","","","",cat]'
+    named = 'data.label_names=["",person,"",car,"","","","","","","","","","","","","","wine, old"]'
     with caplog.at_level(logging.INFO, logger="mmlabel"):
         settings = settings_of("data=csv", f"data.file={made}/rows.csv", named, *options)
         results = train(settings, tmp_path / "run")
     run = read_run(tmp_path / "run")
     predictions, answers = run.predictions, run.answers
-    names = {1: "person", 3: "car", 17: "cat"}
+    names = {1: "person", 3: "car", 17: "wine, old"}
 
     rows = table(tmp_path / "run", "labels")
     assert {row["label"] for row in rows} == {label["name"] for label in results["labels"].values()}
@@ -73,9 +73,12 @@ def test_tables_and_artifacts_are_those_of_the_run(
     for row, place in zip(shown, places, strict=True):
         for column, which in (("truth", predictions.targets), ("answer", answers)):
             listed = [names[predictions.labels[k]] for k in np.flatnonzero(which[place])]
-            assert row[column] == ", ".join(listed)
+            assert row[column] == "|".join(listed)
         assert row["right"] == (row["truth"] == row["answer"])
         assert row["picture"] == "Image" and row["caption"]
+        concerned = np.flatnonzero(predictions.targets[place] | answers[place])
+        expected = {names[predictions.labels[k]]: predictions.probs[place, k] for k in concerned}
+        assert json.loads(row["probabilities"]) == pytest.approx(expected, abs=1e-4)
 
     found = artifacts(tmp_path / "run")
     model, data = found["model"], found["dataset"]

@@ -88,7 +88,7 @@ class Copy(NamedTuple):
     id: str
     split: str
     path: Path
-    labels: str
+    labels: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -235,6 +235,5 @@ def pictures_of(
     )
 
 
-def _names(annotations: Annotations, row: int) -> str:
-    numbers = np.flatnonzero(annotations.targets[row])
-    return ", ".join(annotations.label_names[number] for number in numbers) or "no label"
+def _names(annotations: Annotations, row: int) -> tuple[str, ...]:
+    return tuple(annotations.label_names[n] for n in np.flatnonzero(annotations.targets[row]))

@@ -11,7 +11,7 @@ from mmlabel.data.annotations import Annotations
 from mmlabel.data.pictures import BadPicture, thumbnail
 from mmlabel.report.gallery import label_name, label_names
 from mmlabel.report.label_scores import precision_recall
-from mmlabel.run_folder import BEST, PREDICTIONS, RunRecord, read_run
+from mmlabel.run_folder import BEST, PAGE, PREDICTIONS, RunRecord, read_run
 from mmlabel.settings import Settings
 from mmlabel.spreadsheet import separator_of
 from mmlabel.training_options import Wandb
@@ -30,7 +30,7 @@ ONLINE_ROWS = 50
 def log_results(
     run: "Run", chosen: Wandb, settings: Settings, *, folder: Path, annotations: Annotations
 ) -> None:
-    """Log a finished run's predictions, scores of labels, checkpoint and data, as far as chosen.
+    """Log a finished run's scores of labels, predictions, page, checkpoint and data, if chosen.
 
     What is large is left out of an offline run unless it is asked for.
 
@@ -50,6 +50,8 @@ def log_results(
         rows = (ONLINE_ROWS if online else 0) if chosen.predictions is None else chosen.predictions
         if rows:
             _log_predictions(run, record, annotations, names, rows=rows, upright=settings.upright)
+    if _wanted(chosen.page, online) and (folder / PAGE).is_file():
+        _log_page(run, folder)
     if _wanted(chosen.checkpoint, online) and (folder / BEST).is_file():
         _log_checkpoint(run, settings, folder)
     if _wanted(chosen.data, online):
@@ -91,7 +93,7 @@ def _log_labels(run: "Run", record: RunRecord, names: dict[int, str]) -> None:
     shown = curves[:MOST_CURVES]
     run.log(
         {
-            "test/labels": table,
+            # The bars bring their table with them, which has all of the columns.
             "test/f1_by_label": wandb.plot.bar(table, "label", "F1", title="F1 by label, test"),
             "test/precision_recall": wandb.plot.line_series(
                 xs=[recall for _, recall, _ in shown],
@@ -164,6 +166,14 @@ def _thumbnail(path: Path, *, upright: bool) -> object:
     except BadPicture:
         return None
     return wandb.Image(small, file_type="jpg")
+
+
+def _log_page(run: "Run", folder: Path) -> None:
+    """report.html, as it is: it has its own style, and loads nothing."""
+    import wandb
+
+    page = wandb.Html((folder / PAGE).read_text(encoding="utf-8"), inject=False)
+    run.log({"report": page})
 
 
 def _log_checkpoint(run: "Run", settings: Settings, folder: Path) -> None:

@@ -86,18 +86,16 @@ def read_runs(folders: Iterable[Path]) -> list[RunRecord]:
 
     Raises UserError, which says why, for a run that has not finished or has other rows.
     """
-    runs: list[RunRecord] = []
     folders = list(folders)
     if len(folders) < 2:
         raise UserError(f"{folders[0]} is one run alone: give two or more")
-    for folder in folders:
-        run = read_finished(folder)
-        if runs and (difference := _other_rows(runs[0], run)):
+    runs = read_finished(folders)
+    for run in runs[1:]:
+        if difference := _other_rows(runs[0], run):
             raise UserError(
-                f"{folder} was not tested on the rows of {runs[0].folder}: {difference}. Compare"
-                " runs on the same data with the same splits (data.split_seed, data.splits)"
+                f"{run.folder} was not tested on the rows of {runs[0].folder}: {difference}."
+                " Compare runs on the same data with the same splits (data.split_seed, data.splits)"
             )
-        runs.append(run)
     return runs
 
 

@@ -62,7 +62,7 @@ def _show(options: argparse.Namespace) -> None:
         raise UserError(f"--pictures {options.pictures}: give how many, 0 or more")
     # Of the two the page says what made it, and so is written first.
     check_folder(options.out, files=("report.html", "mistakes.csv"), command="mmlabel.mistakes")
-    runs = [read_finished(folder) for folder in run_folders(options.folders)]
+    runs = read_finished(run_folders(options.folders))
     rows = answered_rows(runs)
     notes = _notes(runs, rows)
     suspected = None

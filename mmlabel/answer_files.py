@@ -12,7 +12,7 @@ from mmlabel.cache import atomic_write
 from mmlabel.data.sources.unlabelled import JSON_LINES
 from mmlabel.errors import UserError
 from mmlabel.progress import say
-from mmlabel.spreadsheet import to_cell
+from mmlabel.spreadsheet import separator_of, to_cell
 from mmlabel.terminal import printable
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def _csv_writer(
     columns = [f"prob_{name}" for name in names] if probabilities else []
     if not begun:
         writer.writerow(["ImageID", "Labels", *columns])
-    separator = next((s for s in " |;/" if not any(s in name for name in names)), "\t")
+    separator = separator_of(names)
 
     def write_one(answer: "Answer", labels: list[str] | None) -> None:
         cells = [""] * len(columns)

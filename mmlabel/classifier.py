@@ -205,7 +205,9 @@ class Classifier(pl.LightningModule):
         # The pass that scores the selected checkpoint is no point of the learning curves.
         if split == "test" or self.trainer.state.fn == "fit":
             own = {name: value for name, value in self.scores.items() if name.startswith(split)}
-            self.log_dict(own, sync_dist=self.trainer.world_size > 1)
+            # Test scores are those of the epoch that was kept, which is known outside of this one.
+            several = self.trainer.world_size > 1
+            self.log_dict(own, sync_dist=several, logger=split != "test")
             self._validated = True
 
     def _score(self, split: str) -> None:

@@ -1,7 +1,10 @@
-"""How the commands besides train.py and sweep.py end: `python -m mmlabel.compare` and the like."""
+"""What the commands besides train.py and sweep.py, such as `python -m mmlabel.compare`, have in
+common: how they end, and where they may write."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
+from mmlabel.cache import is_temporary
 from mmlabel.errors import UserError
 from mmlabel.interrupts import raise_on_interrupt
 from mmlabel.progress import say
@@ -23,3 +26,40 @@ def run_command(work: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         say("mmlabel: interrupted")
         return 130
+
+
+def check_folder(out: Path, *, files: Sequence[str], command: str) -> None:
+    """See that a command replaces nothing but its own files in the folder that --out names.
+
+    Args:
+        out: may be absent, empty, or hold what the command has left there before.
+        files: all that it writes; the first says so, see `made_by`.
+        command: such as "mmlabel.compare".
+
+    Raises UserError for any other place.
+    """
+    try:
+        names = {path.name for path in out.iterdir() if not is_temporary(path)}
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UserError(f"--out {out}: {error.strerror}; give a new folder") from None
+    if names and not (names <= set(files) and made_by(out / files[0], command)):
+        raise UserError(f"--out {out} holds other files: give a new folder")
+
+
+def check_file(out: Path, *, command: str) -> None:
+    """See that a command replaces nothing but an earlier page of its own; raises UserError."""
+    if out.is_dir():
+        raise UserError(f"--out {out} is a folder: give a file in it")
+    if out.exists() and out.stat().st_size and not made_by(out, command):
+        raise UserError(f"--out {out} is another file already: give a new one")
+
+
+def made_by(path: Path, command: str) -> bool:
+    """Whether a page or a table says at its head that this command made it."""
+    try:
+        with open(path, "rb") as file:
+            return f"python -m {command}".encode() in file.read(1 << 16)
+    except OSError:
+        return False

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mmlabel.commands import run_command
+from mmlabel.commands import check_folder, run_command
 from mmlabel.errors import UserError
 from mmlabel.evidence import METRICS
 from mmlabel.finished_runs import annotations_of, read_finished, run_folders, settings_of
@@ -19,7 +19,7 @@ from mmlabel.report import StudyReport
 from mmlabel.run_folder import RunRecord
 from mmlabel.settings import Settings, differing, flatten
 from mmlabel.study.definition import Study, Variant
-from mmlabel.study.output import write_study
+from mmlabel.study.output import STUDY_FILES, write_study
 from mmlabel.study.plan import MISSING, Job, is_recording
 from mmlabel.study.printed import print_study
 from mmlabel.study.summary import study_report
@@ -47,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _compare(options: argparse.Namespace) -> None:
+    if options.out is not None:
+        check_folder(options.out, files=STUDY_FILES, command="mmlabel.compare")
     runs = read_runs(run_folders(options.folders))
     jobs, notes = grouped(runs)
     command = "\n".join(
@@ -69,7 +71,13 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("folders", nargs="+", type=Path, metavar="FOLDER", help="of a run, or of several runs")
     add("--metric", choices=METRICS, default="f1_micro", help="(default: %(default)s)")
-    add("--out", type=Path, metavar="DIR", help="write report.html, table.md and CSV files there")
+    add(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="write report.html, table.md and CSV files there: a new folder, or that of an earlier"
+        " comparison",
+    )
     return parser
 
 
@@ -78,18 +86,16 @@ def read_runs(folders: Iterable[Path]) -> list[RunRecord]:
 
     Raises UserError, which says why, for a run that has not finished or has other rows.
     """
-    runs: list[RunRecord] = []
     folders = list(folders)
     if len(folders) < 2:
         raise UserError(f"{folders[0]} is one run alone: give two or more")
-    for folder in folders:
-        run = read_finished(folder)
-        if runs and (difference := _other_rows(runs[0], run)):
+    runs = read_finished(folders)
+    for run in runs[1:]:
+        if difference := _other_rows(runs[0], run):
             raise UserError(
-                f"{folder} was not tested on the rows of {runs[0].folder}: {difference}. Compare"
-                " runs on the same data with the same splits (data.split_seed, data.splits)"
+                f"{run.folder} was not tested on the rows of {runs[0].folder}: {difference}."
+                " Compare runs on the same data with the same splits (data.split_seed, data.splits)"
             )
-        runs.append(run)
     return runs
 
 

@@ -1,5 +1,6 @@
 """The finished runs that a command line's folders mean."""
 
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from mmlabel.progress import say
 from mmlabel.run_folder import FAILED, LOCK, SUMS, RunRecord, failure, read_run
 from mmlabel.settings import Settings, read_settings
 from mmlabel.terminal import printable
+from mmlabel.wording import listed
+
+_NAMED = 20  # folders in a message, for a command line to be made of
 
 
 def run_folders(given: Iterable[Path]) -> list[Path]:
@@ -38,8 +42,32 @@ def _is_run(folder: Path) -> bool:
     return any((folder / name).is_file() for name in (SUMS, FAILED, LOCK))
 
 
-def read_finished(folder: Path) -> RunRecord:
-    """Read a run. Raises UserError, which says why, for one that has not finished."""
+def read_finished(folders: Iterable[Path]) -> list[RunRecord]:
+    """Read runs. Raises UserError where some have not finished, or are not as they were written.
+
+    It says why of the first, and which others there are to be looked at without them.
+    """
+    runs: list[RunRecord] = []
+    bad: dict[Path, str] = {}
+    for folder in folders:
+        try:
+            runs.append(_read(folder))
+        except UserError as error:
+            bad[folder] = str(error)
+    if not bad:
+        return runs
+    first, *more = bad
+    said = bad[first].rstrip(".")
+    if more:
+        said += f"; nor can {listed([str(folder) for folder in more], most=3)} be read"
+    if runs:
+        whole = [str(run.folder) for run in runs]
+        given = shlex.join(whole) if len(whole) <= _NAMED else f"the {len(whole):,} others"
+        said += f". Leave {'them' if more else 'it'} out and give what is whole: {given}"
+    raise UserError(said)
+
+
+def _read(folder: Path) -> RunRecord:
     if not (folder / SUMS).is_file():
         why = failure(folder) if (folder / FAILED).is_file() else "it has not finished"
         raise UserError(f"{folder} has no results to look at: {why}")

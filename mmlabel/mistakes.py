@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmlabel.cache import atomic_write
-from mmlabel.commands import run_command
+from mmlabel.commands import check_folder, run_command
 from mmlabel.data.annotations import Annotations
 from mmlabel.errors import UserError
 from mmlabel.finished_runs import annotations_of, read_finished, run_folders, settings_of
 from mmlabel.label_errors import AnsweredRows, answered_rows, suspicion
 from mmlabel.report.mistakes_page import Mistakes, write_mistakes_page
 from mmlabel.run_folder import RunRecord
-from mmlabel.spreadsheet import to_cell
+from mmlabel.spreadsheet import separator_of, to_cell
 from mmlabel.terminal import printable
-from mmlabel.wording import count
+from mmlabel.wording import count, named
 
 HELP = """\
 The mistakes that finished runs are surest of, and the labels that are probably wrong, as a page
@@ -46,7 +46,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("folders", nargs="+", type=Path, metavar="FOLDER", help="of a run, or of several runs")
-    add("--out", type=Path, default=Path("mistakes"), metavar="DIR", help="(default: %(default)s)")
+    add(
+        "--out",
+        type=Path,
+        default=Path("mistakes"),
+        metavar="DIR",
+        help="a new folder, or that of earlier mistakes (default: %(default)s)",
+    )
     add("--pictures", type=int, default=100, metavar="N", help="on the page (default: %(default)s)")
     return parser
 
@@ -54,7 +60,9 @@ def _parser() -> argparse.ArgumentParser:
 def _show(options: argparse.Namespace) -> None:
     if options.pictures < 0:
         raise UserError(f"--pictures {options.pictures}: give how many, 0 or more")
-    runs = [read_finished(folder) for folder in run_folders(options.folders)]
+    # Of the two the page says what made it, and so is written first.
+    check_folder(options.out, files=("report.html", "mistakes.csv"), command="mmlabel.mistakes")
+    runs = read_finished(run_folders(options.folders))
     rows = answered_rows(runs)
     notes = _notes(runs, rows)
     suspected = None
@@ -73,7 +81,6 @@ def _show(options: argparse.Namespace) -> None:
     command = ["python", "-m", "mmlabel.mistakes", *map(str, options.folders), "--out", str(out)]
     try:
         out.mkdir(parents=True, exist_ok=True)
-        write_table(out / "mistakes.csv", found)
         write_mistakes_page(
             out / "report.html",
             found,
@@ -81,6 +88,7 @@ def _show(options: argparse.Namespace) -> None:
             most=options.pictures,
             command=shlex.join(command),
         )
+        write_table(out / "mistakes.csv", found)
     except OSError as error:
         raise UserError(f"--out {out} cannot be written: {error.strerror}") from None
     _print(found)
@@ -116,8 +124,15 @@ def write_table(path: Path, found: Mistakes) -> None:
 
     Columns: ImageID, given (labels in the data), answered, missed, extra (the model's mistakes),
     sureness (of the worst of them, 0..1), probably_missing and probably_not_there (labels that may
-    be errors of the data), label_quality (0..1, how likely the labels are right), caption.
+    be errors of the data), label_quality (0..1, how likely the labels are right), caption. Between
+    labels stands what stands between those that `mmlabel.predict` answers: a space, or | where
+    names have spaces.
     """
+    separator = separator_of(found.label_names)
+
+    def labels(names: list[str]) -> str:
+        return separator.join(names)
+
     columns = ["ImageID", "given", "answered", "missed", "extra", "sureness"]
     with (
         atomic_write(path) as temporary,
@@ -134,12 +149,12 @@ def write_table(path: Path, found: Mistakes) -> None:
             quality = "" if found.suspected is None else f"{found.suspected.quality[row]:.4f}"
             cells = [
                 rows.ids[row],
-                found.names_of(rows.targets[row]),
-                found.names_of(answered),
-                found.names_of(wrong & rows.targets[row]),
-                found.names_of(wrong & ~rows.targets[row]),
+                labels(found.names_of(rows.targets[row])),
+                labels(found.names_of(answered)),
+                labels(found.names_of(wrong & rows.targets[row])),
+                labels(found.names_of(wrong & ~rows.targets[row])),
                 f"{rows.sureness[row]:.4f}",
-                *found.doubted(row),
+                *map(labels, found.doubted(row)),
                 quality,
                 found.caption(row),
             ]
@@ -161,8 +176,8 @@ def _print(found: Mistakes) -> None:
         print(f"probable label errors: {found_in}, the first:")
         for row in found.suspects()[:_PRINTED]:
             missing, not_there = found.doubted(row)
-            words = [f"{missing} missing"] if missing else []
-            words += [f"{not_there} not there"] if not_there else []
+            words = [f"{named(missing)} missing"] if missing else []
+            words += [f"{named(not_there)} not there"] if not_there else []
             caption = f' "{text}"' if (text := found.caption(row)) else ""
             print(printable(f"  {rows.ids[row]}: {'; '.join(words)}?{caption}"))
     for note in found.notes:

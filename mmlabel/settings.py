@@ -234,6 +234,11 @@ class Settings(Group):
         return model_inputs(self.model.name, caption=bool(self.decoder and self.decoder.caption))
 
     @property
+    def upright(self) -> bool:
+        """Whether pictures are seen turned as their EXIF data says, as a detector always does."""
+        return self.detector is not None or self.data.upright
+
+    @property
     def frozen_backbone(self) -> bool:
         return self.backbone is not None and self.backbone.frozen
 

@@ -7,6 +7,7 @@ begin with such an apostrophe of their own get one more, so that every text is r
 """
 
 import re
+from collections.abc import Iterable
 
 # What spreadsheets skip, or strip, before they look at the first character, and that character
 # in Latin and in full width.
@@ -37,3 +38,13 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def separator_of(names: Iterable[str]) -> str:
+    """What stands between several of these names in a cell: the first sign that none of them has.
+
+    >>> separator_of(["cat", "dog"]), separator_of(["cat", "traffic light"])
+    (' ', '|')
+    """
+    names = list(names)
+    return next((sign for sign in " |;/" if not any(sign in name for name in names)), "\t")

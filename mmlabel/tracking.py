@@ -11,6 +11,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from pytorch_lightning.utilities import rank_zero_only
 
 from mmlabel.errors import UserError
+from mmlabel.no_effect import without_effect
 from mmlabel.score_table import SCORES
 from mmlabel.settings import Settings, flatten
 from mmlabel.training_options import Wandb
@@ -58,7 +59,7 @@ def loggers_for(
     study, variant = run.study.name, run.study.variant
     logger = wandb_logger(
         run.logger.wandb,
-        config=flatten(run.plain()) | {"study": study, "variant": variant},
+        config=_config(run),
         folder=folder,
         name=run.name or ",".join(overrides) or "defaults",
         group=study or group,
@@ -73,6 +74,16 @@ def loggers_for(
     logger.experiment.finish(exit_code=0)
 
 
+def _config(run: Settings) -> dict[str, object]:
+    """What a dashboard filters and groups runs by: the options that have an effect in this one."""
+    told = flatten(run.plain()) | {"study": run.study.name, "variant": run.study.variant}
+    # A run that goes on is to be found beside new ones.
+    idle = set(without_effect(run.model_copy(update={"train": True, "ckpt_path": None})))
+    of_study = ("study", "variant", "study.name", "study.variant")
+    idle |= {name for name in of_study if told.get(name) is None}
+    return {name: value for name, value in told.items() if name not in idle}
+
+
 def _tensorboard(folder: Path) -> TensorBoardLogger:
     try:
         return TensorBoardLogger(folder, name="", version="")
@@ -83,6 +94,20 @@ def _tensorboard(folder: Path) -> TensorBoardLogger:
 def run_id(loggers: Sequence[Logger]) -> str | None:
     """The id of the run in wandb, if it is logged there."""
     return next((str(one.experiment.id) for one in loggers if isinstance(one, WandbLogger)), None)
+
+
+def log_test(loggers: Sequence[Logger], results: Mapping[str, Any], *, step: int) -> None:
+    """Log the test scores beside the figures of the epoch whose weights they are of.
+
+    Without a validated epoch these are the last one's.
+    """
+    scores = results["scores"].items()
+    tested: dict[str, float] = {name: value for name, value in scores if name.startswith("test/")}
+    epoch = results["best_epoch"]
+    if epoch is None:
+        epoch = max(0, results["epochs"] - 1)
+    for logger in loggers if tested else ():
+        logger.log_metrics(tested | {"epoch": float(epoch)}, step=step)
 
 
 def summarise(loggers: Sequence[Logger], results: Mapping[str, Any]) -> None:

@@ -46,7 +46,7 @@ from mmlabel.run_folder import LAST, read_history, write_run
 from mmlabel.settings import Settings, flatten
 from mmlabel.size import Size, check_size, sizes
 from mmlabel.terminal import print_table
-from mmlabel.tracking import loggers_for, publish, run_id, summarise
+from mmlabel.tracking import log_test, loggers_for, publish, run_id, summarise
 
 log = logging.getLogger("mmlabel")
 
@@ -173,6 +173,7 @@ def train(
                 return results
             if best:
                 complete(Path(best), run.classifier)
+            log_test(loggers, results, step=trainer.global_step)
             write_run(
                 folder,
                 results,
@@ -306,9 +307,11 @@ def replay_history(resumed: Checkpoint, loggers: Sequence[Logger]) -> None:
     """Log the epochs before a checkpoint again, so that a resumed run's history is whole.
 
     They are read from metrics.csv beside it; without that file the history begins with the resume.
+    Test scores are left out: the run gets its own.
     """
     for row in read_history(resumed.path.parent):
-        if row["epoch"] < resumed.epochs:
+        tested = any(name.startswith("test/") for name in row)
+        if row["epoch"] < resumed.epochs and not tested:
             for logger in loggers:
                 logger.log_metrics(row, step=int(row["step"]))
 

@@ -226,6 +226,8 @@ class Wandb(Group):
     """Of the run."""
     labels: StrictBool = True
     """Log a table, bars and curves of the labels' test scores."""
+    page: StrictBool | None = None
+    """Log report.html, which holds pictures; null: online only."""
     predictions: Index | None = None
     """Test rows in a table with pictures, truth and answers; null: 50 online, none offline."""
     checkpoint: StrictBool | None = None

@@ -1,5 +1,6 @@
 """What a run in wandb shows beside its history: tables and curves of the test split, artifacts."""
 
+import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,10 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmlabel.data.annotations import Annotations
+from mmlabel.data.pictures import BadPicture, thumbnail
 from mmlabel.report.gallery import label_name, label_names
 from mmlabel.report.label_scores import precision_recall
-from mmlabel.run_folder import BEST, PREDICTIONS, RunRecord, read_run
+from mmlabel.run_folder import BEST, PAGE, PREDICTIONS, RunRecord, read_run
 from mmlabel.settings import Settings
+from mmlabel.spreadsheet import separator_of
 from mmlabel.training_options import Wandb
 
 if TYPE_CHECKING:
@@ -27,7 +30,7 @@ ONLINE_ROWS = 50
 def log_results(
     run: "Run", chosen: Wandb, settings: Settings, *, folder: Path, annotations: Annotations
 ) -> None:
-    """Log a finished run's predictions, scores of labels, checkpoint and data, as far as chosen.
+    """Log a finished run's scores of labels, predictions, page, checkpoint and data, if chosen.
 
     What is large is left out of an offline run unless it is asked for.
 
@@ -46,7 +49,9 @@ def log_results(
             _log_labels(run, record, names)
         rows = (ONLINE_ROWS if online else 0) if chosen.predictions is None else chosen.predictions
         if rows:
-            _log_predictions(run, record, annotations, names, rows)
+            _log_predictions(run, record, annotations, names, rows=rows, upright=settings.upright)
+    if _wanted(chosen.page, online) and (folder / PAGE).is_file():
+        _log_page(run, folder)
     if _wanted(chosen.checkpoint, online) and (folder / BEST).is_file():
         _log_checkpoint(run, settings, folder)
     if _wanted(chosen.data, online):
@@ -88,7 +93,7 @@ def _log_labels(run: "Run", record: RunRecord, names: dict[int, str]) -> None:
     shown = curves[:MOST_CURVES]
     run.log(
         {
-            "test/labels": table,
+            # The bars bring their table with them, which has all of the columns.
             "test/f1_by_label": wandb.plot.bar(table, "label", "F1", title="F1 by label, test"),
             "test/precision_recall": wandb.plot.line_series(
                 xs=[recall for _, recall, _ in shown],
@@ -102,7 +107,13 @@ def _log_labels(run: "Run", record: RunRecord, names: dict[int, str]) -> None:
 
 
 def _log_predictions(
-    run: "Run", record: RunRecord, annotations: Annotations, names: dict[int, str], rows: int
+    run: "Run",
+    record: RunRecord,
+    annotations: Annotations,
+    names: dict[int, str],
+    *,
+    rows: int,
+    upright: bool,
 ) -> None:
     """Test pictures with caption, truth, answer and probabilities, evenly over the file."""
     import wandb
@@ -122,40 +133,47 @@ def _log_predictions(
         "probabilities",
     ]
     table = wandb.Table(columns=columns)
+    labels = [label_name(names, number) for number in predictions.labels]
+    separator = separator_of(labels)
+
+    def listed(which: np.ndarray) -> str:
+        return separator.join(labels[k] for k in which.nonzero()[0])
+
     for row in np.linspace(0, len(predictions.ids) - 1, count).astype(int).tolist():
         place = first.get(predictions.ids[row])
-
-        def listed(which: np.ndarray) -> str:
-            return ", ".join(label_name(names, predictions.labels[k]) for k in which.nonzero()[0])
-
         truth, answer = predictions.targets[row], answers[row]
         concerned = np.flatnonzero(truth | answer)
         table.add_data(
             predictions.ids[row],
-            None if place is None else _thumbnail(annotations.pictures[place]),
+            None if place is None else _thumbnail(annotations.pictures[place], upright=upright),
             "" if place is None else annotations.captions[place],
             listed(truth),
             listed(answer),
             bool((truth == answer).all()),
-            ", ".join(
-                f"{label_name(names, predictions.labels[k])} {predictions.probs[row, k]:.2f}"
-                for k in concerned
+            json.dumps(
+                {labels[k]: round(float(predictions.probs[row, k]), 4) for k in concerned},
+                ensure_ascii=False,
             ),
         )
     run.log({"test/predictions": table})
 
 
-def _thumbnail(path: Path) -> object:
+def _thumbnail(path: Path, *, upright: bool) -> object:
     import wandb
-    from PIL import Image
 
     try:
-        with Image.open(path) as picture:
-            small = picture.convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError):
+        small = thumbnail(path, THUMBNAIL, upright=upright)
+    except BadPicture:
         return None
-    small.thumbnail((THUMBNAIL, THUMBNAIL))
     return wandb.Image(small, file_type="jpg")
+
+
+def _log_page(run: "Run", folder: Path) -> None:
+    """report.html, as it is: it has its own style, and loads nothing."""
+    import wandb
+
+    page = wandb.Html((folder / PAGE).read_text(encoding="utf-8"), inject=False)
+    run.log({"report": page})
 
 
 def _log_checkpoint(run: "Run", settings: Settings, folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Numbers and lists in sentences."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 
 
@@ -25,6 +26,20 @@ def listed(items: Sequence[str], most: int = 10) -> str:
     return ", ".join(items[:most]) + (f" and {more:,} more" if more > 0 else "")
 
 
+def named(names: Iterable[str]) -> str:
+    """Names with commas; one with a comma or a quotation mark of its own is quoted, to be one.
+
+    >>> print(named(["blue", "wine, old"]))
+    blue, "wine, old"
+    """
+    return ", ".join(map(quoted, names))
+
+
+def quoted(name: str) -> str:
+    """A name as it stands in a list: see `named`."""
+    return json.dumps(name, ensure_ascii=False) if set(name) & set(',"') else name
+
+
 def other_labels(theirs: Sequence[str], ours: Sequence[str]) -> str:
     """How the labels of one differ from those of another, in words that follow "it".
 
@@ -33,8 +48,8 @@ def other_labels(theirs: Sequence[str], ours: Sequence[str]) -> str:
     >>> other_labels(["cat", "dog"], ["dog", "cat"])
     'has them under other numbers: 0 is cat, not dog'
     """
-    more = [name for name in theirs if name not in {"", *ours}]
-    fewer = [name for name in ours if name not in {"", *theirs}]
+    more = [quoted(name) for name in theirs if name not in {"", *ours}]
+    fewer = [quoted(name) for name in ours if name not in {"", *theirs}]
     if more or fewer:
         parts = (f"has {listed(more)}" if more else "", f"lacks {listed(fewer)}" if fewer else "")
         return ", and ".join(filter(None, parts))

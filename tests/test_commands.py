@@ -1,10 +1,16 @@
-"""Every command ends with a status and a line, whatever ends it."""
+"""Every command ends with a status and a line, whatever ends it, and spares others' files."""
 
+from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 
 import pytest
+from fake_runs import write_fake_run
 
+from mmlabel import compare, mistakes
+from mmlabel.cli import load_settings
 from mmlabel.commands import run_command
+from mmlabel.data import __main__ as data
 from mmlabel.errors import UserError
 
 NAMES = "compare data.__main__ demo export.__main__ features mistakes predict"
@@ -38,3 +44,73 @@ def test_a_mistake_is_a_line_and_1(capsys):
 def test_other_errors_keep_their_traceback():
     with pytest.raises(ZeroDivisionError):
         run_command(lambda: 1 // 0)
+
+
+# ---- What is written to --out --------------------------------------------------------------------
+
+
+@pytest.fixture
+def runs(made: Path, tmp_path: Path) -> list[Path]:
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for seed, folder in enumerate(folders):
+        settings = load_settings(["data=usyd", f"data.root={made}", f"seed={seed}"]).plain()
+        write_fake_run(folder, seed=seed, noise=0.1, settings=settings)
+        (folder / "report.html").write_text("the run's own page: python train.py")
+    return folders
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("command", [mistakes.main, compare.main])
+def test_a_folder_of_other_files_is_spared(
+    command: Callable, runs: list[Path], tmp_path: Path, capsys
+):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "report.html").write_text("by hand")
+    for out in (runs[0], mine):
+        before = content(out)
+        assert command([*map(str, runs), "--out", str(out)]) == 1
+        said = capsys.readouterr()
+        assert said.err == f"mmlabel: --out {out} holds other files: give a new folder\n"
+        assert not said.out and content(out) == before
+
+
+@pytest.mark.parametrize("command", [mistakes.main, compare.main])
+def test_a_folder_of_its_own_is_written_again(command: Callable, runs: list[Path], tmp_path: Path):
+    out = tmp_path / "out"
+    out.mkdir()  # and empty
+    given = [*map(str, runs), "--out", str(out)]
+    assert command(given) == 0
+    first = (out / "report.html").read_bytes()
+    (out / "report.html").write_bytes(first + b"<!-- older -->")
+    (out / f".report.html.{'0' * 32}").touch()  # of a job that was killed while it wrote
+    assert command(given) == 0
+    assert (out / "report.html").read_bytes() == first
+    (out / "notes.txt").write_text("mine")
+    assert command(given) == 1
+
+
+def test_a_study_and_a_comparison_do_not_replace_each_other(runs: list[Path], tmp_path: Path):
+    """They write files of the same names."""
+    out = tmp_path / "out"
+    assert compare.main([*map(str, runs), "--out", str(out)]) == 0
+    results = (out / "results.csv").read_text()
+    (out / "results.csv").write_text(results.replace("python -m mmlabel.compare", "sweep.py", 1))
+    assert compare.main([*map(str, runs), "--out", str(out)]) == 1
+
+
+def test_the_data_page_replaces_none_but_its_own(runs: list[Path], quick: list, tmp_path, capsys):
+    given = [option for option in quick if option != "report=false"]
+    page = runs[0] / "report.html"
+    before = page.read_bytes()
+    assert data.main([*given, "--out", str(page)]) == 1
+    assert f"--out {page} is another file already: give a new one" in capsys.readouterr().err
+    assert page.read_bytes() == before
+    assert data.main([*given, "--out", str(runs[0])]) == 1
+    assert "is a folder: give a file" in capsys.readouterr().err
+    (tmp_path / "new.html").touch()  # empty, as mktemp leaves it
+    for _ in range(2):
+        assert data.main([*given, "--out", str(tmp_path / "new.html")]) == 0

@@ -11,6 +11,7 @@ from fake_runs import write_fake_run
 from mmlabel.cli import load_settings
 from mmlabel.compare import main
 from mmlabel.evidence import compare, explain, holm
+from mmlabel.mistakes import main as mistakes
 from mmlabel.run_folder import read_run, seal, write_failure
 
 
@@ -145,6 +146,30 @@ def test_other_rows_are_refused_with_the_reason(tmp_path: Path, capsys):
         assert run(first, folder) == 1
         said = capsys.readouterr()
         assert reason in said.err and folder.name in said.err and not said.out
+
+
+@pytest.mark.parametrize("command", [main, mistakes])
+def test_the_whole_runs_are_named_where_others_failed(command, tmp_path: Path, capsys):
+    folder = tmp_path / "my runs"
+    for seed in range(4):
+        write_run(folder / str(seed), seed=seed)
+    for name in ("1", "3"):
+        for path in (folder / name).iterdir():
+            path.unlink()
+        write_failure(folder / name, ValueError("the disk is full."))
+        given = [str(folder), "--out", str(tmp_path / "out")]
+        assert command(given) == 1
+        said = capsys.readouterr().err
+        assert f"{folder}/1 has no results to look at: the disk is full" in said
+        if name == "1":
+            whole = f"'{folder}/0' '{folder}/2' '{folder}/3'"
+            assert said.endswith(f". Leave it out and give what is whole: {whole}\n")
+    assert f"nor can {folder}/3 be read. Leave them out" in said
+    assert said.endswith(f"give what is whole: '{folder}/0' '{folder}/2'\n")
+    for seed in range(4, 30):
+        write_run(folder / str(seed), seed=seed)
+    assert command([str(folder)]) == 1
+    assert capsys.readouterr().err.endswith("give what is whole: the 28 others\n")
 
 
 def test_runs_that_are_not_whole_are_refused_with_the_reason(tmp_path: Path, capsys):

@@ -1,6 +1,7 @@
 """Mistakes and probable label errors: planted ones are found, and shown with their rows."""
 
 import csv
+import json
 import sys
 from pathlib import Path
 
@@ -130,11 +131,37 @@ def test_the_table_and_the_page_show_mistakes_with_their_rows(made: Path, tmp_pa
             assert id not in rows or rows[id]["probably_missing"] + rows[id]["probably_not_there"]
             continue
         said = rows[id]
-        assert said["missed"] == ", ".join(names[k + 1] for k in np.flatnonzero(missed))
-        assert said["extra"] == ", ".join(names[k + 1] for k in np.flatnonzero(extra))
+        assert said["missed"] == " ".join(names[k + 1] for k in np.flatnonzero(missed))
+        assert said["extra"] == " ".join(names[k + 1] for k in np.flatnonzero(extra))
         assert said["sureness"] == "0.9000" and said["caption"] == captions[id]
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count('<img src="data:image/jpeg') == 10
+
+
+def test_names_with_commas_and_spaces_can_be_taken_apart(made: Path, tmp_path: Path, capsys):
+    """In the table by the sign that predict writes, in sentences by quotation marks."""
+    run = write_run(tmp_path / "run", made)
+    results = json.loads((run / "results.json").read_text())
+    names = {1: "blue", 2: "wine, old", 3: "car"}
+    results["labels"] = {str(n): {"name": name} for n, name in names.items()}
+    results["settings"]["data"]["root"] = str(tmp_path / "gone")  # the names are the run's
+    (run / "results.json").write_text(json.dumps(results))
+    seal(run)
+    assert main([str(run), "--out", str(tmp_path / "out")]) == 0
+    with open(tmp_path / "out" / "mistakes.csv", newline="") as file:
+        rows = {row["ImageID"]: row for row in csv.DictReader(file)}
+    found = read_run(run).predictions
+    several = 0
+    for place, id in enumerate(found.ids):
+        if id in rows:
+            given = [names[k + 1] for k in np.flatnonzero(found.targets[place])]
+            assert [name for name in rows[id]["given"].split("|") if name] == given
+            several += len(given) > 1 and "wine, old" in given
+            assert {*rows[id]["probably_missing"].split("|")} <= {"", *names.values()}
+    assert several > 1
+    suspected = {row["probably_missing"] + row["probably_not_there"] for row in rows.values()}
+    assert "wine, old" in suspected
+    assert '"wine, old" ' in capsys.readouterr().out
 
 
 def test_missing_folds_are_said(made: Path, tmp_path: Path, capsys):

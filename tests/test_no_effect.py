@@ -70,6 +70,8 @@ IDLE = [
     (["patience=null"], "trainer.min_epochs=2", []),
     (["trainer.overfit_batches=2"], "trainer.limit_train_batches=2", []),
     (["test=false"], "trainer.limit_test_batches=2", []),
+    (["logger=wandb", "report=false"], "logger.wandb.page=true", ["logger=wandb"]),
+    (["logger=wandb", "test=false"], "logger.wandb.page=true", ["logger=wandb"]),
     (["train=false", "ckpt_path=x"], "max_megabytes=100", []),
 ]  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,10 +10,11 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from PIL import Image
 from sklearn.metrics import average_precision_score
 from wandb_records import records
 
-from mmlabel.run_folder import read_run
+from mmlabel.run_folder import read_history, read_run
 from mmlabel.training import train
 
 OFFLINE = ["logger=wandb", "logger.wandb.mode=offline", "trainer.max_epochs=1"]
@@ -35,6 +37,14 @@ def artifacts(folder: Path) -> dict[str, object]:
     return {r.artifact.type: r.artifact for r in content(folder) if r.HasField("artifact")}
 
 
+def plain(items) -> dict:
+    return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
+
+
+def history(found: list) -> list[dict]:
+    return [plain(r.history.item) for r in found if r.HasField("history")]
+
+
 def table(folder: Path, name: str) -> list[dict]:
     (file,) = folder.glob(f"wandb/offline-run-*/files/media/table/test/{name}_*.table.json")
     found = json.loads(file.read_text())
@@ -44,17 +54,24 @@ def table(folder: Path, name: str) -> list[dict]:
 def test_tables_and_artifacts_are_those_of_the_run(
     settings_of: Callable, made: Path, tmp_path: Path, caplog
 ):
-    asked = ["predictions=5", "checkpoint=true", "data=true"]
-    options = [*OFFLINE, *(f"logger.wandb.{one}" for one in asked)]
-    named = 'data.label_names=["",person,"",car,"","","","","","","","","","","","","",cat]'
+    asked = ["predictions=5", "page=true", "checkpoint=true", "data=true"]
+    options = [*OFFLINE, "report=true", *(f"logger.wandb.{one}" for one in asked)]
+    named = 'data.label_names=["",person,"",car,"","","","","","","","","","","","","","wine, old"]'
     with caplog.at_level(logging.INFO, logger="mmlabel"):
         settings = settings_of("data=csv", f"data.file={made}/rows.csv", named, *options)
         results = train(settings, tmp_path / "run")
     run = read_run(tmp_path / "run")
     predictions, answers = run.predictions, run.answers
-    names = {1: "person", 3: "car", 17: "cat"}
+    names = {1: "person", 3: "car", 17: "wine, old"}
 
-    rows = table(tmp_path / "run", "labels")
+    # Each table is logged once.
+    files = (tmp_path / "run").glob("wandb/offline-run-*/files/media/table/test/*.table.json")
+    tables = sorted(re.sub(r"_\d+_.*", "", path.name) for path in files)
+    assert tables == ["f1_by_label_table", "precision_recall_table", "predictions"]
+    (page,) = (tmp_path / "run").glob("wandb/offline-run-*/files/media/html/report_*.html")
+    assert page.read_text() == (tmp_path / "run" / "report.html").read_text()
+
+    rows = table(tmp_path / "run", "f1_by_label_table")
     assert {row["label"] for row in rows} == {label["name"] for label in results["labels"].values()}
     assert [row["test rows"] for row in rows] == sorted(
         (r["test rows"] for r in rows), reverse=True
@@ -72,9 +89,12 @@ def test_tables_and_artifacts_are_those_of_the_run(
     for row, place in zip(shown, places, strict=True):
         for column, which in (("truth", predictions.targets), ("answer", answers)):
             listed = [names[predictions.labels[k]] for k in np.flatnonzero(which[place])]
-            assert row[column] == ", ".join(listed)
+            assert row[column] == "|".join(listed)
         assert row["right"] == (row["truth"] == row["answer"])
         assert row["picture"] == "Image" and row["caption"]
+        concerned = np.flatnonzero(predictions.targets[place] | answers[place])
+        expected = {names[predictions.labels[k]]: predictions.probs[place, k] for k in concerned}
+        assert json.loads(row["probabilities"]) == pytest.approx(expected, abs=1e-4)
 
     found = artifacts(tmp_path / "run")
     model, data = found["model"], found["dataset"]
@@ -87,13 +107,37 @@ def test_tables_and_artifacts_are_those_of_the_run(
     assert "wandb sync" in caplog.text
 
 
+@pytest.mark.parametrize("upright", [False, True])
+def test_pictures_are_logged_as_the_network_saw_them(
+    settings_of: Callable, tmp_path: Path, staged: Path, upright: bool
+):
+    """16 bits are scaled, and a photo on its side is turned as far as the run turned it."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    lines = ["picture,labels,caption"]
+    for row in range(20):
+        ramp = np.tile(np.linspace(0, 65535, 60).astype(np.uint16), (40, 1))
+        Image.fromarray(ramp).save(tmp_path / f"{row}.png", exif=exif)
+        lines.append(f"{row}.png,{'cat dog'.split()[row % 2]},a {row}")
+    (tmp_path / "rows.csv").write_text("\n".join(lines))
+    data = ["data=csv", f"data.file={tmp_path}/rows.csv"]
+    asked = [f"data.upright={upright}", "logger.wandb.predictions=1", "logger.wandb.labels=false"]
+    train(settings_of(*data, *asked, *OFFLINE), tmp_path / "run")
+    files = [path for path in staged.rglob("*") if path.is_file()]
+    (file,) = [path for path in files if path.read_bytes().startswith(b"\xff\xd8")]
+    ramp = np.tile(np.linspace(0, 255, 60), (40, 1))
+    shown = np.asarray(Image.open(file).convert("L"), float)
+    np.testing.assert_allclose(shown, ramp.T if upright else ramp, atol=8)
+
+
 def test_nothing_large_is_kept_offline_unless_asked_for(
     settings_of: Callable, tmp_path: Path, staged: Path
 ):
-    train(settings_of(*OFFLINE), tmp_path / "run")
+    train(settings_of(*OFFLINE, "report=true"), tmp_path / "run")
     assert not {"model", "dataset"} & set(artifacts(tmp_path / "run"))
-    assert table(tmp_path / "run", "labels")
-    assert not list((tmp_path / "run").glob("wandb/**/predictions_*"))
+    assert table(tmp_path / "run", "f1_by_label_table")
+    for large in ("predictions_*", "*.html"):
+        assert not list((tmp_path / "run").glob(f"wandb/**/{large}"))
     kept = [*(tmp_path / "run" / "wandb").rglob("*"), *staged.rglob("*")]
     assert sum(path.stat().st_size for path in kept if path.is_file()) < 200_000
 
@@ -119,17 +163,55 @@ def test_scores_are_over_epochs_and_steps_have_curves_of_their_own(
     found = content(tmp_path / "run")
     axes = {r.metric.name: r.metric.step_metric for r in found if r.HasField("metric")}
     assert axes["val/f1_micro"] == axes["train/loss"] == axes["lr"] == "epoch"
-    rows = [
-        {
-            item.key or "/".join(item.nested_key): json.loads(item.value_json)
-            for item in r.history.item
-        }
-        for r in found
-        if r.HasField("history")
-    ]
+    rows = history(found)
     curve = [row for row in rows if "step/grad_norm" in row]
     assert [row["trainer/global_step"] for row in curve] == list(range(0, len(norms), 3))
     assert [row["step/grad_norm"] for row in curve] == pytest.approx(norms[::3])
     assert all(row["step/loss"] > 0 and row["step/lr"] > 0 for row in curve)
     assert len([row for row in rows if "val/f1_micro" in row]) == 2
     assert "step/" not in (tmp_path / "run" / "metrics.csv").read_text()
+
+
+def test_test_scores_stand_at_the_epoch_that_was_kept(settings_of: Callable, tmp_path: Path):
+    options = ["logger=wandb", "logger.wandb.mode=offline", "model=caption_only", "scheduler=none"]
+    results = train(settings_of(*options, "trainer.max_epochs=3"), tmp_path / "run")
+    best = results["best_epoch"]
+    assert best < 3
+    found = content(tmp_path / "run")
+    (tested,) = [row for row in history(found) if "test/f1_micro" in row]
+    assert tested["epoch"] == best and tested["test/map"] == results["scores"]["test/map"]
+    (line,) = [row for row in read_history(tmp_path / "run") if "test/f1_micro" in row]
+    assert line["epoch"] == best
+
+    # A run that goes on has test scores of its own.
+    resumed = [*options, f"ckpt_path={tmp_path}/run/last.ckpt", "trainer.max_epochs=5"]
+    train(settings_of(*resumed), tmp_path / "more", overrides=resumed[-1:])
+    lines = read_history(tmp_path / "more")
+    assert [row["epoch"] for row in lines if "val/f1_micro" in row] == [0, 1, 2, 3, 4]
+    assert len([row for row in lines if "test/f1_micro" in row]) == 1
+
+
+def test_the_config_is_of_what_has_an_effect(settings_of: Callable, tmp_path: Path):
+    options = [*OFFLINE, "model=caption_only", "logger.wandb.labels=false"]
+    train(settings_of(*options), tmp_path / "run")
+    study = ["study.name=layers", "study.variant=two"]
+    train(settings_of(*options, *study), tmp_path / "job")
+    train(
+        settings_of(*options, f"ckpt_path={tmp_path}/run/last.ckpt", "trainer.max_epochs=2"),
+        tmp_path / "more",
+    )
+    configs = {
+        name: plain(record.run.config.update)
+        for name in ("run", "job", "more")
+        for record in content(tmp_path / name)
+        if record.HasField("run")
+    }
+    alone = configs["run"]
+    assert alone["optimizer.lr"] == 0.003 and alone["distil.teacher"] is None
+    gone = {"distil.weight", "distil.temperature", "study", "variant", "study.name", "lstm.dropout"}
+    assert not gone & alone.keys()
+    assert configs["job"].keys() - alone.keys() == {
+        "study", "variant", "study.name", "study.variant",
+    }  # fmt: skip
+    assert (configs["job"]["study"], configs["job"]["variant"]) == ("layers", "two")
+    assert configs["more"].keys() == alone.keys()

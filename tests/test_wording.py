@@ -6,7 +6,7 @@ import pytest
 
 from mmlabel import errors, wording
 from mmlabel.errors import nearest
-from mmlabel.wording import count, listed, other_labels
+from mmlabel.wording import count, listed, named, other_labels
 
 
 @pytest.mark.parametrize("module", [wording, errors])
@@ -41,3 +41,10 @@ def test_how_labels_differ():
     assert other_labels(["a"], ["", "a", "c"]) == "lacks c"
     assert other_labels(["", "a"], ["a"]) == "has them under other numbers: 0 is none, not a"
     assert other_labels(["a", ""], ["a"]) == "has another number of them: 2, not 1"
+    assert other_labels(["a", "wine, old"], ["a"]) == 'has "wine, old"'
+
+
+def test_names_with_commas_are_told_apart():
+    assert named(["a", "b"]) == "a, b" and named([]) == ""
+    assert named(["blue, wine", "old"]) != named(["blue", "wine, old"])
+    assert named(['a "b"', "c"]) == r'"a \"b\"", c'

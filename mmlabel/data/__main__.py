@@ -9,7 +9,7 @@ import numpy as np
 
 from mmlabel.cache import cache_folder
 from mmlabel.cli import command_settings
-from mmlabel.commands import run_command
+from mmlabel.commands import check_file, run_command
 from mmlabel.data.annotations import Annotations
 from mmlabel.data.captions import Vocabulary, tokenise
 from mmlabel.data.embeddings import load_embeddings
@@ -48,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _show(options: argparse.Namespace) -> None:
+    if options.out is not None:
+        check_file(options.out, command="mmlabel.data")
     found = look_at(command_settings(options.options))
     _print(found)
     if options.out is not None:
@@ -67,7 +69,12 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("options", nargs="*", metavar="OPTION=VALUE", help="as train.py takes them")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write a page there, as HTML")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="write a page there, as HTML: a new file, or an earlier page",
+    )
     return parser
 
 
@@ -83,7 +90,7 @@ def look_at(settings: Settings) -> DataSet:
     captions, notes = _captions(settings, annotations, rows["train"]) if captioned else (None, [])
     pictures = None
     if "image" in settings.inputs:
-        pictures = pictures_of(annotations, rows, upright=data.upright)
+        pictures = pictures_of(annotations, rows, upright=settings.upright)
     return DataSet(
         name=data.name,
         rows={split: len(own) for split, own in rows.items()},

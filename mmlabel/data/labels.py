@@ -13,7 +13,7 @@ import numpy as np
 
 from mmlabel.data.annotations import ABSENT, NULL_WORDS, Annotations, up_to_ten
 from mmlabel.errors import UserError, nearest
-from mmlabel.wording import count
+from mmlabel.wording import count, quoted
 
 JSON = "json"  # a separator that is none: each cell is a list of its own
 
@@ -317,7 +317,7 @@ def label_summary(annotations: Annotations) -> list[str]:
     targets, names = annotations.targets, annotations.label_names
     counts = {name: int(targets[:, n].sum()) for n, name in enumerate(names) if name}
     commonest = sorted(counts, key=lambda name: (-counts[name], name))[:10]
-    shown = ", ".join(f"{name} {counts[name]:,}" for name in commonest)
+    shown = ", ".join(f"{quoted(name)} {counts[name]:,}" for name in commonest)
     found = f"{count(len(counts), 'label')} in {count(len(annotations), 'row')}"
     lines = [f"{found}; the commonest: {shown}"]
     rare = {
@@ -332,7 +332,8 @@ def label_summary(annotations: Annotations) -> list[str]:
     if empty := int((~targets.any(axis=1)).sum()):
         lines.append(f"{count(empty, 'row has', 'rows have')} no label")
     if alike := _alike(counts):
-        lines.append(f"labels that differ only in capitals or spaces: {up_to_ten(alike)}")
+        shown = up_to_ten([quoted(name) for name in alike])
+        lines.append(f"labels that differ only in capitals or spaces: {shown}")
     return lines
 
 

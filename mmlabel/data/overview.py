@@ -88,7 +88,7 @@ class Copy(NamedTuple):
     id: str
     split: str
     path: Path
-    labels: str
+    labels: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -100,12 +100,14 @@ class Pictures:
         sizes: (width, height) in px as they are shown, and how many have it, commonest first.
         copies: groups of pictures with the same pixels.
         unreadable: image id and reason.
+        upright: whether they are turned as their EXIF data says, here and where they are shown.
     """
 
     count: int
     sizes: list[tuple[tuple[int, int], int]]
     copies: list[list[Copy]]
     unreadable: list[tuple[str, str]]
+    upright: bool
 
     @cached_property
     def leaks(self) -> list[list[Copy]]:
@@ -229,9 +231,9 @@ def pictures_of(
         sizes=sizes.most_common(),
         copies=[group for group in same.values() if len(group) > 1],
         unreadable=unreadable,
+        upright=upright,
     )
 
 
-def _names(annotations: Annotations, row: int) -> str:
-    numbers = np.flatnonzero(annotations.targets[row])
-    return ", ".join(annotations.label_names[number] for number in numbers) or "no label"
+def _names(annotations: Annotations, row: int) -> tuple[str, ...]:
+    return tuple(annotations.label_names[n] for n in np.flatnonzero(annotations.targets[row]))

@@ -77,8 +77,12 @@ def content_digest(content: bytes) -> bytes:
     return digest.digest()
 
 
-def decode(content: bytes, path: Path | str, *, upright: bool) -> Image.Image:
+def decode(
+    content: bytes, path: Path | str, *, upright: bool, least: int | None = None
+) -> Image.Image:
     """The RGB picture in the bytes of a file; with `upright` turned as its EXIF data says.
+
+    With `least` a JPEG may be decoded at a part of its size, but no side below so many px.
 
     Every kind becomes RGB as Pillow converts it, and as torchvision's ImageFolder loads it: grey is
     repeated, palettes are looked up, CMYK is converted, transparency is dropped, and of an
@@ -92,7 +96,7 @@ def decode(content: bytes, path: Path | str, *, upright: bool) -> Image.Image:
     """
     try:
         with Image.open(io.BytesIO(content)) as picture:
-            return as_rgb(picture, upright=upright)
+            return as_rgb(picture, upright=upright, least=least)
     except Image.UnidentifiedImageError as error:
         raise BadPicture(path, "not an image file" if content else "an empty file") from error
     except Exception as error:
@@ -100,9 +104,21 @@ def decode(content: bytes, path: Path | str, *, upright: bool) -> Image.Image:
         raise BadPicture(path, _reason(error)) from error
 
 
-def as_rgb(picture: Image.Image, *, upright: bool) -> Image.Image:
+def thumbnail(path: Path | str, side: int, *, upright: bool) -> Image.Image:
+    """A picture as `decode` gives it to the networks, scaled down to fit a square of `side` px.
+
+    Raises `BadPicture`.
+    """
+    small = decode(read_picture(path), path, upright=upright, least=side)
+    small.thumbnail((side, side))
+    return small
+
+
+def as_rgb(picture: Image.Image, *, upright: bool, least: int | None = None) -> Image.Image:
     """A picture as `decode` gives it; raises what Pillow raises."""
     _check_pixels(picture)
+    if least is not None:
+        picture.draft(None, (least, least))
     picture.load()
     # Turned first, as a conversion may lose the EXIF data.
     return _rgb(_turned(picture) if upright else picture)

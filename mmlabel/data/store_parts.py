@@ -15,6 +15,7 @@ from mmlabel.errors import UserError
 from mmlabel.progress import progress
 from mmlabel.spreadsheet import to_cell
 
+_COLUMNS = ["row", "id", "flipped"]  # beside OUT.npy
 _CHUNK_BYTES = 64e6  # of rows that are in memory at a time
 
 
@@ -130,6 +131,9 @@ def export(store: RowStore, out: Path, names: dict[bytes, list[str]] | None) -> 
             lines += [(name, flip, row) for name in ids for flip, row in there]
     if not lines:
         raise UserError(f"{store.folder} has no row of these pictures: nothing is written")
+    beside = out.with_suffix(".csv")
+    if out.suffix == ".npy" and beside.exists() and not _is_of_rows(beside):
+        raise UserError(f"{beside}, where the ids would go, is another file: give another name")
     try:
         _write(out, store, lines)
     except OSError as error:
@@ -156,10 +160,19 @@ def _write(out: Path, store: RowStore, lines: list[tuple[str, bool, int]]) -> No
         open(temporary, "w", newline="", encoding="utf-8") as file,
     ):
         writer = csv.writer(file)
-        writer.writerow(["row", "id", "flipped"])
+        writer.writerow(_COLUMNS)
         writer.writerows((n, to_cell(name), int(f)) for n, (name, f, _) in enumerate(lines))
     with atomic_write(out) as temporary, open(temporary, "wb") as file:
         _write_rows(file, store, rows)
+
+
+def _is_of_rows(path: Path) -> bool:
+    """Whether a file beside OUT.npy is that of an earlier export."""
+    try:
+        with open(path, "rb") as file:
+            return file.readline().split() == [",".join(_COLUMNS).encode()]
+    except OSError:
+        return False
 
 
 def _write_rows(file: IO[bytes], store: RowStore, rows: np.ndarray) -> None:

@@ -7,10 +7,11 @@ from mmlabel import __version__
 from mmlabel.errors import UserError
 from mmlabel.evidence import METRICS, RESAMPLES_OF_A_RUN, bootstrap_interval
 from mmlabel.models.backbone_table import BACKBONES
+from mmlabel.report.tables import markdown_cell
 from mmlabel.run_folder import RunRecord, finished, read_run
 from mmlabel.score_table import SCORES
 from mmlabel.settings import Settings
-from mmlabel.wording import count
+from mmlabel.wording import count, named
 
 # How the runner is used, by what the model looks at: on a command line and in Python.
 USE = {
@@ -43,7 +44,7 @@ def card(
     command, call = USE[settings.inputs]
     parts = [
         "# Model card",
-        f"Which of {count(len(labels), 'label')} a picture has: {', '.join(labels)}. It looks at"
+        f"Which of {count(len(labels), 'label')} a picture has: {named(labels)}. It looks at"
         f" {_halves(settings)}. Made by mmlabel {__version__}.",
         "## How to use it\n\n"
         f"`python run.py {command}`, or in Python\n"
@@ -97,7 +98,8 @@ def _scores(run: RunRecord | None) -> str:
         lines.append(f"| {SCORES[metric].title} | {score:.4f} | {low:.4f} to {high:.4f} |")
     labels = ["| label | test rows | F1 |", "| --- | ---: | ---: |"]
     for number, label in run.results["labels"].items():
-        labels.append(f"| {label['name'] or number} | {label['support']:,} | {label['f1']:.3f} |")
+        name = markdown_cell(label["name"] or number)
+        labels.append(f"| {name} | {label['support']:,} | {label['f1']:.3f} |")
     said = "Intervals: BCa bootstrap over the test rows, of this one trained model."
     return "\n".join([*lines, "", said, "", *labels])
 

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from mmlabel.data.overview import Captions, Labels, Pictures
 from mmlabel.report.charts import Series, line_chart
 from mmlabel.report.gallery import PICTURE_BUDGET, thumbnail
-from mmlabel.report.pages import Section, chart_row, render, write_page
+from mmlabel.report.pages import Section, render, write_page
 from mmlabel.wording import count
 
 MOST_LINES = 200  # of a table
@@ -128,22 +128,32 @@ def _captions(captions: Captions) -> Markup:
     chart = line_chart(
         id="caption-lengths",
         heading="Length of captions",
-        note=f"Longest: {count(int(captions.lengths.max()), 'word')}. Empty: {int(lengths[0]):,}. "
-        f"Rows whose caption another row has, too: {captions.repeated:,}.",
+        note="",
         series=[Series("rows", shown.tolist(), lengths[shown].tolist(), 0)],
         x_label="words",
         y_label="rows",
     )
+    middle, most = np.percentile(captions.lengths, [50, 95]).round().astype(int)
     lacking = captions.without_vector
-    words = render(
-        "data/words.html",
-        words=captions.words,
-        source=captions.source,
-        share=captions.share_without,
-        lacking=None if lacking is None else lacking[:MOST_LINES],
-        of=0 if lacking is None else len(lacking),
+    without = "no ready-made vectors are asked for"
+    if lacking is not None:
+        share = f"{100 * captions.share_without:.1f} % of the text"
+        without = f"{len(lacking):,}, {share} ({captions.source})"
+    return render(
+        "data/captions.html",
+        chart=chart,
+        facts={
+            "Words of a caption in the middle": f"{middle:,}",
+            "Words that 95 % have at most": f"{most:,}",
+            "Words of the longest": f"{captions.lengths.max():,}",
+            "Empty captions": f"{lengths[0]:,}",
+            "Rows whose caption another row has, too": f"{captions.repeated:,}",
+            "Different words in the training captions": f"{captions.words:,}",
+            "Of these without a vector": without,
+        },
+        lacking=(lacking or [])[:MOST_LINES],
+        of=len(lacking or []),
     )
-    return chart_row(chart) + words
 
 
 def _pictures(pictures: Pictures) -> Markup:
@@ -166,7 +176,7 @@ def _copies(pictures: Pictures) -> Markup:
     )
     budget, groups = PICTURE_BUDGET, []
     for group in ordered[:MOST_COPIES]:
-        picture = thumbnail(group[0].path, budget)
+        picture = thumbnail(group[0].path, budget, upright=pictures.upright)
         budget -= len(picture or "")
         groups.append(
             {

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from mmlabel.former_settings import completed
 from mmlabel.report.pages import Section, render
 from mmlabel.run_folder import Predictions, RunRecord
 from mmlabel.wording import count
@@ -22,6 +23,7 @@ RUN_PICTURES = 60
 STUDY_PICTURES = 60
 # Characters of base64: with it and everything else a page stays below 3 MB.
 PICTURE_BUDGET = 2_200_000
+THUMBNAIL = 320  # px, of the longer side
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,12 +101,13 @@ def gallery(
     if annotations is None or shared is None:
         return []
     place = {id: row for row, id in enumerate(annotations.ids)}
+    upright = seen_upright([run for _, runs in variants for run in runs])
     budget, cards = PICTURE_BUDGET, []
     for row in _choose(shared, limit):
         caption, picture = "", None
         if (known := place.get(shared.ids[row])) is not None:
             caption = annotations.captions[known]
-            picture = thumbnail(annotations.pictures[known], budget)
+            picture = thumbnail(annotations.pictures[known], budget, upright=upright)
             budget -= len(picture or "")
         cards.append(_card(shared, row, caption, picture, names))
     several = len(shared.names) > 1
@@ -266,16 +269,23 @@ def label_names(runs: Sequence[RunRecord], annotations: "Annotations | None") ->
     return names
 
 
-def thumbnail(path: Path, budget: int) -> str | None:
+def seen_upright(runs: Sequence[RunRecord]) -> bool:
+    """Whether the first of the runs saw pictures turned as their EXIF data says.
+
+    A page shows each picture once, also where the others of its runs saw it otherwise.
+    """
+    settings = completed(runs[0].results.get("settings", {})) if runs else {}
+    # As `Settings.upright`, of records that this version may not understand in all else.
+    return bool(settings.get("detector") or settings.get("data", {}).get("upright"))
+
+
+def thumbnail(path: Path, budget: int, *, upright: bool) -> str | None:
     """The picture as a small JPEG in a data URI; None if unreadable or larger than the budget."""
-    from PIL import Image
+    from mmlabel.data import pictures
 
     try:
-        with Image.open(path) as image:
-            image.draft("RGB", (320, 320))
-            small = image.convert("RGB")
-            small.thumbnail((320, 320))
-    except (OSError, ValueError, Image.DecompressionBombError):
+        small = pictures.thumbnail(path, THUMBNAIL, upright=upright)
+    except pictures.BadPicture:
         return None
     jpeg = io.BytesIO()
     small.save(jpeg, "JPEG", quality=70, optimize=True)

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from mmlabel.data.annotations import Annotations
 from mmlabel.label_errors import AnsweredRows, Suspicion
-from mmlabel.report.gallery import Card, Chip, Line, label_name, thumbnail
+from mmlabel.report.gallery import Card, Chip, Line, label_name, seen_upright, thumbnail
 from mmlabel.report.pages import Section, about, render, write_page
 from mmlabel.run_folder import RunRecord
 from mmlabel.wording import count
@@ -73,19 +73,21 @@ class Mistakes:
         """Both, the suspects first."""
         return list(dict.fromkeys([*self.suspects(), *self.mistaken()]))
 
-    def names_of(self, which: np.ndarray) -> str:
-        """The names of the labels that are true in (K,)."""
-        return ", ".join(self._name(int(k)) for k in np.flatnonzero(which))
+    @cached_property
+    def label_names(self) -> list[str]:
+        """(K) names of the labels."""
+        return [label_name(self.names, number) for number in self.rows.labels]
 
-    def doubted(self, row: int) -> tuple[str, str]:
+    def names_of(self, which: np.ndarray) -> list[str]:
+        """The names of the labels that are true in (K,)."""
+        return [self.label_names[k] for k in np.flatnonzero(which)]
+
+    def doubted(self, row: int) -> tuple[list[str], list[str]]:
         """The labels of a row that are probably missing, and those that are probably not there."""
         if self.suspected is None:
-            return "", ""
+            return [], []
         given, cells = self.rows.targets[row], self.suspected.cells[row]
         return self.names_of(cells & ~given), self.names_of(cells & given)
-
-    def _name(self, column: int) -> str:
-        return label_name(self.names, self.rows.labels[column])
 
 
 def write_mistakes_page(
@@ -114,7 +116,7 @@ def write_mistakes_page(
     )
     sections = [
         Section("by-label", "Label by label", _by_label(found)),
-        Section("gallery", "Look at them", _gallery(found, most)),
+        Section("gallery", "Look at them", _gallery(found, most, upright=seen_upright(runs))),
     ]
     return write_page(path, title="Mistakes", header=header, sections=sections)
 
@@ -124,7 +126,7 @@ def _by_label(found: Mistakes) -> Markup:
     cells = np.zeros_like(wrong) if found.suspected is None else found.suspected.cells
     lines = [
         {
-            "name": label_name(found.names, rows.labels[k]),
+            "name": found.label_names[k],
             "rows": int(rows.targets[:, k].sum()),
             "counts": [
                 int(part[:, k].sum())
@@ -141,14 +143,14 @@ def _by_label(found: Mistakes) -> Markup:
     return render("mistakes/labels.html", lines=lines, suspected=found.suspected is not None)
 
 
-def _gallery(found: Mistakes, most: int) -> Markup:
+def _gallery(found: Mistakes, most: int, *, upright: bool) -> Markup:
     suspects, mistaken = found.suspects(), found.mistaken()
     first = suspects[: max(most // 2, most - len(mistaken))]
     chosen = [*first, *[row for row in mistaken if row not in set(first)][: most - len(first)]]
     budget, cards = PICTURE_BUDGET, []
     for row in chosen:
         path = found.picture(row)
-        picture = None if path is None else thumbnail(path, budget)
+        picture = None if path is None else thumbnail(path, budget, upright=upright)
         budget -= len(picture or "")
         cards.append(_card(found, row, picture))
     times = Counter(label for card in cards for label in card.labels)
@@ -173,15 +175,15 @@ def _card(found: Mistakes, row: int, picture: str | None) -> Card:
     chips = [
         Chip(
             ("missed" if given[k] else "extra") if wrong[k] else "",
-            f"{label_name(found.names, rows.labels[k])} {probs[k]:.2f}",
+            f"{found.label_names[k]} {probs[k]:.2f}",
         )
         for k in np.flatnonzero(answered | given)
     ]
     lines = [Line("Model", not wrong.any(), chips)]
     missing, not_there = found.doubted(row)
     if found.suspected is not None and (missing or not_there):
-        doubts = [Chip("", f"add {missing}")] if missing else []
-        doubts += [Chip("", f"remove {not_there}")] if not_there else []
+        doubts = [Chip("", f"add {name}") for name in missing]
+        doubts += [Chip("", f"remove {name}") for name in not_there]
         quality = found.suspected.quality[row]
         lines.append(Line(f"Labels (quality {quality:.2f}), perhaps", False, doubts))
     concerned = given | wrong | answered
@@ -192,6 +194,6 @@ def _card(found: Mistakes, row: int, picture: str | None) -> Card:
         labels=[rows.labels[k] for k in np.flatnonzero(concerned)],
         caption=found.caption(row),
         picture=picture,
-        truth=[label_name(found.names, rows.labels[k]) for k in np.flatnonzero(given)],
+        truth=found.names_of(given),
         lines=lines,
     )

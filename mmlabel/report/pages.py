@@ -40,7 +40,13 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"grouped": grouped, "metric": metric_name, "heading": sentence_case}
+    environment.filters["breakable"] = breakable
     return environment
+
+
+def breakable(name: str) -> Markup:
+    """A name that a narrow cell breaks after its signs, where it would break it within a word."""
+    return Markup("<wbr>").join(re.split(r"(?<=[=./])(?=.)", name))
 
 
 def render(template: str, **values: object) -> Markup:

@@ -94,10 +94,11 @@ def markdown_table(study: StudyReport) -> str:
         cells += [row["p_value"], row["verdict"], grouped(row["parameters"]), row["megabytes"]]
         cells += [row["seconds"], *(row[name] for name in extra)]
         lines.append([cell or "–" for cell in cells])
-    return "".join(f"| {' | '.join(map(_markdown, line))} |\n" for line in lines)
+    return "".join(f"| {' | '.join(map(markdown_cell, line))} |\n" for line in lines)
 
 
-def _markdown(text: str) -> str:
+def markdown_cell(text: str) -> str:
+    """A text that ends neither the cell of a Markdown table nor its line."""
     return " ".join(text.split()).replace("|", "\\|")
 
 

@@ -18,6 +18,8 @@ from mmlabel.spreadsheet import to_cell
 from mmlabel.study.definition import Collection
 from mmlabel.study.plan import Job
 
+STUDY_FILES = ("results.csv", "runs.csv", "table.md", "report.html")  # as they are written
+
 
 def write_study(folder: Path, report: StudyReport, *, jobs: Sequence[Job], command: str) -> None:
     """Write results.csv, runs.csv, table.md and report.html into `folder`.

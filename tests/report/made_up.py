@@ -1,6 +1,8 @@
 """Made-up runs and studies, and what a page made of them shows."""
 
+import base64
 import csv
+import io
 import json
 import re
 from html.parser import HTMLParser
@@ -203,3 +205,32 @@ def cards(html: str) -> dict[str, tuple[set[str], str]]:
     """Image id -> kinds and HTML of its card."""
     found = re.findall(r'<li data-id="([^"]*)" data-kinds="([^"]*)">(.*?)</li>', html, re.S)
     return {id: (set(kinds.split()), body) for id, kinds, body in found}
+
+
+def odd_pictures(folder: Path) -> Annotations:
+    """Two rows: a ramp of 16 bits, left to right, and a photo that lies on its side."""
+    found = pictures(folder, ["a ramp", "a photo"])
+    ramp = np.tile(np.linspace(0, 65535, 60).astype(np.uint16), (40, 1))
+    Image.fromarray(ramp).save(folder / "0.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    halves = np.zeros((400, 600, 3), np.uint8)
+    halves[:, :300] = 255
+    Image.fromarray(halves).save(folder / "1.jpg", exif=exif)
+    found.pictures[0] = folder / "0.png"
+    return found
+
+
+def assert_shown_as_seen(found: list[Image.Image], *, upright: bool) -> None:
+    """Pictures of `odd_pictures` are shown as a network sees them, but for scale and JPEG."""
+    ramp, photo = (np.asarray(one.convert("L"), float) for one in found)
+    np.testing.assert_allclose(ramp, np.tile(np.linspace(0, 255, 60), (40, 1)), atol=8)
+    assert (photo.shape[0] > photo.shape[1]) == upright
+    half = photo.shape[0] // 2 if upright else photo.shape[1] // 2
+    bright, dark = np.split(photo if upright else photo.T, [half])
+    assert bright[:-3].min() > 240 and dark[3:].max() < 15
+
+
+def pictures_shown(html: str) -> list[Image.Image]:
+    found = re.findall(r'<img src="data:image/jpeg;base64,([^"]*)"', html)
+    return [Image.open(io.BytesIO(base64.b64decode(one))) for one in found]

@@ -1,11 +1,25 @@
 """The gallery: which answers are right, missed, wrong, and where variants differ."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
-from made_up import Page, cards, pictures, write_run
+import pytest
+from made_up import (
+    Page,
+    assert_shown_as_seen,
+    cards,
+    odd_pictures,
+    pictures,
+    pictures_shown,
+    write_run,
+)
 
+from mmlabel.data.overview import labels_of, pictures_of
+from mmlabel.label_errors import answered_rows
 from mmlabel.report import StudyReport, VariantSummary, write_run_report, write_study_report
+from mmlabel.report.data_page import DataSet, write_data_page
+from mmlabel.report.mistakes_page import Mistakes, write_mistakes_page
 
 
 def test_large_pictures_are_left_out_once_the_page_is_full(study, tmp_path, monkeypatch):
@@ -86,3 +100,46 @@ def test_a_run_shows_the_mistakes_it_was_surest_of_first(tmp_path):
     labels = re.search(r'data-labels="([^"]*)"', found[f"{order[0]}.jpg"][1])
     concerned = targets[order[0]] | (probs[order[0]] >= 0.5)
     assert labels and labels[1] == " ".join(str(k + 1) for k in np.flatnonzero(concerned))
+
+
+@pytest.mark.parametrize(
+    ("settings", "upright"),
+    [
+        ({"data": {"name": "csv", "upright": True}}, True),
+        ({"data": {"name": "csv", "upright": False}}, False),
+        ({"data": {"name": "csv"}}, False),  # a run from before there was the option
+        ({"data": {"name": "csv", "upright": False}, "detector": {"name": "file"}}, True),
+    ],
+)
+def test_pictures_are_shown_as_the_network_saw_them(tmp_path, settings: dict, upright: bool):
+    targets, probs = np.ones((2, 3), bool), np.full((2, 3), 0.9)
+    run = write_run(
+        tmp_path / "run", ids=["0.jpg", "1.jpg"], targets=targets, probs=probs, settings=settings
+    )
+    annotations = odd_pictures(tmp_path / "pictures")
+    page = write_run_report(tmp_path / "run", annotations).read_text()
+    assert_shown_as_seen(pictures_shown(page), upright=upright)
+
+    rows = answered_rows([run])
+    found = Mistakes(replace(rows, probs=1 - rows.probs), None, annotations, {}, [])
+    path = tmp_path / "mistakes.html"
+    write_mistakes_page(path, found, runs=[run], most=9, command="c")
+    assert_shown_as_seen(pictures_shown(path.read_text()), upright=upright)
+
+
+@pytest.mark.parametrize("upright", [False, True])
+def test_the_data_page_shows_pictures_as_networks_see_them(tmp_path, upright: bool):
+    annotations = odd_pictures(tmp_path / "pictures")
+    ids = [*annotations.ids, "again.png", "again.jpg"]
+    twice = replace(
+        annotations, ids=ids, captions=ids, pictures=annotations.pictures * 2,
+        targets=annotations.targets.repeat(2, 0),
+    )  # fmt: skip
+    rows = {"train": np.arange(4), "val": np.arange(0), "test": np.arange(0)}
+    found = DataSet(
+        name="made", rows={"train": 4, "val": 0, "test": 0}, total=4,
+        labels=labels_of(twice, rows), captions=None,
+        pictures=pictures_of(twice, rows, upright=upright), notes=[],
+    )  # fmt: skip
+    page = write_data_page(tmp_path / "data.html", found, command=["python"]).read_text()
+    assert_shown_as_seen(pictures_shown(page), upright=upright)

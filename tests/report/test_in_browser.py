@@ -1,9 +1,14 @@
 """Pages in a real browser: nothing loaded, nothing cut off, usable with the keyboard."""
 
+import io
+from dataclasses import replace
+
+import numpy as np
 import pytest
 from made_up import read_csv
+from PIL import Image
 
-from mmlabel.report import write_results_csv, write_run_report
+from mmlabel.report import write_results_csv, write_run_report, write_study_report
 
 
 @pytest.mark.parametrize("width", [360, 1440])
@@ -121,3 +126,46 @@ def test_no_text_of_a_chart_with_intervals_lies_on_a_line(open_page, study_page)
         }).length"""
     )
     assert touching == 0
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_on_a_phone_a_shadow_shows_that_a_table_goes_on(open_page, study, study_page, scheme: str):
+    """At the right edge while there is more, and no longer at the table's end."""
+    tab = open_page(study_page, 390)
+    tab.emulate_media(color_scheme=scheme)
+
+    def contrast(frame) -> float:
+        """Between the edge and the ground beside it, in a line between two rows' texts."""
+        shot = Image.open(io.BytesIO(frame.screenshot())).convert("L")
+        pixels = np.asarray(shot, dtype=float)[:40]  # of the caption, above its words
+        return abs(np.median(pixels[8:12, -8:-4]) - np.median(pixels[8:12, -60:-40]))
+
+    frame = tab.locator(".scroll", has=tab.locator("[data-column='test/f1_micro']")).first
+    assert frame.evaluate("f => f.scrollWidth > f.clientWidth + 1")
+    assert contrast(frame) > 30
+    frame.evaluate("f => f.scrollTo(f.scrollWidth, 0)")
+    assert contrast(frame) < 5
+
+
+def test_names_of_variants_are_broken_after_signs(open_page, study, tmp_path):
+    names = ["model=fusion", "model=caption_only, optimizer=adamw", "lstm.layers=8"]
+    variants = [replace(v, label=n) for v, n in zip(study.variants, names, strict=True)]
+    page = write_study_report(tmp_path, replace(study, variants=variants))
+    tab = open_page(page, 390)
+    lines = tab.evaluate(
+        """[...document.querySelectorAll('table')].flatMap(t =>
+          [...t.querySelectorAll('tr[data-variant] [data-column="label"]')]).map(cell => {
+          const lines = {}, range = document.createRange();
+          const walker = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);
+          for (let node; (node = walker.nextNode());)
+            for (let at = 0; at < node.length; at++) {
+              range.setStart(node, at); range.setEnd(node, at + 1);
+              const top = Math.round(range.getBoundingClientRect().top);
+              lines[top] = (lines[top] || "") + node.data[at];
+            }
+          return Object.values(lines).map(line => line.trim());
+        })"""
+    )
+    assert lines
+    assert [" ".join(one).replace("= ", "=").replace(". ", ".") for one in lines[:3]] == names
+    assert all(line[-1] in "=,." or line == one[-1] for one in lines for line in one)

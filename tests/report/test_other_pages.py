@@ -91,6 +91,18 @@ def test_the_data_page_warns_of_leaks_and_bad_files(open_page, pages: dict[str, 
     assert table.evaluate("t => t.scrollWidth - t.clientWidth") <= 1
 
 
+def test_the_captions_take_the_whole_row(open_page, pages: dict[str, Path]):
+    tab = open_page(pages["data"], 1280)
+    section = tab.locator("section", has=tab.locator("#captions"))
+    chart, table = (section.locator(name).bounding_box() for name in ("figure", ".scroll >> nth=0"))
+    whole = section.bounding_box()
+    assert chart["x"] == whole["x"] and table["x"] - (chart["x"] + chart["width"]) < 40
+    assert table["x"] + table["width"] == whole["x"] + whole["width"]
+    assert abs(table["y"] - chart["y"]) < 40
+    said = section.inner_text()
+    assert "Empty captions\t0" in said and "Words of the longest\t3" in said
+
+
 def test_suspects_are_chosen_with_a_button(open_page, pages: dict[str, Path]):
     tab = open_page(pages["mistakes"], 1280)
     cards = tab.locator(".gallery > li:visible")

@@ -41,5 +41,7 @@ class CrossAttention(nn.Module):
         found = weights @ self.values(columns)  # (B, T, D)
         lengths = lengths.to(found.device)
         behind = torch.arange(found.shape[1], device=found.device) >= lengths[:, None]  # (B, T)
-        found = found.masked_fill(behind.unsqueeze(2), -torch.inf).amax(dim=1)
+        # Expanded, as OpenVINO 2026.4 takes (B, T, 1) for another shape behind a product.
+        behind = behind.unsqueeze(2).expand_as(found)
+        found = found.masked_fill(behind, -torch.inf).amax(dim=1)
         return found.masked_fill((lengths == 0).unsqueeze(1), 0.0)

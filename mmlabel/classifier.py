@@ -206,8 +206,8 @@ class Classifier(pl.LightningModule):
         if split == "test" or self.trainer.state.fn == "fit":
             own = {name: value for name, value in self.scores.items() if name.startswith(split)}
             # Test scores are those of the epoch that was kept, which is known outside of this one.
-            several = self.trainer.world_size > 1
-            self.log_dict(own, sync_dist=several, logger=split != "test")
+            logged = False if split == "test" else None
+            self.log_dict(own, sync_dist=self.trainer.world_size > 1, logger=logged)
             self._validated = True
 
     def _score(self, split: str) -> None:

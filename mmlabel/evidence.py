@@ -130,6 +130,8 @@ def _unpaired_scores(
     """
     columns = _columns(targets, answers, metric)  # (N, S, C)
     rows, seeds, width = columns.shape
+    if not width:  # the macro-F1 where no label occurs
+        return np.zeros((resamples, seeds))
     kinds, counts = np.unique(columns.reshape(rows, -1), axis=0, return_counts=True)  # (K, S C)
     random = np.random.default_rng(seed)
     size = max(1, CHUNK // len(kinds))

@@ -242,6 +242,12 @@ def test_rows_without_noise_leave_the_t_test_over_seeds() -> None:
     assert result.detectable == pytest.approx((4.302653 + 1.060660) * error, rel=1e-5)
 
 
+@pytest.mark.parametrize("metric", METRICS)
+def test_rows_without_labels_and_answers_have_an_interval(metric: str) -> None:
+    nothing = np.zeros((5, 3), dtype=bool)
+    assert bootstrap_interval(nothing, nothing[None], metric=metric, resamples=20) == (0, 0)
+
+
 def test_two_seeds_that_cannot_tell_say_so() -> None:
     # Two seeds that disagree wholly: a t of one degree of freedom times a large error.
     targets = np.ones((30, 4), dtype=bool)

@@ -75,7 +75,7 @@ def test_it_predicts(name: str, made: Path, tmp_path: Path):
     lines = (made / "train.csv").read_text().splitlines(keepends=True)
     rows, out = tmp_path / "rows.csv", tmp_path / "out.csv"
     rows.write_text("".join(lines[:5]))
-    pictures = ["--pictures", str(made / "data")]
+    pictures = [] if name == "caption_only" else ["--pictures", str(made / "data")]
     given = [*pictures, "--out", str(out), "--probabilities"]
     assert predict([str(FOLDER / f"{name}.ckpt"), str(rows), *given]) == 0
     with open(out, newline="") as file:

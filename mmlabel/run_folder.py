@@ -1,7 +1,7 @@
 """A run's folder: the names of its files, who writes them, and the only place that reads them.
 
 config.yaml      the resolved settings
-metrics.csv      the history, written by Lightning's CSVLogger
+metrics.csv      the history, see `mmlabel.history`
 predictions.csv  the test split: ImageID, target_N and prob_N of each label number N
 results.json     the record, see `mmlabel.record.describe`; written after the files above
 report.html      the page

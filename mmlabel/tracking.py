@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from mmlabel.errors import UserError
+from mmlabel.history import History
 from mmlabel.no_effect import without_effect
 from mmlabel.score_table import SCORES
 from mmlabel.settings import Settings, flatten
@@ -49,8 +50,7 @@ def loggers_for(
         yield loggers
         return
     if run.logger.csv:
-        # Only figures of whole epochs are logged, so each is worth its place on disk at once.
-        loggers.append(CSVLogger(folder, name="", version="", flush_logs_every_n_steps=1))
+        loggers.append(History(folder))
     if run.logger.tensorboard:
         loggers.append(_tensorboard(folder))
     if run.logger.wandb is None:

@@ -14,7 +14,7 @@ import pytorch_lightning as pl
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import Callback, DeviceStatsMonitor
-from pytorch_lightning.loggers import CSVLogger, Logger
+from pytorch_lightning.loggers import Logger
 from torch import distributed
 
 from mmlabel.averaging import EpochAverage, MovingAverage
@@ -36,6 +36,7 @@ from mmlabel.classifier import Classifier
 from mmlabel.data.batches import share_of_batch
 from mmlabel.data.prepare import PreparedData
 from mmlabel.errors import UserError
+from mmlabel.history import History
 from mmlabel.parts import Run, build, scheduler_for
 from mmlabel.processes import ProcessLost, started
 from mmlabel.record import commit, describe, machine, versions
@@ -309,10 +310,16 @@ def replay_history(resumed: Checkpoint, loggers: Sequence[Logger]) -> None:
     They are read from metrics.csv beside it; without that file the history begins with the resume.
     Test scores are left out: the run gets its own.
     """
-    for row in read_history(resumed.path.parent):
-        tested = any(name.startswith("test/") for name in row)
-        if row["epoch"] < resumed.epochs and not tested:
-            for logger in loggers:
+    rows = [
+        row
+        for row in read_history(resumed.path.parent)
+        if row["epoch"] < resumed.epochs and not any(name.startswith("test/") for name in row)
+    ]
+    for logger in loggers:
+        if isinstance(logger, History):
+            logger.begin_with(rows)
+        else:
+            for row in rows:
                 logger.log_metrics(row, step=int(row["step"]))
 
 
@@ -343,7 +350,7 @@ def build_trainer(
     ]
     if settings.optimizer is not None:
         callbacks.append(StopOnNaN(settings.optimizer.lr))
-    if curves := [logger for logger in loggers if not isinstance(logger, CSVLogger)]:
+    if curves := [logger for logger in loggers if not isinstance(logger, History)]:
         callbacks.append(StepCurves(curves))
     if settings.patience is not None and settings.trainer.limit_val_batches != 0:
         callbacks.append(

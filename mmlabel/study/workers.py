@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -55,6 +56,7 @@ def side_by_side(
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(preload))
+    _start_server()
     waiting, threads = deque(jobs), threads_each(workers)
     processes: list[BaseProcess] = []
     busy: dict[Connection, tuple[Item, BaseProcess]] = {}
@@ -93,6 +95,23 @@ def side_by_side(
             tick([job for job, _ in busy.values()])
     finally:
         _end(processes, at_once=bool(busy))
+
+
+def _start_server() -> None:
+    """Start what the processes are forked from, with the modules that this process would import.
+
+    Python has it look in the working folder and among what is installed, where there may be
+    another copy of this project.
+    """
+    former = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
+    try:
+        forkserver.ensure_running()
+    finally:
+        if former is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = former
 
 
 def _serve(connection: Connection, work: Callable[[Item], None], threads: int) -> None:

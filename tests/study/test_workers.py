@@ -1,6 +1,7 @@
 """Jobs in processes of their own: what becomes of them, and that they end with the sweep."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -167,3 +168,26 @@ def test_processes_end_with_the_program_whatever_ends_it(tmp_path: Path, number:
     wait_for(lambda: not any(alive(pid) for pid in pids))
     if number != signal.SIGKILL:
         assert said == [f"mmlabel: interrupted ({number.name})\n"]
+
+
+def test_the_processes_import_what_the_sweep_does(tmp_path: Path):
+    """A copy of the project beside the one that is installed, started from somewhere else."""
+    package = tmp_path / "copy" / "mmlabel"
+    shutil.copytree(Path(workers.__file__).parent.parent, package)
+    (tmp_path / "copy" / "probe.py").write_text(
+        "import mmlabel\ndef work(job):\n    print(mmlabel.__file__, flush=True)\n"
+    )
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path / 'copy')!r})\n"
+        "from pathlib import Path\n"
+        "import probe\n"
+        "from mmlabel.study.workers import side_by_side\n"
+        "jobs = side_by_side([1], probe.work, workers=1, preload=['mmlabel'],"
+        " log_of=lambda job: Path('log'), tick=lambda jobs: None)\n"
+        "print(list(jobs))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "[(1, None)]\n"), done.stderr
+    assert (tmp_path / "log").read_text().strip() == str(package / "__init__.py")

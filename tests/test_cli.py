@@ -109,8 +109,10 @@ def test_a_reader_that_has_gone_is_no_error():
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
 
 
-def test_a_broken_pipe_of_another_kind_is_not_hidden():
+def test_a_broken_pipe_of_another_kind_is_not_hidden(monkeypatch: pytest.MonkeyPatch):
     from mmlabel.cli import run_cli
+
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # which `run_cli` sets, for what follows too
 
     with pytest.raises(BrokenPipeError):
         run_cli(lambda: (_ for _ in ()).throw(BrokenPipeError("a worker's")))

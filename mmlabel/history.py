@@ -33,9 +33,11 @@ class History(CSVLogger):
 
     @rank_zero_only
     def begin_with(self, lines: Sequence[Mapping[str, float]]) -> None:
-        """The lines of a run that is gone on with, all at once."""
+        """The lines of a run that is gone on with, all at once; without any no file is left."""
         self.experiment.metrics = [dict(line) for line in lines]
         self.experiment.save()
+        if not lines:
+            Path(self.experiment.metrics_file_path).unlink(missing_ok=True)
 
 
 class _Writer(ExperimentWriter):

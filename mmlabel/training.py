@@ -113,6 +113,10 @@ def train(
             further=callbacks,
         )
         check_shares(settings, trainer.world_size)
+        if not (resumed and settings.train):
+            for logger in loggers:
+                if isinstance(logger, History):
+                    logger.begin_with([])
         ready = time.monotonic()
 
         epochs, best = 0, None

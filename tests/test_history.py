@@ -7,6 +7,7 @@ import pytest
 
 from mmlabel.history import History
 from mmlabel.run_folder import read_history
+from mmlabel.training import train
 
 LINES = [{"epoch": 0.0, "step": 2.0, "val/loss": 0.5}, {"epoch": 0.0, "step": 2.0, "lr": 0.1}]
 
@@ -59,7 +60,18 @@ def test_an_end_at_a_resume_loses_no_line(method: str, tmp_path: Path, monkeypat
 
 
 def test_nothing_logged_is_no_file(tmp_path: Path):
+    History(tmp_path).begin_with(LINES)
     history = History(tmp_path)
     history.begin_with([])
     history.save()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_new_run_has_no_lines_of_another(settings_of, tmp_path: Path):
+    """Of one that logs nothing, either: the scores of validation alone are no point of a curve."""
+    options = ["model=caption_only", "logger=csv", "trainer.max_epochs=1", "test=false"]
+    train(settings_of(*options), tmp_path / "trained")
+    History(tmp_path / "scored").begin_with(LINES)
+    checkpoint = f"ckpt_path={tmp_path / 'trained' / 'best.ckpt'}"
+    train(settings_of(*options, "train=false", checkpoint), tmp_path / "scored")
+    assert not (tmp_path / "scored" / "metrics.csv").exists()

@@ -40,7 +40,7 @@ from mmlabel.study.plan import (
 from mmlabel.study.printed import print_study
 from mmlabel.study.summary import study_report
 from mmlabel.study.wandb_run import log_to_wandb
-from mmlabel.wording import count
+from mmlabel.wording import count, listed
 
 log = logging.getLogger("mmlabel")
 
@@ -240,6 +240,11 @@ class Sweep:
         if pending:
             seconds = seconds_needed(jobs, pending, self.out / "runs")
             known = "unknown, as nothing has run yet" if seconds is None else _duration(seconds)
+            measured = {job.variant.name for job in jobs if finished(job.folder)}
+            pending_variants = dict.fromkeys(job.variant.name for job in pending)
+            guessed = [name for name in pending_variants if name not in measured]
+            if guessed and seconds is not None:
+                known += f", if {listed(guessed)} took as long as what has finished"
             print(f"Time for {count(len(pending), 'run')}, one after the other: {known}")
 
     def annotations(self, settings: Settings) -> Annotations:

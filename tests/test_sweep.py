@@ -115,7 +115,10 @@ def test_a_dry_run_says_what_would_run_and_for_how_long(monkeypatch, launcher, o
     call(monkeypatch, "study=lstm_layers", "seeds=2", "--dry-run", *options)
     printed = capsys.readouterr().out
     assert printed.count("would run") == 4 and printed.count("finished  ") == 4
-    assert "about 40 s" in printed
+    assert "about 40 s\n" in printed
+    # Of positive weights nothing has run, which may take longer.
+    call(monkeypatch, "study=pos_weight", "seeds=1", "--dry-run", *options)
+    assert "about 10 s, if with took as long as what has finished" in capsys.readouterr().out
 
 
 def test_a_dry_run_needs_no_data(monkeypatch, launcher, options, capsys, tmp_path):

@@ -244,7 +244,7 @@ class Sweep:
             pending_variants = dict.fromkeys(job.variant.name for job in pending)
             guessed = [name for name in pending_variants if name not in measured]
             if guessed and seconds is not None:
-                known += f", if {listed(guessed)} took as long as what has finished"
+                known += f" (no run of {listed(guessed)} has finished: judged by others)"
             print(f"Time for {count(len(pending), 'run')}, one after the other: {known}")
 
     def annotations(self, settings: Settings) -> Annotations:

@@ -118,7 +118,7 @@ def test_a_dry_run_says_what_would_run_and_for_how_long(monkeypatch, launcher, o
     assert "about 40 s\n" in printed
     # Of positive weights nothing has run, which may take longer.
     call(monkeypatch, "study=pos_weight", "seeds=1", "--dry-run", *options)
-    assert "about 10 s, if with took as long as what has finished" in capsys.readouterr().out
+    assert "about 10 s (no run of with has finished: judged by others)" in capsys.readouterr().out
 
 
 def test_a_dry_run_needs_no_data(monkeypatch, launcher, options, capsys, tmp_path):

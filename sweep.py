@@ -14,11 +14,14 @@ from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 
+import numpy as np
+
 import train
 from mmlabel.cache import cache_folder, fingerprint
 from mmlabel.cli import load_settings, run_cli
 from mmlabel.cli import unused as unused_options
 from mmlabel.data.annotations import Annotations
+from mmlabel.data.digests import digests_folder, pictures_digest
 from mmlabel.data.options import Coco
 from mmlabel.errors import UserError
 from mmlabel.former_settings import completed
@@ -146,8 +149,10 @@ class Sweep:
             complete=complete,
             unused=unused,
             data_key=self.data_key,
+            pictures=self.pictures,
         )
         self._annotations: dict[str, Annotations] = {}
+        self._pictures: dict[str, str | None] = {}
 
     def run_all(self, collection: Collection) -> None:
         """Each study of the collection, and the page that leads to them."""
@@ -269,6 +274,20 @@ class Sweep:
             if not self.dry_run:
                 raise
             return "not there yet"
+
+    def pictures(self, settings: Settings) -> str | None:
+        """What a run records of its pictures' content; None where not all of them are there."""
+        key = settings.data.model_dump_json()
+        if key not in self._pictures:
+            annotations, cache = self.annotations(settings), cache_folder(settings.cache_dir)
+            rows = settings.data.divide(annotations, cache_dir=cache)
+            chosen = np.sort(np.concatenate(list(rows.values())))
+            pictures = [annotations.pictures[row] for row in chosen]
+            there = all(picture.is_file() for picture in pictures)
+            self._pictures[key] = (
+                pictures_digest(pictures, digests_folder(cache)) if there else None
+            )
+        return self._pictures[key]
 
 
 def complete(recorded: dict) -> dict:

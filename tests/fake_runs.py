@@ -20,6 +20,7 @@ def write_fake_run(
     rows: int = 60,
     settings: dict | None = None,
     seconds: float = 10.0,
+    inputs: dict[str, str] | None = None,
 ) -> None:
     """Write what a run leaves in `folder`; the more noise, the more answers are wrong."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -45,6 +46,7 @@ def write_fake_run(
         "notes": [],
         "versions": {"torch": "2"},
         "machine": "a machine",
+        **({} if inputs is None else {"inputs": inputs}),
     }
     (folder / "results.json").write_text(json.dumps(results))
     ids = [f"{row}.jpg" for row in range(rows)]

@@ -1,6 +1,7 @@
 """sweep.py as users call it: what is run, repeated, recorded, printed."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -9,9 +10,11 @@ from pathlib import Path
 
 import pytest
 from fake_runs import write_fake_run
+from PIL import Image
 
 import sweep as script
 from mmlabel.errors import UserError
+from mmlabel.parts import build
 from mmlabel.run_folder import hold
 from mmlabel.study.definition import Collection, Study, Variant
 from mmlabel.study.plan import Job
@@ -84,6 +87,30 @@ def test_finished_runs_are_not_repeated(monkeypatch, launcher, options, tmp_path
     assert len(launcher.launched) == 1
     call(monkeypatch, "study=optimizer", "seeds=3", *options)
     assert launcher.launched[1:] == [["adadelta, seed 2", "adam, seed 2"]]
+
+
+@pytest.mark.parametrize("data", ["usyd", "csv", "coco"])
+def test_pictures_of_other_content_are_noticed(settings_of, made, tmp_path, data):
+    folder = tmp_path / "made"
+    shutil.copytree(made, folder)
+    where = {
+        "usyd": f"data.root={folder}",
+        "csv": f"data.file={folder / 'rows.csv'}",
+        "coco": f"data.root={folder}",
+    }
+    settings = settings_of("model=image_only", f"data={data}", where[data])
+
+    def now() -> str | None:
+        return script.Sweep({}, [], dry_run=False).pictures(settings)
+
+    recorded = build(settings, None, wandb_id=None).inputs["pictures"]
+    assert now() == recorded
+    picture = folder / "data" / "0.jpg"
+    Image.new("RGB", (44, 36), "white").save(picture, format="PNG")
+    assert now() not in (recorded, None)
+    assert now() == build(settings, None, wandb_id=None).inputs["pictures"]
+    picture.unlink()
+    assert now() is None
 
 
 def test_studies_share_the_runs_they_have_in_common(monkeypatch, launcher, options):

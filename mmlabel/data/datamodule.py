@@ -11,11 +11,10 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from mmlabel.cache import fingerprint
 from mmlabel.data.augment import Change
 from mmlabel.data.batches import Batch, EpochBatches, RepeatedBatches, SplitRows, TeacherLogits
 from mmlabel.data.caption_states import StoredStates, caption_states
-from mmlabel.data.digests import digests_folder, picture_digests, unreadable_pictures
+from mmlabel.data.digests import digests_folder, pictures_digest, unreadable_pictures
 from mmlabel.data.feature_store import FeatureStore, Filled, PictureScorer, detector_scores
 from mmlabel.data.prepare import SPLITS, PreparedData
 from mmlabel.data.row_store import StoreUnavailable
@@ -184,8 +183,7 @@ class CaptionedPictures(pl.LightningDataModule):
     def pictures_digest(self) -> str:
         """Changes with the content of any picture of the splits, or with what can be read."""
         pictures = [self.prepared.annotations.pictures[row] for row in self._wanted()]
-        digests = picture_digests(pictures, digests_folder(self.cache_dir))
-        return fingerprint(b"".join(digest or b"-" for digest in digests))
+        return pictures_digest(pictures, digests_folder(self.cache_dir))
 
     def _wanted(self) -> np.ndarray:
         return np.sort(np.concatenate([self.prepared.rows[split] for split in SPLITS]))

@@ -57,6 +57,11 @@ def picture_digests(pictures: Sequence[Path], memo: Path) -> list[bytes | None]:
     return digests
 
 
+def pictures_digest(pictures: Sequence[Path], memo: Path) -> str:
+    """Changes with the content of any of the pictures, or with which of them can be read."""
+    return fingerprint(b"".join(digest or b"-" for digest in picture_digests(pictures, memo)))
+
+
 def digests_folder(cache_dir: Path) -> Path:
     """The folder of the remembered digests under a cache folder."""
     return Path(cache_dir) / "features" / "digests"

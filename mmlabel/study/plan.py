@@ -35,6 +35,8 @@ RECORDING = (
     "trainer.log_every_n_steps",
 )
 
+_MODELS = ("detector.weights", "embedding.model", "caption.model")  # that may be folders
+
 MISSING = object()
 
 
@@ -71,12 +73,15 @@ class Configurations:
             raises UserError if they cannot be understood any more.
         unused: those of some overrides that have no effect beside the others.
         data_key: stands for the content of the data that settings name.
+        pictures: a digest of the pictures that settings name, as a run records it; None where
+            they cannot be told.
     """
 
     settings_of: Callable[[list[str]], Settings]
     complete: Callable[[dict], dict]
     unused: Callable[[list[str]], set[str]]
     data_key: Callable[[Settings], str]
+    pictures: Callable[[Settings], str | None]
 
 
 def compared_keys(study: Study) -> set[str]:
@@ -163,7 +168,7 @@ def plan(
                     f'study "{study.name}": variants {owner} and {variant.name} have the same'
                     " settings"
                 )
-            folder, passed = _folder(runs / key, settings, configurations.complete)
+            folder, passed = _folder(runs / key, settings, configurations)
             jobs.append(Job(variant, seed, [*given, f"seed={seed}", *names], folder, settings))
             others += passed
     for change in dict.fromkeys(others):
@@ -213,14 +218,21 @@ def run_key(differing: Mapping[str, object], files: Mapping[str, str], data: str
 
 
 def _files(settings: Settings) -> dict[str, str]:
-    """Digests of the files that options name."""
-    paths = {
-        f"{name}{number or ''}": Path(each).expanduser()
-        for name, value in flatten(settings.plain()).items()
-        for number, each in enumerate(value if isinstance(value, list) else [value])
-        if isinstance(each, str) and not is_recording(name)
-    }
-    return {name: file_digest(path) for name, path in paths.items() if path.is_file()}
+    """Digests of the files that options name, and of models that are folders."""
+    digests = {}
+    for name, value in flatten(settings.plain()).items():
+        for number, each in enumerate(value if isinstance(value, list) else [value]):
+            if not isinstance(each, str) or is_recording(name):
+                continue
+            path = Path(each).expanduser()
+            if path.is_file():
+                digests[f"{name}{number or ''}"] = file_digest(path)
+            elif name in _MODELS and path.is_dir():
+                files = sorted(file for file in path.rglob("*") if file.is_file())
+                digests[name] = fingerprint(
+                    [(str(file.relative_to(path)), file_digest(file)) for file in files]
+                )
+    return digests
 
 
 def is_recording(name: str) -> bool:
@@ -229,16 +241,21 @@ def is_recording(name: str) -> bool:
 
 
 def _folder(
-    wanted: Path, settings: Settings, complete: Callable[[dict], dict]
+    wanted: Path, settings: Settings, configurations: Configurations
 ) -> tuple[Path, list[str]]:
-    """The run's folder, and how finished runs that are in its place were set otherwise.
+    """The run's folder, and how finished runs that are in its place differ from it.
 
     Those keep theirs; the run gets the first of NAME, NAME-2, ... that is free or its own.
     """
     passed: list[str] = []
     folder = wanted
     while finished(folder):
-        changed = changes(read_results(folder)["settings"], settings.plain(), complete)
+        record = read_results(folder)
+        changed = changes(record["settings"], settings.plain(), configurations.complete)
+        # Not in the run's key, so that runs of a version that did not look at them are found again.
+        seen = record.get("inputs", {}).get("pictures")
+        if seen is not None and configurations.pictures(settings) not in (seen, None):
+            changed.append("the content of the pictures has changed")
         if not changed:
             break
         passed.append(", ".join(changed))

@@ -21,6 +21,7 @@ from mmlabel.report import Score, StudyReport, VariantSummary
 from mmlabel.run_folder import RunRecord, failure, finished, read_run
 from mmlabel.study.columns import COLUMNS
 from mmlabel.study.definition import Study, Variant
+from mmlabel.study.inputs import read_otherwise
 from mmlabel.study.plan import Job
 
 METHOD = (
@@ -64,7 +65,7 @@ def study_report(
         else:
             failed.append((" ".join(job.overrides), failure(job.folder)))
     study = _beside_their_data(study, runs)
-    notes = list(study.notes)
+    notes = [*study.notes, *read_otherwise([one for own in runs.values() for one in own.values()])]
     compared = comparisons(study, runs, resamples=resamples)
     adjusted = dict(zip(compared, holm([c.p_value for c in compared.values()]), strict=True))
     if not runs[study.baseline]:

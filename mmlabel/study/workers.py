@@ -172,20 +172,22 @@ def _how_it_ended(process: BaseProcess) -> str:
 
 def _end(processes: Sequence[BaseProcess], *, at_once: bool) -> None:
     """Wait for the processes, which have nothing left to do unless `at_once`; then make them."""
+    living = [process for process in processes if process.is_alive()]
     try:
         if at_once:
-            _signal(processes, signal.SIGTERM)
+            _signal(living, signal.SIGTERM)
         deadline = time.monotonic() + GRACE
-        for process in processes:
+        for process in living:
             process.join(max(0.0, deadline - time.monotonic()))
     finally:  # also when a second Ctrl-C cuts the waiting short
-        _signal(processes, signal.SIGKILL)
+        # What a process has started may outlive it.
+        _signal(living, signal.SIGKILL)
 
 
 def _signal(processes: Sequence[BaseProcess], number: signal.Signals) -> None:
-    """Send a signal to the processes that are alive, and to all that they have started."""
+    """Send a signal to the processes, and to all that they have started."""
     for process in processes:
-        if process.is_alive() and not _signal_group(process, number):
+        if not _signal_group(process, number) and process.is_alive():
             assert process.pid is not None
             with suppress(ProcessLookupError):
                 os.kill(process.pid, number)  # it has just begun, and has no group yet

@@ -61,6 +61,7 @@ def planned(
     overrides: tuple[str, ...] = (),
     complete: Callable[[dict], dict] = complete,
     unused: Callable[[list[str]], set[str]] = nothing,
+    pictures: str | None = None,
 ) -> list[Job]:
     """The study's runs, with data that need not be there."""
     configurations = Configurations(
@@ -68,11 +69,14 @@ def planned(
         complete=complete,
         unused=unused,
         data_key=lambda settings: "data",
+        pictures=lambda settings: pictures,
     )
     return plan(study, seeds=seeds, overrides=overrides, runs=runs, configurations=configurations)
 
 
-def finish(job: Job, *, rows: int = 60, seconds: float = 10.0) -> None:
+def finish(
+    job: Job, *, rows: int = 60, seconds: float = 10.0, inputs: dict[str, str] | None = None
+) -> None:
     """Write what the job's run would leave."""
     assert isinstance(job.settings.model, Fusion)
     write_fake_run(
@@ -82,4 +86,5 @@ def finish(job: Job, *, rows: int = 60, seconds: float = 10.0) -> None:
         rows=rows,
         settings=job.settings.plain(),
         seconds=seconds,
+        inputs=inputs,
     )

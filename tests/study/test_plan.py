@@ -78,6 +78,41 @@ def test_an_option_that_came_later_counts_as_what_the_runs_had_done(study: Study
     assert not any(finished(job.folder) for job in after)
 
 
+def test_runs_on_pictures_of_other_content_are_made_again(study: Study, tmp_path: Path, caplog):
+    before = planned(study, tmp_path / "runs")
+    for job in before[:4]:
+        finish(job, inputs={"pictures": "old"})
+    finish(before[4])  # of a version that did not record it
+    assert finished_ones(planned(study, tmp_path / "runs", pictures="old")) == before[:5]
+    # They cannot be looked at any more: what was found with them stays.
+    assert finished_ones(planned(study, tmp_path / "runs", pictures=None)) == before[:5]
+    caplog.set_level("INFO")
+    after = planned(study, tmp_path / "runs", pictures="new")
+    assert finished_ones(after) == [before[4]]
+    assert all(finished(job.folder) for job in before[:4])  # and stay as they are
+    assert "4 finished runs" in caplog.text and "content of the pictures has changed" in caplog.text
+    for job in after[:4]:
+        finish(job, inputs={"pictures": "new"})
+    assert finished_ones(planned(study, tmp_path / "runs", pictures="new")) == after[:5]
+    assert finished_ones(planned(study, tmp_path / "runs", pictures="old")) == before[:5]
+
+
+def finished_ones(jobs: list[Job]) -> list[Job]:
+    return [job for job in jobs if finished(job.folder)]
+
+
+def test_a_run_depends_on_the_content_of_a_models_folder(study: Study, tmp_path: Path):
+    model = tmp_path / "model"
+    (model / "inner").mkdir(parents=True)
+    (model / "inner" / "weights").write_text("one")
+    overrides = ("model=detector_fusion", "detector=file", f"detector.weights={model}")
+    before = planned(study, tmp_path / "runs", overrides=overrides)
+    assert planned(study, tmp_path / "runs", overrides=overrides) == before
+    (model / "inner" / "weights").write_text("two, longer")
+    after = planned(study, tmp_path / "runs", overrides=overrides)
+    assert not {job.folder for job in after} & {job.folder for job in before}
+
+
 def test_runs_of_another_default_are_never_taken_for_those_of_todays(
     study: Study, tmp_path: Path, caplog
 ):

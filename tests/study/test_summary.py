@@ -10,6 +10,7 @@ from made_up_study import finish, planned
 from mmlabel.evidence import bootstrap_interval, compare, holm
 from mmlabel.study.definition import Study
 from mmlabel.study.output import write_study
+from mmlabel.study.plan import Job
 from mmlabel.study.summary import comparisons, study_report
 
 
@@ -101,3 +102,31 @@ def test_what_a_study_writes(study: Study, tmp_path: Path):
     page = (tmp_path / "mine" / "table.md").read_text()
     assert "| A |" in page and "ended without a result" in page
     assert (tmp_path / "mine" / "report.html").is_file()
+
+
+READ = {"data": "d", "splits": "s", "pictures": "p", "words": "w"}
+
+
+def noted(study: Study, jobs: list[Job], last: dict[str, str]) -> list[str]:
+    """What a table notes where the last run has read something else."""
+    for job in jobs:
+        # Vectors of words without one, and trained random weights, follow the seed.
+        own = READ | {"vectors": f"v{job.seed}", "backbone": f"b{job.seed}"}
+        finish(job, inputs=own | last if job == jobs[-1] else own)
+    notes = study_report(study, jobs, command="c", annotations=None, resamples=100).notes
+    return [note for note in notes if "have read" in note]
+
+
+@pytest.mark.parametrize("name", ["pictures", "words", "vectors", "backbone"])
+def test_a_table_says_which_runs_have_read_something_else(study: Study, tmp_path: Path, name: str):
+    jobs = planned(study, tmp_path / "runs")
+    (note,) = noted(study, jobs, {name: "other"})
+    assert name in note and str(jobs[-1].folder) in note
+
+
+def test_runs_that_were_not_told_to_read_the_same_may_differ(study: Study, tmp_path: Path):
+    jobs = planned(study, tmp_path / "runs")
+    assert noted(study, jobs, {}) == []
+    # Other rows have other pictures and words, and other words have other vectors.
+    others = {name: "other" for name in ("splits", "pictures", "words", "vectors")}
+    assert noted(study, jobs, others) == []

@@ -30,8 +30,9 @@ def work(job: Job) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     print(f"said by {what}")
     (folder / what).write_text(f"{os.getpid()} {os.environ['OMP_NUM_THREADS']}")
-    if what == "sleep":
-        child = subprocess.Popen(["sleep", "300"])
+    if what in ("sleep", "stubborn"):
+        deaf = ["sh", "-c", "trap '' TERM; sleep 300"]
+        child = subprocess.Popen(deaf if what == "stubborn" else ["sleep", "300"])
         # Under its name once it is whole, as somebody waits for it.
         (folder / "written").write_text(str(child.pid))
         (folder / "written").rename(folder / "child")
@@ -101,9 +102,10 @@ def test_threads_are_shared_out_unless_they_are_given(monkeypatch, tmp_path: Pat
     assert threads_each(8) == 3
 
 
-def test_closing_ends_the_processes_and_what_they_started(tmp_path: Path):
+@pytest.mark.parametrize("what", ["sleep", "stubborn"])
+def test_closing_ends_the_processes_and_what_they_started(tmp_path: Path, what: str):
     ends = side_by_side(
-        [(tmp_path, "sleep"), (tmp_path, "quick")],
+        [(tmp_path, what), (tmp_path, "quick")],
         work,
         workers=2,
         preload=(),
@@ -113,8 +115,9 @@ def test_closing_ends_the_processes_and_what_they_started(tmp_path: Path):
     with closing(ends):
         assert next(ends)[0][1] == "quick"
         wait_for((tmp_path / "child").exists)
-    for name in ("sleep", "child"):
-        assert not alive(int((tmp_path / name).read_text().split()[0]))
+    for name in (what, "child"):
+        pid = int((tmp_path / name).read_text().split()[0])
+        wait_for(lambda pid=pid: not alive(pid), seconds=10)
 
 
 def test_an_interruption_ends_the_processes_too(tmp_path: Path):

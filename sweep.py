@@ -14,14 +14,12 @@ from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 
-import numpy as np
-
 import train
 from mmlabel.cache import cache_folder, fingerprint
 from mmlabel.cli import load_settings, run_cli
 from mmlabel.cli import unused as unused_options
 from mmlabel.data.annotations import Annotations
-from mmlabel.data.digests import digests_folder, pictures_digest
+from mmlabel.data.digests import data_digests
 from mmlabel.data.options import Coco
 from mmlabel.errors import UserError
 from mmlabel.former_settings import completed
@@ -281,12 +279,9 @@ class Sweep:
         if key not in self._pictures:
             annotations, cache = self.annotations(settings), cache_folder(settings.cache_dir)
             rows = settings.data.divide(annotations, cache_dir=cache)
-            chosen = np.sort(np.concatenate(list(rows.values())))
-            pictures = [annotations.pictures[row] for row in chosen]
-            there = all(picture.is_file() for picture in pictures)
-            self._pictures[key] = (
-                pictures_digest(pictures, digests_folder(cache)) if there else None
-            )
+            there = all(picture.is_file() for picture in annotations.pictures)
+            read = data_digests(annotations, rows, looks_at_pictures=there, cache_dir=cache)
+            self._pictures[key] = read.get("pictures")
         return self._pictures[key]
 
 

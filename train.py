@@ -13,6 +13,7 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
+from mmlabel.cache import cache_folder
 from mmlabel.cli import (
     CONF,
     Interrupted,
@@ -30,6 +31,7 @@ from mmlabel.errors import UserError
 from mmlabel.help import help_text
 from mmlabel.large_imports import import_large
 from mmlabel.processes import ProcessLost, is_first_process
+from mmlabel.repeating import has_changed
 from mmlabel.run_folder import LAST, claim, failed, finished, read_results, write_failure
 
 log = logging.getLogger("mmlabel")
@@ -54,13 +56,26 @@ def main(cfg: DictConfig) -> float | None:
 def finished_before(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
     """The results in `folder` if they are of this very run: a scheduler has started it once more.
 
-    Results of other settings are left to `claim`, which refuses the folder.
+    Results of other settings are left to `claim`, which refuses the folder. Raises UserError where
+    the data has changed since.
     """
     if not finished(folder):
         return None
     results = read_results(folder)
     settings, _ = job_settings(cfg)
-    return results if results["settings"] == settings.plain() else None
+    if results["settings"] != settings.plain():
+        return None
+    from mmlabel.data.digests import read_digests  # only now: it brings NumPy and Pillow
+
+    read = read_digests(
+        settings.data, looks_at=settings.inputs, cache_dir=cache_folder(settings.cache_dir)
+    )
+    then = results.get("inputs", {})
+    for name, digest in read.items():
+        if then.get(name, digest) != digest:
+            changed = has_changed(name)
+            raise UserError(f"{folder} holds a finished run, and {changed} since: choose another")
+    return results
 
 
 def one_run(cfg: DictConfig, folder: Path) -> float | None:

@@ -79,6 +79,8 @@ class Content(_Plain):
     """Whether that is final: threshold=auto and per_label find theirs when training has ended."""
     rows: dict[str, SplitRecord] | None = None
     """By split, what the run was trained, selected and tested on; None in older checkpoints."""
+    inputs: dict[str, str] | None = None
+    """A digest of each thing that the run has read; None in older checkpoints."""
     wandb_id: str | None = None
     text_model: TextModelRecord | None = None
     """The pretrained text transformer that reads captions, if one does."""
@@ -91,7 +93,7 @@ class Checkpoint:
     Attributes:
         path: of its file.
         settings: of the run that wrote it, completed with what they lack.
-        vocabulary, label_names, pretrained, threshold, calibrated, rows: see `Content`.
+        vocabulary, label_names, pretrained, threshold, calibrated, rows, inputs: see `Content`.
         epochs: finished epochs.
         wandb_id: of the run in wandb, if it was logged there.
         text_model: that reads captions, with its pretrained weights where they are frozen.
@@ -106,6 +108,7 @@ class Checkpoint:
     threshold: float | list[float]
     calibrated: bool
     rows: dict[str, SplitRecord] | None
+    inputs: dict[str, str] | None
     epochs: int
     wandb_id: str | None
     text_model: TextModel | None
@@ -117,6 +120,7 @@ def content(
     prepared: PreparedData,
     *,
     pretrained: dict[str, str],
+    inputs: dict[str, str],
     wandb_id: str | None = None,
     text_model: TextModel | None = None,
 ) -> dict[str, Any]:
@@ -128,6 +132,7 @@ def content(
         "label_names": prepared.label_names,
         "pretrained": pretrained,
         "rows": {split: record.model_dump() for split, record in record_rows(prepared).items()},
+        "inputs": inputs,
         "wandb_id": wandb_id,
         "text_model": text_model and text_model.plain(),
     }
@@ -202,6 +207,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         threshold=own.threshold,
         calibrated=own.calibrated,
         rows=own.rows,
+        inputs=own.inputs,
         epochs=_finished_epochs(found, epoch),
         wandb_id=own.wandb_id,
         text_model=_text_model(own.text_model, found["state_dict"]),

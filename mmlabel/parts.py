@@ -17,6 +17,7 @@ from mmlabel.classifier import BACKBONE, Classifier
 from mmlabel.criterion import MeanOverKnown, positive_weights
 from mmlabel.data.caption_states import StoredStates
 from mmlabel.data.datamodule import CaptionedPictures, StoredFeatures
+from mmlabel.data.digests import data_digests
 from mmlabel.data.labels import label_summary
 from mmlabel.data.prepare import (
     PreparedData,
@@ -41,7 +42,7 @@ from mmlabel.models.detectors import load_detector
 from mmlabel.models.text_model import FrozenStates, TextModel, load_text_model
 from mmlabel.models.text_options import ContextualEmbedding, TransformerCaption
 from mmlabel.optimizers import build_optimizer, build_scheduler, parameter_groups
-from mmlabel.resuming import check_rows, check_teachers
+from mmlabel.resuming import check_inputs, check_rows, check_teachers
 from mmlabel.settings import Settings
 from mmlabel.wording import other_labels
 
@@ -125,6 +126,8 @@ def build(settings: Settings, resumed: Checkpoint | None, *, wandb_id: str | Non
         states=states,
     )
     inputs = inputs_read(data, backbone, text, resumed)
+    if resumed is not None:
+        check_inputs(resumed, inputs, prepared, settings)
     if loaded is not None:
         assert resumed is not None
         if settings.threshold is not None:
@@ -152,7 +155,12 @@ def build(settings: Settings, resumed: Checkpoint | None, *, wandb_id: str | Non
         text=text,
         stored=stored is not None and not stored.extractor.maps,
         content=content(
-            settings, prepared, pretrained=pretrained, wandb_id=wandb_id, text_model=text
+            settings,
+            prepared,
+            pretrained=pretrained,
+            inputs=inputs,
+            wandb_id=wandb_id,
+            text_model=text,
         ),
     )
     if teachers:
@@ -187,12 +195,12 @@ def inputs_read(
     made of the run's words, whatever else there is in them.
     """
     prepared, captions = data.prepared, data.prepared.captions
-    read = {
-        "data": prepared.annotations.fingerprint,
-        "splits": fingerprint(*prepared.rows.values()),
-    }
-    if data.looks_at_pictures:
-        read["pictures"] = data.pictures_digest()
+    read = data_digests(
+        prepared.annotations,
+        prepared.rows,
+        looks_at_pictures=data.looks_at_pictures,
+        cache_dir=data.cache_dir,
+    )
     if len(captions.ids):
         read["words"] = fingerprint(prepared.vocabulary.words, captions.ids, captions.offsets)
     if prepared.embeddings is not None:

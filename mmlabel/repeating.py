@@ -115,8 +115,13 @@ def not_the_same(record: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
         return lines
     for name in now["inputs"] | known:
         if now["inputs"].get(name) != known.get(name):
-            lines.append(f"{_READ.get(name, name)} changed")
+            lines.append(has_changed(name))
     return lines
+
+
+def has_changed(name: str) -> str:
+    """What is said of something that runs read, by its name among a record's inputs."""
+    return f"{_READ.get(name, name)} changed"
 
 
 _ABSENT = object()

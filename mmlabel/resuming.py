@@ -15,6 +15,7 @@ from mmlabel.checkpoint import Checkpoint, SplitRecord, hashes, record_rows
 from mmlabel.data.prepare import PreparedData
 from mmlabel.errors import UserError
 from mmlabel.options import shown
+from mmlabel.repeating import has_changed
 from mmlabel.settings import Settings, differing, flatten, read_settings
 from mmlabel.wording import count
 
@@ -250,6 +251,35 @@ def check_rows(checkpoint: Checkpoint, prepared: PreparedData, settings: Setting
             f"no row is left in the test split that {checkpoint.path} was not trained or selected"
             " on"
         )
+
+
+def check_inputs(
+    checkpoint: Checkpoint,
+    inputs: Mapping[str, str],
+    prepared: PreparedData,
+    settings: Settings,
+) -> None:
+    """See that a run reads what the checkpoint's run has read, beside its rows.
+
+    Weights may be others (a newer version of a library has them digested otherwise), and an
+    evaluation may look at other pictures on purpose; then it is noted.
+
+    Raises UserError for a resumed run with other pictures or words.
+    """
+    then = checkpoint.inputs
+    if then is None or settings.data.allow_other_rows:
+        return
+    looked_at = ("pictures", "words", *_WEIGHTS) if settings.train else ("pictures", "detector")
+    for name in looked_at:
+        if then.get(name, inputs.get(name)) == inputs.get(name):
+            continue
+        said = f"{has_changed(name)} since {checkpoint.path} was written"
+        if settings.train and name not in _WEIGHTS:
+            raise UserError(f"{said}: restore it, or begin a new run")
+        prepared.note(said)
+
+
+_WEIGHTS = ("backbone", "detector")
 
 
 def _changed(

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 LONG = ["model=caption_only", "trainer.max_epochs=100000", "patience=null"]
@@ -145,3 +147,24 @@ def test_a_finished_runs_folder_is_not_written_to_again(quick: list[str], tmp_pa
     assert process.returncode == 1
     assert "holds a finished run" in output and "Traceback" not in output
     assert (tmp_path / "here" / "results.json").read_bytes() == before
+
+
+def test_a_finished_run_is_gone_on_with_only_on_the_same_data(
+    cache: Path, made: Path, tmp_path: Path
+):
+    shutil.copytree(made, tmp_path / "made")
+    options = ["model=image_only", "data=usyd", "data.root=made", "data.image_size=32"]
+    options += ["backbone=resnet18", "backbone.weights=none", "features=off", "logger=csv"]
+    options += ["trainer.max_epochs=1", "resume=true", "hydra.run.dir=run", f"cache_dir={cache}"]
+
+    def again() -> tuple[str, int]:
+        process = start([], *options, cwd=tmp_path)
+        return process.communicate()[0], process.returncode
+
+    assert again()[1] == 0
+    said, code = again()
+    assert code == 0 and "has finished already: nothing is done" in said
+    Image.new("RGB", (44, 36), "white").save(tmp_path / "made" / "data" / "0.jpg", format="PNG")
+    said, code = again()
+    assert code == 1 and "the content of the pictures has changed since" in said
+    assert "Traceback" not in said

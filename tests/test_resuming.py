@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from resumed_runs import CAPTIONS, history, results_of, run, run_killed_in_epoch
 from sklearn.metrics import f1_score
 
@@ -415,6 +416,39 @@ def test_a_file_that_has_changed_is_refused(settings_of, made: Path, rows: list[
         evaluate(settings_of, tmp_path / "run" / "best.ckpt", tmp_path / "again")
     with pytest.raises(UserError, match="the files have changed.*restore it"):
         run(settings_of, tmp_path / "more", f"ckpt_path={tmp_path / 'run' / 'last.ckpt'}")
+
+
+def test_pictures_of_other_content(settings_of, made: Path, tmp_path: Path):
+    shutil.copytree(made / "data", tmp_path / "data")
+    shutil.copy(made / "train.csv", tmp_path)
+    run(settings_of, tmp_path / "run", "model=image_only", "data=usyd", f"data.root={tmp_path}")
+    Image.new("RGB", (44, 36), "white").save(tmp_path / "data" / "0.jpg", format="PNG")
+    last, best = (tmp_path / "run" / name for name in ("last.ckpt", "best.ckpt"))
+    with pytest.raises(UserError, match="content of the pictures has changed .*restore it"):
+        run(settings_of, tmp_path / "more", f"ckpt_path={last}")
+    results = evaluate(settings_of, best, tmp_path / "again")
+    assert any("content of the pictures has changed" in note for note in results["notes"])
+    # Wherever the same pictures are.
+    elsewhere = ["data=usyd", f"data.root={made}"]
+    more = run(settings_of, tmp_path / "more", *elsewhere, f"ckpt_path={last}")
+    again = evaluate(settings_of, best, tmp_path / "other", *elsewhere)
+    assert not any("has changed" in note for note in more["notes"] + again["notes"])
+
+
+@pytest.mark.parametrize(("name", "refused"), [("words", True), ("backbone", False)])
+def test_what_else_a_run_has_read(settings_of, made: Path, tmp_path: Path, name, refused):
+    options = ["data=usyd", f"data.root={made}"]
+    run(settings_of, tmp_path / "run", *options)
+    saved = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
+    saved["mmlabel"]["inputs"][name] = "other"
+    torch.save(saved, tmp_path / "run" / "other.ckpt")
+    asked = *options, f"ckpt_path={tmp_path / 'run' / 'other.ckpt'}"
+    if refused:
+        with pytest.raises(UserError, match=r"words made of the captions .* have changed since"):
+            run(settings_of, tmp_path / "more", *asked)
+        return
+    notes = run(settings_of, tmp_path / "more", *asked)["notes"]
+    assert any("the backbone's weights have changed since" in note for note in notes)
 
 
 def test_captions_do_not_matter_to_a_model_that_does_not_read_them(

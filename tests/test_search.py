@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -114,6 +115,20 @@ def test_another_search_is_not_gone_on_with(options: list[str], space: Path, tmp
     space.write_text(yaml.safe_dump(content))
     with pytest.raises(UserError, match="holds a search with other parameters"):
         search(options, space)
+
+
+def test_a_search_is_not_gone_on_with_on_other_data(
+    options: list[str], space: Path, made: Path, tmp_path: Path
+):
+    shutil.copytree(made, tmp_path / "made")
+    rows = tmp_path / "made" / "rows.csv"
+    given = [option for option in options if not option.startswith("data.rows")]
+    given += ["data=csv", f"data.file={rows}"]
+    search(given, space, "--trials", "1")
+    search(given, space, "--trials", "1")  # of the same data
+    rows.write_text(rows.read_text().replace("morning", "evening"))
+    with pytest.raises(UserError, match=r"as the data .* has changed since: restore it"):
+        search(given, space, "--trials", "2")
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="open files are Linux's /proc's")

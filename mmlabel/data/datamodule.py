@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from mmlabel.data.augment import Change
 from mmlabel.data.batches import Batch, EpochBatches, RepeatedBatches, SplitRows, TeacherLogits
 from mmlabel.data.caption_states import StoredStates, caption_states
-from mmlabel.data.digests import digests_folder, pictures_digest, unreadable_pictures
+from mmlabel.data.digests import unreadable_pictures
 from mmlabel.data.feature_store import FeatureStore, Filled, PictureScorer, detector_scores
 from mmlabel.data.prepare import SPLITS, PreparedData
 from mmlabel.data.row_store import StoreUnavailable
@@ -179,11 +179,6 @@ class CaptionedPictures(pl.LightningDataModule):
             if bad and self.on_bad_image == "error":
                 raise next(iter(bad.values()))
             self._leave_out(np.array(list(bad), dtype=np.int64))
-
-    def pictures_digest(self) -> str:
-        """Changes with the content of any picture of the splits, or with what can be read."""
-        pictures = [self.prepared.annotations.pictures[row] for row in self._wanted()]
-        return pictures_digest(pictures, digests_folder(self.cache_dir))
 
     def _wanted(self) -> np.ndarray:
         return np.sort(np.concatenate([self.prepared.rows[split] for split in SPLITS]))

@@ -10,16 +10,23 @@ import os
 import shutil
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from mmlabel.cache import atomic_write, fingerprint
+from mmlabel.data.annotations import Annotations
 from mmlabel.data.pictures import BadPicture, content_digest, read_picture
 from mmlabel.data.transforms import Size, picture_views, transform_key
 from mmlabel.processors import cores
 from mmlabel.progress import progress
+
+if TYPE_CHECKING:
+    from mmlabel.data.options import DataSource
 
 # A file whose time stamp is this young could change again without its time stamp changing.
 SETTLED_NS = 2_000_000_000
@@ -57,9 +64,40 @@ def picture_digests(pictures: Sequence[Path], memo: Path) -> list[bytes | None]:
     return digests
 
 
-def pictures_digest(pictures: Sequence[Path], memo: Path) -> str:
-    """Changes with the content of any of the pictures, or with which of them can be read."""
-    return fingerprint(b"".join(digest or b"-" for digest in picture_digests(pictures, memo)))
+def data_digests(
+    annotations: Annotations,
+    rows: Mapping[str, np.ndarray],
+    *,
+    looks_at_pictures: bool,
+    cache_dir: Path,
+) -> dict[str, str]:
+    """Digests of all ids, captions and labels, of the splits' rows, and of the pictures in them.
+
+    The last one changes with the content of any of the pictures, or with which can be read.
+    """
+    found = {"data": annotations.fingerprint, "splits": fingerprint(*rows.values())}
+    if looks_at_pictures:
+        chosen = np.sort(np.concatenate(list(rows.values())))
+        digests = picture_digests(
+            [annotations.pictures[row] for row in chosen], digests_folder(cache_dir)
+        )
+        found["pictures"] = fingerprint(b"".join(digest or b"-" for digest in digests))
+    return found
+
+
+def read_digests(
+    data: "DataSource", *, looks_at: Collection[str], cache_dir: Path
+) -> dict[str, str]:
+    """`data_digests` of a run that looks at pictures ("image"), captions or both; reads its rows.
+
+    Raises UserError as the reading does.
+    """
+    pictures = "image" in looks_at
+    annotations = data.read(
+        cache_dir=cache_dir, require_pictures=pictures, require_captions="caption" in looks_at
+    )
+    rows = data.divide(annotations, cache_dir=cache_dir)
+    return data_digests(annotations, rows, looks_at_pictures=pictures, cache_dir=cache_dir)
 
 
 def digests_folder(cache_dir: Path) -> Path:

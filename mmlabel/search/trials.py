@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,6 +11,7 @@ from pytorch_lightning.callbacks import Callback
 
 from mmlabel.cli import load_settings
 from mmlabel.errors import UserError
+from mmlabel.repeating import has_changed
 from mmlabel.run_folder import empty, write_failure
 from mmlabel.search.space import Parameters, Range, write_experiment
 from mmlabel.training import train
@@ -32,6 +33,7 @@ log = logging.getLogger("mmlabel")
 DATABASE = "trials.db"
 AT_RANDOM = 8  # trials before Optuna learns from those before
 _FAILED = "failed"  # marks a trial of which that is known
+_READ = "read"  # what the search's data are known by
 
 
 class Prune(Callback):
@@ -70,6 +72,7 @@ def run_trials(
     monitor: str,
     direction: Direction,
     seed: int,
+    read: Mapping[str, str],
 ) -> None:
     """Run trials until there are so many, those of earlier calls counted.
 
@@ -82,10 +85,19 @@ def run_trials(
         monitor: the score.
         direction: "minimize" or "maximize".
         seed: of what is drawn.
+        read: digests of the data.
 
-    Raises UserError where the folder holds another search, and where the first trial fails.
+    Raises UserError where the folder holds another search, or one on other data, and where the
+    first trial fails.
     """
     study = _open(folder, parameters, overrides=overrides, direction=direction, seed=seed)
+    for name, digest in (study.user_attrs.get(_READ) or {}).items():
+        if digest != read.get(name):
+            raise UserError(
+                f"--out {folder} holds a search whose trials cannot be compared with further ones,"
+                f" as {has_changed(name)} since: restore it, or give another folder"
+            )
+    study.set_user_attr(_READ, dict(read))
     while (done := _done(study)) < trials:
         trial = study.ask()
         chosen = {name: _draw(trial, name, allowed) for name, allowed in parameters.items()}

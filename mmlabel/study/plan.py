@@ -11,6 +11,7 @@ from mmlabel import __version__
 from mmlabel.cache import file_digest, fingerprint
 from mmlabel.errors import UserError
 from mmlabel.options import declared
+from mmlabel.repeating import has_changed
 from mmlabel.run_folder import finished, read_results
 from mmlabel.settings import Settings, differing, flatten
 from mmlabel.study.definition import Study, Variant, override_key
@@ -255,7 +256,7 @@ def _folder(
         # Not in the run's key, so that runs of a version that did not look at them are found again.
         seen = record.get("inputs", {}).get("pictures")
         if seen is not None and configurations.pictures(settings) not in (seen, None):
-            changed.append("the content of the pictures has changed")
+            changed.append(has_changed("pictures"))
         if not changed:
             break
         passed.append(", ".join(changed))

@@ -25,12 +25,12 @@ from mmlabel.data.prepare import PreparedData
 from mmlabel.data.transforms import shape_of
 from mmlabel.errors import UserError, first_line
 from mmlabel.former_settings import completed
+from mmlabel.half_precision import TRANSFORMER, text_in_half
 from mmlabel.losses import Bce
 from mmlabel.models.build import BackboneSource, build_network
 from mmlabel.models.text_model import TextModel
 from mmlabel.settings import Settings, read_settings
 
-TRANSFORMER = "encoders.caption.transformer.model."  # before the names of its weights
 EMBEDDING = "encoders.caption.embedding.weight"  # the end of its name in a state dict
 
 
@@ -308,9 +308,14 @@ def _classifier_for(checkpoint: Checkpoint) -> Classifier:
     )
 
 
-def complete(path: Path, classifier: Classifier) -> None:
-    """Give a finished run's checkpoint its final threshold, and the backbone if it lacks one."""
+def complete(path: Path, classifier: Classifier, *, halves_text: bool) -> None:
+    """Give a finished run's checkpoint its final threshold, and the backbone if it lacks one.
+
+    With `halves_text` its text transformer is brought to half precision.
+    """
     checkpoint = read_file(path)
+    if halves_text:
+        checkpoint["state_dict"] = text_in_half(checkpoint["state_dict"])
     if classifier.backbone is not None:
         weights = classifier.backbone.backbone.state_dict()
         checkpoint["state_dict"] |= {f"{BACKBONE}{key}": value for key, value in weights.items()}

@@ -38,6 +38,7 @@ def describe(
     epochs: int,
     best_epoch: int | None,
     seconds: dict[str, float],
+    halves_text: bool,
 ) -> dict:
     """Everything about a finished run that can be compared with others: see README, "Outputs".
 
@@ -53,6 +54,7 @@ def describe(
         epochs: how many have been trained.
         best_epoch: the one whose weights were evaluated; None if none were trained.
         seconds: what took how long; "total" is all of it.
+        halves_text: whether the checkpoint keeps its text transformer in half precision.
     """
     stored = classifier.backbone
     parts = sizes(
@@ -61,6 +63,7 @@ def describe(
         detector=data.detector,
         vocabulary=prepared.vocabulary,
         tokenizer=prepared.tokenizer,
+        half_text=halves_text,
     )
     size = sum(parts.values(), Size())
     if data.detector is not None:

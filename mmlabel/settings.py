@@ -33,7 +33,7 @@ from mmlabel.models.options import (
     Model,
 )
 from mmlabel.models.picture_options import AnyDetector, Backbone, Features
-from mmlabel.models.text_options import Caption, TextTransformer
+from mmlabel.models.text_options import Caption, TextTransformer, TransformerCaption
 from mmlabel.options import (
     Count,
     Group,
@@ -257,6 +257,11 @@ class Settings(Group):
             if isinstance(group, TextTransformer):
                 return group
         return None
+
+    @property
+    def halves_text(self) -> bool:
+        """Whether the finished checkpoint keeps the text transformer in half precision."""
+        return isinstance(self.caption, TransformerCaption) and self.caption.storage == "float16"
 
     @property
     def group_by_length(self) -> bool:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import nn
 
 from mmlabel.errors import UserError
+from mmlabel.half_precision import TRANSFORMER
 
 if TYPE_CHECKING:
     from mmlabel.data.captions import Vocabulary
@@ -51,6 +52,7 @@ def sizes(
     vocabulary: Vocabulary | None = None,
     tokenizer: Subwords | None = None,
     half: bool = False,
+    half_text: bool = False,
 ) -> dict[str, Size]:
     """The size of each part that a prediction needs, by its name, in the precision it is kept in.
 
@@ -61,9 +63,10 @@ def sizes(
         vocabulary: the words whose vectors the network has.
         tokenizer: of its text transformer.
         half: whether training will bring the network's numbers to 16 bits.
+        half_text: whether the finished checkpoint keeps its text transformer's in 16 bits.
     """
     found: dict[str, Size] = {}
-    for name, size in _tensors(network, half=half):
+    for name, size in _tensors(network, lambda name: half or (half_text and TRANSFORMER in name)):
         name = _MEMBER.sub("", name)
         if not name.startswith(_TRAINING_ONLY):
             part = next(part for place, part in _PARTS.items() if name.startswith(place))
@@ -81,10 +84,13 @@ def sizes(
     return found
 
 
-def _tensors(module: nn.Module, *, half: bool = False) -> Iterator[tuple[str, Size]]:
+def _tensors(
+    module: nn.Module, in_half: Callable[[str], bool] = lambda name: False
+) -> Iterator[tuple[str, Size]]:
     for names, weights in ((module.named_parameters(), True), (module.named_buffers(), False)):
         for name, tensor in names:
-            width = 2 if half and tensor.is_floating_point() else tensor.element_size()
+            halved = tensor.is_floating_point() and in_half(name)
+            width = 2 if halved else tensor.element_size()
             yield name, Size(tensor.numel() * weights, tensor.numel() * width / 1e6)
 
 

@@ -36,6 +36,7 @@ from mmlabel.classifier import Classifier
 from mmlabel.data.batches import share_of_batch
 from mmlabel.data.prepare import PreparedData
 from mmlabel.errors import UserError
+from mmlabel.half_precision import RoundedText
 from mmlabel.history import History
 from mmlabel.parts import Run, build, scheduler_for
 from mmlabel.processes import ProcessLost, started
@@ -171,13 +172,14 @@ def train(
                 "test": ended - trained,
                 "total": ended - started,
             },
+            halves_text=settings.halves_text,
         )
         if trainer.is_global_zero:
             if settings.trainer.fast_dev_run:
                 log.info("trainer.fast_dev_run: it runs; no checkpoint, scores or page are kept")
                 return results
             if best:
-                complete(Path(best), run.classifier)
+                complete(Path(best), run.classifier, halves_text=settings.halves_text)
             log_test(loggers, results, step=trainer.global_step)
             write_run(
                 folder,
@@ -217,6 +219,7 @@ def size_of(run: Run, settings: Settings) -> dict[str, Size]:
         vocabulary=run.prepared.vocabulary,
         tokenizer=run.prepared.tokenizer,
         half=settings.trainer.precision in ("16-true", "bf16-true"),
+        half_text=settings.halves_text,
     )
 
 
@@ -370,6 +373,8 @@ def build_trainer(
         callbacks.append(MovingAverage(settings.callbacks.ema))
     if settings.callbacks.swa_start is not None and settings.train:
         callbacks.append(EpochAverage(settings.callbacks.swa_start))
+    if settings.halves_text:
+        callbacks.append(RoundedText())
     if settings.callbacks.device_stats:
         callbacks.append(DeviceStatsMonitor())
     if settings.trainer.profiler:

@@ -19,6 +19,7 @@ from mmlabel.features import main as features
 from mmlabel.models.text_model import TextTransformer
 from mmlabel.no_effect import without_effect
 from mmlabel.settings import read_settings
+from mmlabel.training import train
 
 BOTH = ("transformer", "contextual")
 
@@ -123,6 +124,54 @@ def test_the_transformer_learns_at_its_own_rate_and_is_counted(
     expected = sum(value.numel() * value.element_size() for value in weights) / 1e6
     assert parts["text transformer"] == pytest.approx(expected, rel=0.05)  # and position numbers
     assert parts["tokenizer"] > 1e-3
+
+
+@pytest.mark.parametrize(
+    "model", [["model=caption_only"], ["model=ensemble", "caption.unfreeze=1", "callbacks.ema=0.9"]]
+)
+def test_half_precision_is_scored_as_it_is_kept(
+    model: list[str], folder: Path, tmp_path: Path, settings_of: Callable
+):
+    given = [*model, *chosen("transformer", folder), "patience=null"]
+    whole = run(settings_of, tmp_path / "whole", *given)
+    halved = run(settings_of, tmp_path / "half", *given, "caption.storage=float16")
+    # Training knows nothing of it.
+    assert history(tmp_path / "half") == history(tmp_path / "whole")
+    assert halved["scores"]["val/loss"] == pytest.approx(whole["scores"]["val/loss"], rel=1e-3)
+    assert halved["scores"]["val/loss"] != whole["scores"]["val/loss"]
+    saved = [torch.load(tmp_path / name / "best.ckpt", weights_only=True)["state_dict"]
+             for name in ("whole", "half")]  # fmt: skip
+    for name, value in saved[1].items():
+        text = ".transformer.model." in name and value.is_floating_point()
+        assert value.dtype == (torch.float16 if text else saved[0][name].dtype), name
+        assert torch.equal(value, saved[0][name].half() if text else saved[0][name]), name
+    sizes = [results["megabytes_by_part"] for results in (whole, halved)]
+    # But for the numbers of positions, which are whole ones.
+    text = [own.pop("text transformer") for own in sizes]
+    assert text[1] == pytest.approx(text[0] / 2, rel=0.05) and sizes[0] == sizes[1]
+    best = f"ckpt_path={tmp_path / 'half' / 'best.ckpt'}"
+    again = run(settings_of, tmp_path / "again", "train=false", best)
+    assert again["scores"] == pytest.approx(halved["scores"], abs=1e-6)
+    assert again["megabytes"] == halved["megabytes"]
+    with pytest.raises(UserError, match="what a prediction needs has"):
+        limit = f"max_megabytes={halved['megabytes'] - 0.01:.3f}"
+        run(settings_of, tmp_path / "x", *given, "caption.storage=float16", limit)
+    more = f"max_megabytes={halved['megabytes'] + 0.01:.3f}"
+    run(settings_of, tmp_path / "y", *given, "caption.storage=float16", more)
+
+
+@pytest.mark.parametrize("experiment", ["best_text", "best_connected"])
+def test_experiments_run_with_random_weights(
+    experiment: str, folder: Path, made: Path, cache: Path, tmp_path: Path
+):
+    settings = load_settings([
+        f"experiment={experiment}", f"caption.model={folder}", "caption.max_length=32",
+        "data=usyd", f"data.root={made}", "data.image_size=[64,96]", "data.batch_size=16",
+        "backbone.weights=none", "trainer.max_epochs=1", "logger=csv", f"cache_dir={cache}",
+    ])  # fmt: skip
+    results = train(settings, tmp_path)
+    assert results["epochs"] == 1 and 13 < results["megabytes"] < 40  # without MiniLM's 45
+    assert mmlabel.load(tmp_path / "best.ckpt").predict(made / "data" / "0.jpg", "a cat")
 
 
 def test_it_is_not_exported_and_says_so(

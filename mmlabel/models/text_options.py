@@ -52,6 +52,9 @@ class TransformerCaption(TextTransformer):
     pooling: Literal["mean", "max", "attention"] = "mean"
     """What is made of the tokens' states: their mean, their maximum, or a mean with learned
     weights."""
+    storage: Literal["float32", "float16"] = "float32"
+    """Of its weights in the finished best.ckpt; float16 halves them, and scores are those of the
+    rounded weights."""
 
 
 Caption = Annotated[BilstmCaption | TransformerCaption, Field(discriminator="name")]

@@ -280,6 +280,8 @@ class Sweep:
             annotations, cache = self.annotations(settings), cache_folder(settings.cache_dir)
             rows = settings.data.divide(annotations, cache_dir=cache)
             there = all(picture.is_file() for picture in annotations.pictures)
+            if not there:
+                log.warning("not all pictures are there: finished runs are taken to be of them")
             read = data_digests(annotations, rows, looks_at_pictures=there, cache_dir=cache)
             self._pictures[key] = read.get("pictures")
         return self._pictures[key]

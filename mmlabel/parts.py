@@ -204,7 +204,10 @@ def inputs_read(
     if len(captions.ids):
         read["words"] = fingerprint(prepared.vocabulary.words, captions.ids, captions.offsets)
     if prepared.embeddings is not None:
-        read["vectors"] = fingerprint(prepared.embeddings.matrix)
+        vectors = prepared.embeddings
+        read["vectors"] = fingerprint(vectors.matrix)
+        if vectors.ready_made:  # but for the words that they lack, whose vectors follow the seed
+            read["ready-made vectors"] = fingerprint(vectors.matrix[vectors.found])
     if backbone is not None:
         read["backbone"] = backbone.digest
     if text is not None and resumed is None:

@@ -428,6 +428,8 @@ def test_pictures_of_other_content(settings_of, made: Path, tmp_path: Path):
         run(settings_of, tmp_path / "more", f"ckpt_path={last}")
     results = evaluate(settings_of, best, tmp_path / "again")
     assert any("content of the pictures has changed" in note for note in results["notes"])
+    allowed = evaluate(settings_of, best, tmp_path / "allowed", "data.allow_other_rows=true")
+    assert any("content of the pictures has changed" in note for note in allowed["notes"])
     # Wherever the same pictures are.
     elsewhere = ["data=usyd", f"data.root={made}"]
     more = run(settings_of, tmp_path / "more", *elsewhere, f"ckpt_path={last}")

@@ -90,7 +90,7 @@ def test_finished_runs_are_not_repeated(monkeypatch, launcher, options, tmp_path
 
 
 @pytest.mark.parametrize("data", ["usyd", "csv", "coco"])
-def test_pictures_of_other_content_are_noticed(settings_of, made, tmp_path, data):
+def test_pictures_of_other_content_are_noticed(settings_of, made, tmp_path, caplog, data):
     folder = tmp_path / "made"
     shutil.copytree(made, folder)
     where = {
@@ -110,7 +110,7 @@ def test_pictures_of_other_content_are_noticed(settings_of, made, tmp_path, data
     assert now() not in (recorded, None)
     assert now() == build(settings, None, wandb_id=None).inputs["pictures"]
     picture.unlink()
-    assert now() is None
+    assert now() is None and "not all pictures are there" in caplog.text
 
 
 def test_studies_share_the_runs_they_have_in_common(monkeypatch, launcher, options):

@@ -25,6 +25,7 @@ Kind = Literal["glove", "word2vec", "file", "learned"]
 
 # Captions make a small text: skip-gram, and more passes over it than gensim's five.
 _WORD2VEC: dict[str, Any] = {"window": 5, "min_count": 1, "sg": 1, "epochs": 20}
+_OF_CAPTIONS = "word2vec (training captions)"
 _DEFAULT_DIM = 100
 _LEARNED_STD = 0.1
 # Shares of the captions' words with a vector.
@@ -47,6 +48,11 @@ class Embeddings:
     source: str  # such as "glove-wiki-gigaword-50 (gensim)", "word2vec (training captions)"
     pretrained: bool  # False: vectors are random and have to be trained with the model
     note: str | None = None
+
+    @property
+    def ready_made(self) -> bool:
+        """Whether they come from a file: the same for every seed, but for words without one."""
+        return self.pretrained and self.source != _OF_CAPTIONS
 
     def coverage(self, tokens: np.ndarray) -> tuple[float, float]:
         """The share of the vocabulary's words, and of `tokens` (any shape), that have a vector.
@@ -175,7 +181,7 @@ def _word2vec(
         return _fill(words, _train_word2vec(captions, dim, seed), seed)
 
     key = ["word2vec", words, seed, dim, _WORD2VEC, version("gensim"), captions]
-    return _kept(compute, key=key, source="word2vec (training captions)", cache_dir=cache_dir)
+    return _kept(compute, key=key, source=_OF_CAPTIONS, cache_dir=cache_dir)
 
 
 def _learned(words: Sequence[str], *, dim: int, seed: int) -> Embeddings:

@@ -14,6 +14,7 @@ _DECIDED_BY: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "words": (_ROWS, ("captions", "embedding", "caption", "ckpt_path", "train")),
     # Words without a vector get one that is drawn from the seed.
     "vectors": (("words",), ("embedding", "seed")),
+    "ready-made vectors": (("words",), ("embedding",)),
     "backbone": ((), ("backbone", "data.on_missing", "ckpt_path", "seed")),
     "text transformer": ((), ("embedding", "caption")),
     "detector": ((), ("detector",)),
@@ -23,6 +24,7 @@ _NAMES = {
     "pictures": "pictures",
     "words": "words (WordNet's lemmas of the captions)",
     "vectors": "word vectors",
+    "ready-made vectors": "word vectors",
     "backbone": "weights of the backbone",
     "text transformer": "weights of the text transformer",
     "detector": "weights of the detector",
@@ -44,7 +46,7 @@ def read_otherwise(runs: Sequence[RunRecord]) -> list[str]:
             first, folder = seen.setdefault(key, (digest, run.folder))
             if first != digest:
                 sentences.setdefault(
-                    name,
+                    _NAMES[name],
                     f"Not all runs have read the same {_NAMES[name]}: {folder} and {run.folder}"
                     " differ in them, and scores may differ because of that. Delete the folder of"
                     " each run that has read the wrong ones, and run it again.",

@@ -373,3 +373,22 @@ def test_the_second_start_imports_no_gensim(tmp_path: Path) -> None:
     for kept in tmp_path.rglob("*.entry"):
         kept.unlink()
     assert start("2") == [*first, "True"]
+
+
+def test_vectors_of_a_file_are_the_same_for_every_seed_but_for_words_without_one(tmp_path: Path):
+    (tmp_path / "vectors.txt").write_text("dog 1 2\ncat 3 5\n")
+    vocabulary = Vocabulary(["<pad>", "<unk>", "dog", "bird", "cat"])
+    made = [
+        load_embeddings(
+            vocabulary, kind="file", file=tmp_path / "vectors.txt", seed=seed,
+            cache_dir=tmp_path / "cache", on_missing="error",
+        )
+        for seed in (0, 1)
+    ]  # fmt: skip
+    assert all(vectors.ready_made for vectors in made)
+    one, other = (vectors.matrix[vectors.found] for vectors in made)
+    assert one.tolist() == other.tolist() == [[1, 2], [3, 5]]
+    assert (made[0].matrix[3] != made[1].matrix[3]).any()
+    options = {"training_captions": [["dog", "cat"]], "cache_dir": tmp_path, "on_missing": "error"}
+    for kind in ("word2vec", "learned"):
+        assert not load_embeddings(vocabulary, kind=kind, seed=0, **options).ready_made

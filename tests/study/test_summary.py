@@ -112,6 +112,7 @@ def noted(study: Study, jobs: list[Job], last: dict[str, str]) -> list[str]:
     for job in jobs:
         # Vectors of words without one, and trained random weights, follow the seed.
         own = READ | {"vectors": f"v{job.seed}", "backbone": f"b{job.seed}"}
+        own["ready-made vectors"] = "r"  # those of the words that have one follow no seed
         finish(job, inputs=own | last if job == jobs[-1] else own)
     notes = study_report(study, jobs, command="c", annotations=None, resamples=100).notes
     return [note for note in notes if "have read" in note]
@@ -124,9 +125,20 @@ def test_a_table_says_which_runs_have_read_something_else(study: Study, tmp_path
     assert name in note and str(jobs[-1].folder) in note
 
 
+def test_vectors_of_two_files_are_noticed_though_no_two_runs_have_a_seed_in_common(
+    study: Study, tmp_path: Path
+):
+    jobs = planned(study, tmp_path / "runs")
+    jobs = [jobs[0], jobs[4]]
+    (note,) = noted(study, jobs, {"ready-made vectors": "other"})
+    assert "word vectors" in note
+    assert noted(study, jobs, {}) == []
+
+
 def test_runs_that_were_not_told_to_read_the_same_may_differ(study: Study, tmp_path: Path):
     jobs = planned(study, tmp_path / "runs")
     assert noted(study, jobs, {}) == []
     # Other rows have other pictures and words, and other words have other vectors.
     others = {name: "other" for name in ("splits", "pictures", "words", "vectors")}
+    others["ready-made vectors"] = "other"
     assert noted(study, jobs, others) == []

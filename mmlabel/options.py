@@ -268,7 +268,10 @@ def unknown(name: str, group: type[Group], owner: type[Group] | None = None) -> 
         prefix = name.split(".")[0]
         others = ", ".join(kinds).replace("|", ", ")
         chosen = f"{prefix}={kind_of(owner)}" if owner and kind_of(owner) else f"this {prefix}"
-        return f"{name} does not exist with {chosen} (only with {prefix}={others}): leave it out"
+        return (
+            f"{name} does not exist with {chosen} (only with {prefix}={others}): give one of these,"
+            " too, or leave it out"
+        )
     names = [option.name for option in options if not option.choice]
     return f'there is no option "{name}"{_nearest_option(name, [*names, *group.model_fields])}'
 

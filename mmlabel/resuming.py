@@ -269,8 +269,9 @@ def check_inputs(
     then = checkpoint.inputs
     if then is None:
         return
-    if any(then.get(name) != inputs[name] for name in ("data", "splits")):
-        return  # other rows, of which enough is said, have other pictures
+    other_rows = any(then.get(name) != inputs[name] for name in ("data", "splits"))
+    if settings.data.allow_other_rows and other_rows:
+        return  # they have other pictures; without that option `check_rows` has seen to the rows
     looked_at = ("pictures", "words", *_WEIGHTS) if settings.train else ("pictures", "detector")
     for name in looked_at:
         if then.get(name, inputs.get(name)) == inputs.get(name):

@@ -431,6 +431,13 @@ def test_pictures_of_other_content(settings_of, made: Path, tmp_path: Path):
     allowed = evaluate(settings_of, best, tmp_path / "allowed", "data.allow_other_rows=true")
     assert any("content of the pictures has changed" in note for note in allowed["notes"])
     # Wherever the same pictures are.
+    # Captions, which this model does not read, hide nothing.
+    train_csv = tmp_path / "train.csv"
+    captions = train_csv.read_text()
+    train_csv.write_text(captions.replace("morning", "evening"))
+    with pytest.raises(UserError, match="content of the pictures has changed .*restore it"):
+        run(settings_of, tmp_path / "third", f"ckpt_path={last}")
+    train_csv.write_text(captions)
     elsewhere = ["data=usyd", f"data.root={made}"]
     more = run(settings_of, tmp_path / "more", *elsewhere, f"ckpt_path={last}")
     again = evaluate(settings_of, best, tmp_path / "other", *elsewhere)

@@ -7,6 +7,7 @@ if __name__ == "__main__":  # before the other imports, which take a while
 
 import argparse
 import logging
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -59,9 +60,10 @@ that have finished are not repeated, so the same command goes on after an interr
 
   study=NAME              which study; without it, the studies are listed
   seeds=N                 how many seeds; the study's file decides otherwise
-  jobs=N                  how many runs at a time (default: 1); auto: one a core, or one with a GPU
-                          (each has its share of the cores; the last digits of a score follow the
-                          number of threads: with OMP_NUM_THREADS=1 they are the same for any N)
+  jobs=N                  how many runs at a time (default: 1), those that train longest first;
+                          auto: one a core, or one with a GPU (each trains on its share of the
+                          cores; the last digits of a score follow the number of threads: with
+                          OMP_NUM_THREADS=1 they are the same for any N)
   out=DIR                 where everything goes (default: studies)
   wandb.workspace=true    save a view in wandb that compares the study's variants
   anything else           goes to every run, as train.py takes it: see python train.py --help"""
@@ -136,7 +138,7 @@ class Sweep:
         self.overrides = [item for item in overrides if not override_key(item).startswith("hydra")]
         self.hydra_options = [item for item in overrides if item not in self.overrides]
         self.command = shlex.join(["python", "sweep.py", *sys.argv[1:]])
-        self.out = Path(own.get("out", "studies")).expanduser()
+        self.out = Path(os.path.expanduser(own.get("out", "studies")))
         self.seeds = _whole_number("seeds", own["seeds"]) if "seeds" in own else None
         self.workers = _jobs(own.get("jobs", "1"), self.hydra_options)
         self.workspace = _true_or_false(own.get("wandb.workspace", "false"))
@@ -147,10 +149,11 @@ class Sweep:
             complete=complete,
             unused=unused,
             data_key=self.data_key,
-            pictures=self.pictures,
+            read=self.read,
         )
         self._annotations: dict[str, Annotations] = {}
-        self._pictures: dict[str, str | None] = {}
+        self._read: dict[str, dict[str, str]] = {}
+        self._not_there: set[str] = set()
 
     def run_all(self, collection: Collection) -> None:
         """Each study of the collection, and the page that leads to them."""
@@ -268,23 +271,27 @@ class Sweep:
             settings = settings.model_copy(update={"data": data})
         try:
             return fingerprint(self.annotations(settings).fingerprint)
-        except UserError:
+        except UserError as error:
             if not self.dry_run:
                 raise
+            if str(error) not in self._not_there:
+                self._not_there.add(str(error))
+                log.warning("%s (so what has finished on these data is not known)", error)
             return "not there yet"
 
-    def pictures(self, settings: Settings) -> str | None:
-        """What a run records of its pictures' content; None where not all of them are there."""
+    def read(self, settings: Settings) -> dict[str, str]:
+        """What a run records of its data; nothing of the pictures if not all of them are there."""
         key = settings.data.model_dump_json()
-        if key not in self._pictures:
+        if key not in self._read:
             annotations, cache = self.annotations(settings), cache_folder(settings.cache_dir)
             rows = settings.data.divide(annotations, cache_dir=cache)
             there = all(picture.is_file() for picture in annotations.pictures)
             if not there:
                 log.warning("not all pictures are there: finished runs are taken to be of them")
-            read = data_digests(annotations, rows, looks_at_pictures=there, cache_dir=cache)
-            self._pictures[key] = read.get("pictures")
-        return self._pictures[key]
+            self._read[key] = data_digests(
+                annotations, rows, looks_at_pictures=there, looks_at_order=True, cache_dir=cache
+            )
+        return self._read[key]
 
 
 def complete(recorded: dict) -> dict:

@@ -13,7 +13,6 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from mmlabel.cache import cache_folder
 from mmlabel.cli import (
     CONF,
     Interrupted,
@@ -67,9 +66,7 @@ def finished_before(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
         return None
     from mmlabel.data.digests import read_digests  # only now: it brings NumPy and Pillow
 
-    read = read_digests(
-        settings.data, looks_at=settings.inputs, cache_dir=cache_folder(settings.cache_dir)
-    )
+    read = read_digests(settings)
     then = results.get("inputs", {})
     for name, digest in read.items():
         if then.get(name, digest) != digest:

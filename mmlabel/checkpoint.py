@@ -8,6 +8,7 @@ with nothing beside it.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,7 +173,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     Raises UserError if there is no such file, or it is damaged, something else, or of a version
     that this one does not read.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     found = read_file(path)
     try:
         own = Content.model_validate(found["mmlabel"])

@@ -108,6 +108,10 @@ class Classifier(pl.LightningModule):
         if self.backbone is not None and data.features is None:
             self.network.encoders["image"].backbone = self.backbone.backbone  # type: ignore[index]
             self.backbone = None
+        if getattr(self.network, "given_order", None) is not None:
+            # The data may have left rows out since the network was made of them.
+            order = torch.from_numpy(data.prepared.training_label_order)
+            self.network.given_order = order.to(self.device)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Dropout then depends on the seed and the epoch alone: a run that is killed and resumed

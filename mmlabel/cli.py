@@ -1,6 +1,5 @@
 """Hydra's side of train.py and sweep.py: a command line becomes `Settings`, an error a message."""
 
-import errno
 import logging
 import os
 import re
@@ -27,7 +26,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from mmlabel.errors import UserError, nearest
+from mmlabel.errors import UserError, nearest, of_the_disk
 from mmlabel.help import CONF, choices
 from mmlabel.no_effect import without_effect
 from mmlabel.options import declared, unknown
@@ -121,17 +120,9 @@ def _answered_run(
     except (UserError, HydraException, OmegaConfBaseException) as error:
         fail(error)
     except OSError as error:
-        if error.errno not in _NO_ROOM:
+        if (problem := of_the_disk(error)) is None:
             raise
-        fail(
-            UserError(
-                f"{error.filename or 'a file'} cannot be written ({error.strerror}): make room and"
-                " start it again"
-            )
-        )
-
-
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+        fail(problem)
 
 
 def _check_groups(arguments: Sequence[str]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mmlabel.cache import is_temporary
-from mmlabel.errors import UserError
+from mmlabel.errors import UserError, of_the_disk
 from mmlabel.interrupts import raise_on_interrupt
 from mmlabel.progress import say
 from mmlabel.terminal import escape_what_is_missing, printable
@@ -22,6 +22,11 @@ def run_command(work: Callable[[], int | None]) -> int:
         return work() or 0
     except UserError as error:
         say(f"mmlabel: {printable(str(error))}")
+        return 1
+    except OSError as error:
+        if (problem := of_the_disk(error)) is None:
+            raise
+        say(f"mmlabel: {printable(str(problem))}")
         return 1
     except KeyboardInterrupt:
         say("mmlabel: interrupted")

@@ -19,6 +19,7 @@ from mmlabel.report import StudyReport
 from mmlabel.run_folder import RunRecord
 from mmlabel.settings import Settings, differing, flatten
 from mmlabel.study.definition import Study, Variant
+from mmlabel.study.inputs import differing_inputs
 from mmlabel.study.output import STUDY_FILES, write_study
 from mmlabel.study.plan import MISSING, Job, is_recording
 from mmlabel.study.printed import print_study
@@ -149,9 +150,11 @@ def grouped(runs: Sequence[RunRecord]) -> tuple[list[Job], list[str]]:
         key = repr(sorted(options.items()))
         one = found.setdefault(key, _Configuration({}, settings, options))
         if (twin := one.runs.setdefault(settings.seed, run)) is not run:
+            unlike = differing_inputs({twin.folder: twin.results, run.folder: run.results})
             raise UserError(
-                f"{twin.folder} and {run.folder} are the same run (seed {settings.seed}) twice:"
-                " leave one out"
+                f"{twin.folder} and {run.folder} are the same run (seed {settings.seed}) twice"
+                + (f", but have not read the same {listed(list(unlike))}" if unlike else "")
+                + ": leave one out"
             )
     configurations = list(found.values())
     first, jobs, notes = configurations[0], [], []

@@ -1,6 +1,7 @@
 """The one kind of error that is shown to a user as a message, without a traceback."""
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 from mmlabel.wording import listed
@@ -10,6 +11,23 @@ _MOST = 40  # choices in a message: of thousands nobody reads all
 
 class UserError(Exception):
     """A mistake in the options or the data: its text names the culprit and says what to do."""
+
+
+def of_the_disk(error: OSError) -> UserError | None:
+    """The message for a file or folder that cannot be used; None for what the machine is to blame.
+
+    A full disk, a place that this user may not enter, a name that is too long.
+    """
+    name = error.filename or "a file"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(
+            f"{name} cannot be written ({error.strerror}): make room and start it again"
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return UserError(f"{name}: {error.strerror}: give a place that this user may use")
+    if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+        return UserError(f"{name}: {error.strerror}")
+    return None
 
 
 def nearest(name: str, options: Iterable[str]) -> str:

@@ -36,7 +36,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    default = Path(os.environ.get("MMLABEL_CACHE") or "~/.cache/mmlabel").expanduser()
+    default = Path(os.path.expanduser(os.environ.get("MMLABEL_CACHE") or "~/.cache/mmlabel"))
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
         "--cache-dir", type=Path, default=default, help="the cache folder (default: %(default)s)"
@@ -109,7 +109,7 @@ def _part(text: str) -> tuple[int, int]:
 def _npz_or_npy(text: str) -> Path:
     if Path(text).suffix not in (".npz", ".npy"):
         raise argparse.ArgumentTypeError(f'give a name that ends in .npz or .npy, not "{text}"')
-    return Path(text).expanduser()
+    return Path(os.path.expanduser(text))
 
 
 def _days(text: str) -> timedelta:
@@ -246,7 +246,7 @@ def _merge(options: argparse.Namespace) -> int:
 
 def _store_in(part: Path, key: str | None) -> Path:
     """A store's folder: `part` itself, or the one that it has as a cache folder."""
-    part = part.expanduser()
+    part = Path(os.path.expanduser(part))
     if (part / "store.json").is_file():
         open_store(part)
         return part
@@ -266,7 +266,7 @@ def _export(options: argparse.Namespace) -> int:
 
     folder, names = _store_in(options.cache_dir, options.key), None
     if options.pictures is not None:
-        root = options.pictures.expanduser()
+        root = Path(os.path.expanduser(options.pictures))
         files = sorted(path for path in root.rglob("*") if path.is_file())
         if not files:
             raise UserError(f"--pictures {root}: there is no file in it")
@@ -292,8 +292,12 @@ def _fill(options: argparse.Namespace) -> int:
     part, parts = options.part
     settings = command_settings(options.options)
     if settings.backbone is not None:
-        # Of a model without captions, so that neither word vectors nor WordNet are needed.
-        settings = read_settings({**settings.plain(), "model": {"name": "image_only"}})
+        # Of a model without captions, so that neither word vectors nor WordNet are needed; one that
+        # looks at the same maps.
+        plain = {"loss": {"name": "bce"}, **settings.plain(), "model": {"name": "image_only"}}
+        if settings.looks_at_cells:
+            plain["backbone"] = {**plain["backbone"], "attention": "residual"}
+        settings = read_settings(plain)
     run = build(settings, None, wandb_id=None)
     if run.data.stored is None:
         raise UserError(

@@ -125,7 +125,7 @@ def build(settings: Settings, resumed: Checkpoint | None, *, wandb_id: str | Non
         detector=detector,
         states=states,
     )
-    inputs = inputs_read(data, backbone, text, resumed)
+    inputs = inputs_read(data, backbone, text, resumed, looks_at_order=settings.looks_at_order)
     if resumed is not None:
         check_inputs(resumed, inputs, prepared, settings)
     if loaded is not None:
@@ -188,6 +188,8 @@ def inputs_read(
     backbone: BackboneSource | None,
     text: TextModel | None,
     resumed: Checkpoint | None,
+    *,
+    looks_at_order: bool,
 ) -> dict[str, str]:
     """A digest of each thing that a run reads, so that another run can tell what has changed.
 
@@ -199,6 +201,7 @@ def inputs_read(
         prepared.annotations,
         prepared.rows,
         looks_at_pictures=data.looks_at_pictures,
+        looks_at_order=looks_at_order,
         cache_dir=data.cache_dir,
     )
     if len(captions.ids):

@@ -1,5 +1,6 @@
 """`repeat=FOLDER`: a finished run once more from its record, and what is not the same this time."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ def read_record(folder: str) -> dict[str, Any]:
 
     Raises UserError for a run that has not finished or whose files have changed since.
     """
-    path = Path(folder).expanduser()
+    path = Path(os.path.expanduser(folder))
     if not (path / SUMS).is_file():
         why = failure(path) if path.is_dir() else "there is no such folder"
         raise UserError(f"repeat={folder}: give the folder of a finished run ({why})")
@@ -132,6 +133,7 @@ _READ = {
     "data": "the data (ids, captions or labels) has",
     "splits": "the rows of the splits have",
     "pictures": "the content of the pictures has",
+    "label order": "the order of the labels in the file has",
     "words": "the words made of the captions (tokens, WordNet's lemmas) have",
     "vectors": "the word vectors have",
     _READY: "the word vectors have",

@@ -264,7 +264,7 @@ def check_inputs(
     Weights may be others (a newer version of a library has them digested otherwise), and an
     evaluation may look at other pictures on purpose; then it is noted.
 
-    Raises UserError for a resumed run with other pictures or words.
+    Raises UserError for a resumed run with other pictures, words or order of labels.
     """
     then = checkpoint.inputs
     if then is None:
@@ -272,7 +272,11 @@ def check_inputs(
     other_rows = any(then.get(name) != inputs[name] for name in ("data", "splits"))
     if settings.data.allow_other_rows and other_rows:
         return  # they have other pictures; without that option `check_rows` has seen to the rows
-    looked_at = ("pictures", "words", *_WEIGHTS) if settings.train else ("pictures", "detector")
+    looked_at = (
+        ("pictures", "words", "label order", *_WEIGHTS)
+        if settings.train
+        else ("pictures", "detector")
+    )
     for name in looked_at:
         if then.get(name, inputs.get(name)) == inputs.get(name):
             continue

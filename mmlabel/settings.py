@@ -251,6 +251,11 @@ class Settings(Group):
         return crossed or self.backbone.attention is not None
 
     @property
+    def looks_at_order(self) -> bool:
+        """Whether training looks at the order in which the file lists each row's labels."""
+        return self.decoder is not None and self.decoder.order == "as_given"
+
+    @property
     def text_transformer(self) -> TextTransformer | None:
         """The pretrained text transformer that reads captions, if one does."""
         for group in (self.caption, self.embedding):

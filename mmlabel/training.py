@@ -1,6 +1,7 @@
 """One run: from settings to the files in its folder."""
 
 import logging
+import os
 import re
 import sys
 import time
@@ -206,7 +207,7 @@ def begins_with(settings: Settings, folder: Path) -> Path | None:
     if settings.resume and left.is_file():
         log.info("an interrupted run has left %s: it is gone on with", left)
         return left
-    return None if settings.ckpt_path is None else Path(settings.ckpt_path).expanduser()
+    return None if settings.ckpt_path is None else Path(os.path.expanduser(settings.ckpt_path))
 
 
 def size_of(run: Run, settings: Settings) -> dict[str, Size]:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -195,7 +196,7 @@ def _log_data(run: "Run", settings: Settings) -> None:
     if place is None:  # drawn from a seed, which the config tells
         return
     artifact = wandb.Artifact(f"data-{data.name}", type="dataset", metadata=data.model_dump())
-    path = Path(place).expanduser().absolute()
+    path = Path(os.path.expanduser(place)).absolute()
     artifact.add_reference(path.as_uri(), checksum=False)
     if run.offline:  # what was used can be said online alone
         run.log_artifact(artifact)

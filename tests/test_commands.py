@@ -1,5 +1,7 @@
 """Every command ends with a status and a line, whatever ends it, and spares others' files."""
 
+import errno
+import os
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -114,3 +116,22 @@ def test_the_data_page_replaces_none_but_its_own(runs: list[Path], quick: list, 
     (tmp_path / "new.html").touch()  # empty, as mktemp leaves it
     for _ in range(2):
         assert data.main([*given, "--out", str(tmp_path / "new.html")]) == 0
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ENOSPC, errno.ENAMETOOLONG])
+def test_a_place_that_cannot_be_used_is_a_line(number: int, capsys):
+    def work() -> None:
+        raise OSError(number, os.strerror(number), "/data/pictures")
+
+    assert run_command(work) == 1
+    said = capsys.readouterr().err
+    assert "/data/pictures" in said and os.strerror(number) in said
+    assert len(said.splitlines()) == 1
+
+
+def test_another_error_of_the_machine_is_not_hidden():
+    def work() -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.raises(OSError, match="Input/output"):
+        run_command(work)

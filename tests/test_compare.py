@@ -185,6 +185,14 @@ def test_runs_that_are_not_whole_are_refused_with_the_reason(tmp_path: Path, cap
     (damaged / "results.json").write_text(json.dumps(results | {"threshold": 0.4}))
     (tmp_path / "empty").mkdir()
     twin = write_run(tmp_path / "twin", "logger=csv")
+    other = tmp_path / "other"
+    read = {"words": "w", "ready-made vectors": "v"}
+    same, differing = load_settings(["seed=1"]).plain(), {"ready-made vectors": "others"}
+    write_fake_run(tmp_path / "one", seed=1, noise=0.1, settings=same, inputs=read)
+    write_fake_run(other, seed=1, noise=0.2, settings=same, inputs=read | differing)
+    assert run(tmp_path / "one", other) == 1
+    said = capsys.readouterr().err
+    assert "(seed 1) twice, but have not read the same word vectors: leave one out" in said
     for folder, reason in {
         failed: "the disk is full",
         running: "has not finished",

@@ -17,6 +17,7 @@ from mmlabel.cache import lock
 from mmlabel.data.feature_store import FeatureStore, detector_scores
 from mmlabel.data.row_store import open_store
 from mmlabel.features import main
+from mmlabel.training import train
 
 DAY = 86_400
 BACKBONES = ["resnet50", "vgg16", "efficientnet_lite0"]
@@ -295,6 +296,23 @@ def test_a_whole_runs_options_fill_its_store(quick, tmp_path):
     assert main(["fill", *quick, *own, f"cache_dir={cache}"]) == 0
     header = json.loads((stores_in(cache) / "store.json").read_text())
     assert header["key"]["trained_stages"] == 1
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        ["model.fusion=attention"],
+        ["model=ensemble", "model.fusion_networks=2", "model.fusion=attention"],
+        ["backbone.attention=query"],
+        ["model=decoder"],
+        ["model=image_only", "loss=focal"],
+    ],
+)
+def test_a_run_finds_nothing_missing_after_a_fill(own, quick, settings_of, tmp_path, caplog):
+    assert main(["fill", *quick, *own, f"cache_dir={tmp_path}"]) == 0
+    train(settings_of(*own, f"cache_dir={tmp_path}", "trainer.max_epochs=1"), tmp_path / "run")
+    assert not any("features of" in text for text in caplog.messages)
+    stores_in(tmp_path)  # the only one
 
 
 def stores_in(cache: Path) -> Path:

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import shutil
 import subprocess
 import sys
 import time
@@ -158,6 +160,55 @@ def test_a_folder_and_one_picture_have_no_captions(
         "ImageID,Labels",
         f"{names[3]},{' '.join(labels)}",
     ]
+
+
+def test_a_folder_is_looked_through_with_what_it_links_to(
+    best: Path, made: Path, tmp_path: Path, capsys
+):
+    folder, elsewhere = tmp_path / "pictures", tmp_path / "elsewhere"
+    for place, number in ((folder / "own", 0), (elsewhere, 1), (elsewhere / "deep", 2)):
+        place.mkdir(parents=True)
+        shutil.copy(made / "data" / f"{number}.jpg", place)
+    (folder / "linked").symlink_to(elsewhere)
+    (folder / "again").symlink_to(folder / "own")  # is come across as it is
+    (elsewhere / "round").symlink_to(folder)
+    for name in ("a.avif", "b.AVIF", "notes", ".hidden"):
+        (folder / name).touch()
+    assert run(best, folder, "--out", tmp_path / "out.csv") == 0
+    names = [row["ImageID"] for row in answers(tmp_path / "out.csv")]
+    assert sorted(names) == ["linked/1.jpg", "linked/deep/2.jpg", "own/0.jpg"]
+    assert "are left out: 2 .avif, 1 without an ending" in capsys.readouterr().err
+
+
+def test_what_cannot_be_written_is_refused_before_the_first_row(
+    best: Path, made: Path, tmp_path: Path, capsys
+):
+    (tmp_path / "pictures").mkdir()
+    try:
+        name = os.fsdecode(b"caf\xe9.jpg")
+        shutil.copy(made / "data" / "0.jpg", tmp_path / "pictures" / name)
+    except OSError:
+        pytest.skip("this file system has names in UTF-8 alone: left out")
+    (tmp_path / "rows.jsonl").write_text('{"picture": "0.jpg", "caption": "half \\ud800"}')
+    for given in (("pictures",), ("rows.jsonl", "--pictures", str(made / "data"))):
+        what, *more = given
+        assert run(best, tmp_path / what, *more, "--out", tmp_path / "out.csv") == 1
+        assert "is no text in UTF-8" in capsys.readouterr().err
+        assert not (tmp_path / "out.csv").exists()
+
+
+def test_a_table_is_read_as_training_reads_it(best: Path, made: Path, tmp_path: Path, capsys):
+    """An empty first line is none, and a row that could be two is refused."""
+    given = ("--pictures", made / "data", "--out", tmp_path / "out.csv")
+    (tmp_path / "rows.csv").write_text("\n\nImageID,Caption\n0.jpg,a cat\n1.jpg,a car\n")
+    assert run(best, tmp_path / "rows.csv", *given) == 0
+    assert [row["ImageID"] for row in answers(tmp_path / "out.csv")] == ["0.jpg", "1.jpg"]
+    (tmp_path / "two.csv").write_text(
+        'ImageID,Caption\n0.jpg,"She says ""\n1.jpg,""hello there"\n2.jpg,"a dog"\n'
+    )
+    capsys.readouterr()
+    assert run(best, tmp_path / "two.csv", *given) == 1
+    assert "can be read in two ways" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("workers", [0, 2])

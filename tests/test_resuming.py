@@ -15,6 +15,7 @@ from sklearn.metrics import f1_score
 from mmlabel.callbacks import FreshSchedule
 from mmlabel.checkpoint import read_checkpoint
 from mmlabel.errors import UserError
+from mmlabel.models.decoder import LabelDecoder
 from mmlabel.training import train
 
 ROWS = ("data=csv", "data.file={made}/rows.csv", "data.fractions=[0.5,0.25,0.25]")
@@ -442,6 +443,52 @@ def test_pictures_of_other_content(settings_of, made: Path, tmp_path: Path):
     more = run(settings_of, tmp_path / "more", *elsewhere, f"ckpt_path={last}")
     again = evaluate(settings_of, best, tmp_path / "other", *elsewhere)
     assert not any("has changed" in note for note in more["notes"] + again["notes"])
+
+
+ORDERED = ("model=decoder", "decoder.order=as_given")
+
+
+def test_rows_are_taught_in_their_own_order_where_others_are_left_out(
+    settings_of, made: Path, tmp_path: Path, monkeypatch
+):
+    shutil.copytree(made, tmp_path / "made")
+    given = [*ORDERED, "data=usyd", f"data.root={tmp_path / 'made'}", "data.on_bad_image=skip"]
+    settings = settings_of(*given, "trainer.max_epochs=1")
+    annotations = settings.data.read(
+        cache_dir=tmp_path, require_pictures=True, require_captions=False
+    )
+    rows = settings.data.divide(annotations, cache_dir=tmp_path)["train"]
+    annotations.pictures[rows[1]].write_bytes(b"no picture")
+    taught: dict[int, list[int]] = {}
+
+    def rank_of(self, batch):
+        rank = original(self, batch)
+        if self.training:
+            taught.update(zip(batch.rows.tolist(), rank.tolist(), strict=True))
+        return rank
+
+    original = LabelDecoder._rank_of
+    monkeypatch.setattr(LabelDecoder, "_rank_of", rank_of)
+    run(settings_of, tmp_path / "run", *given, "trainer.max_epochs=1")
+    expected = annotations.label_order[np.delete(rows, 1)]
+    assert len(taught) > 10
+    assert taught == {row: expected[row].tolist() for row in taught}
+
+
+def test_the_order_of_the_labels_matters_to_a_network_that_is_taught_it(
+    settings_of, made: Path, tmp_path: Path
+):
+    shutil.copytree(made, tmp_path / "made")
+    data = ["data=usyd", f"data.root={tmp_path / 'made'}"]
+    for name, given in (("ordered", ORDERED), ("other", ("model=decoder",))):
+        run(settings_of, tmp_path / name, *given, *data)
+    train_csv = tmp_path / "made" / "train.csv"
+    train_csv.write_text(train_csv.read_text().replace(",1 3 17,", ",17 3 1,"))
+    last = f"ckpt_path={tmp_path / 'ordered' / 'last.ckpt'}"
+    with pytest.raises(UserError, match="order of the labels in the file has changed since"):
+        run(settings_of, tmp_path / "more", *ORDERED, *data, last)
+    last = f"ckpt_path={tmp_path / 'other' / 'last.ckpt'}"
+    run(settings_of, tmp_path / "more", "model=decoder", *data, last)
 
 
 @pytest.mark.parametrize(("name", "refused"), [("words", True), ("backbone", False)])

@@ -131,6 +131,23 @@ def test_a_search_is_not_gone_on_with_on_other_data(
         search(given, space, "--trials", "2")
 
 
+def test_a_search_is_not_gone_on_with_with_other_word_vectors(
+    options: list[str], space: Path, made: Path, tmp_path: Path
+):
+    vectors = tmp_path / "vectors.txt"
+    given = [option for option in options if not option.startswith("embedding")]
+    given += ["embedding=file", f"embedding.file={vectors}"]
+    vectors.write_text("car 0.1 0.2\ndog 0.3 0.4\na 0.5 0.6\n")
+    search(given, space, "--trials", "1")
+    search(given, space, "--trials", "2")  # with the same vectors
+    vectors.write_text("car 0.1 0.2\ndog 0.3 0.4\na 0.5 0.7\n")
+    with pytest.raises(UserError, match="trial 2 has not read the same word vectors: restore"):
+        search(given, space, "--trials", "3")
+    assert [trial.state.name for trial in trials_of(tmp_path / "out")][-1] == "FAIL"
+    vectors.write_text("car 0.1 0.2\ndog 0.3 0.4\na 0.5 0.6\n")
+    search(given, space, "--trials", "3")
+
+
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="open files are Linux's /proc's")
 def test_the_database_is_closed_after_a_search(options: list[str], space: Path, tmp_path: Path):
     search(options, space, "--trials", "1")

@@ -13,10 +13,12 @@ from fake_runs import write_fake_run
 from PIL import Image
 
 import sweep as script
+from mmlabel.cli import load_settings
 from mmlabel.errors import UserError
 from mmlabel.parts import build
 from mmlabel.run_folder import hold
 from mmlabel.study.definition import Collection, Study, Variant
+from mmlabel.study.launch import _longest_first
 from mmlabel.study.plan import Job
 
 
@@ -101,7 +103,7 @@ def test_pictures_of_other_content_are_noticed(settings_of, made, tmp_path, capl
     settings = settings_of("model=image_only", f"data={data}", where[data])
 
     def now() -> str | None:
-        return script.Sweep({}, [], dry_run=False).pictures(settings)
+        return script.Sweep({}, [], dry_run=False).read(settings).get("pictures")
 
     recorded = build(settings, None, wandb_id=None).inputs["pictures"]
     assert now() == recorded
@@ -152,7 +154,9 @@ def test_a_dry_run_needs_no_data(monkeypatch, launcher, options, capsys, tmp_pat
     missing = ["data=usyd", f"data.root={tmp_path / 'nowhere'}"]
     options = [option for option in options if not option.startswith("data.rows")]
     call(monkeypatch, "study=lstm_layers", "--dry-run", *options, *missing)
-    assert capsys.readouterr().out.count("would run") == 12
+    said = capsys.readouterr()
+    assert said.out.count("would run") == 12
+    assert said.err.count("nowhere does not exist") == 1 and "what has finished" in said.err
     with pytest.raises(UserError, match="nowhere does not exist"):
         call(monkeypatch, "study=lstm_layers", *options, *missing)
     assert launcher.launched == []
@@ -267,6 +271,23 @@ def test_runs_side_by_side_find_what_runs_one_after_the_other_find(
     assert "1 of 3: " in said and "3 of 3: " in said and "epoch" not in said
     logs = [path.read_text() for path in (tmp_path / "beside" / "runs").glob("*/output.log")]
     assert len(logs) == 3 and all("epoch 1" in log and "Scores" in log for log in logs)
+
+
+def test_of_jobs_side_by_side_the_longest_is_begun_first(tmp_path):
+    def job(name: str, *overrides: str) -> Job:
+        settings = load_settings(list(overrides))
+        return Job(Variant(name, name, []), 0, [], tmp_path, settings)
+
+    jobs = [
+        job("picture", "model=image_only"),
+        job("one", "lstm.layers=1"),
+        job("stages", "backbone.unfreeze=1"),
+        job("eight", "lstm.layers=8"),
+        job("one more", "lstm.layers=1"),
+        job("text", "caption=transformer"),
+    ]
+    names = [one.variant.name for one in _longest_first(jobs)]
+    assert names == ["stages", "text", "eight", "one", "one more", "picture"]
 
 
 def test_a_sweep_that_is_told_to_end_does_so_with_its_runs(quick, tmp_path):

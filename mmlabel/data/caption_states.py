@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mmlabel.data.captions import EncodedCaptions
-from mmlabel.data.row_store import RowStore
+from mmlabel.data.row_store import RowStore, StoreUnavailable
 from mmlabel.progress import progress
 
 BATCH = 64  # captions a step
@@ -73,6 +73,8 @@ def caption_states(
         with store.turn(entries, share="states", work="states of captions"):
             _fill(store, distinct, entries, transformer.extract(device))
         rows = store.rows(entries)
+        if (rows < 0).any():
+            raise StoreUnavailable(f"{store.folder}: what was written there cannot be read again")
     placed = EncodedCaptions(rows.astype(np.int32), distinct.offsets, captions.notes)
     return torch.from_numpy(store.array()), placed.take(which)
 

@@ -20,7 +20,7 @@ from mmlabel.data.prepare import SPLITS, PreparedData
 from mmlabel.data.row_store import StoreUnavailable
 from mmlabel.data.transforms import Size
 from mmlabel.errors import UserError
-from mmlabel.processors import decoders
+from mmlabel.processors import decoders, pass_threads
 
 log = logging.getLogger(__name__)
 
@@ -156,9 +156,10 @@ class CaptionedPictures(pl.LightningDataModule):
     def _fill_states(self, states: StoredStates) -> None:
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         try:
-            self._states, self._captions = caption_states(
-                self.prepared.captions, states, cache_dir=self.cache_dir, device=device
-            )
+            with pass_threads():
+                self._states, self._captions = caption_states(
+                    self.prepared.captions, states, cache_dir=self.cache_dir, device=device
+                )
         except StoreUnavailable as reason:
             self.prepared.note(f"{reason}; the text transformer runs in every epoch instead")
 
@@ -174,11 +175,13 @@ class CaptionedPictures(pl.LightningDataModule):
                     raise UserError(f"features=on: {reason}") from reason
                 self.prepared.note(f"{reason}; the backbone runs in every epoch instead")
         if self.features is None:
-            pictures = self.prepared.annotations.pictures
-            bad = unreadable_pictures(pictures, size=self.image_size, cache_dir=self.cache_dir)
+            wanted, pictures = self._wanted(), self.prepared.annotations.pictures
+            bad = unreadable_pictures(
+                [pictures[row] for row in wanted], size=self.image_size, cache_dir=self.cache_dir
+            )
             if bad and self.on_bad_image == "error":
                 raise next(iter(bad.values()))
-            self._leave_out(np.array(list(bad), dtype=np.int64))
+            self._leave_out(wanted[list(bad)])
 
     def _wanted(self) -> np.ndarray:
         return np.sort(np.concatenate([self.prepared.rows[split] for split in SPLITS]))
@@ -239,17 +242,18 @@ class CaptionedPictures(pl.LightningDataModule):
         world_size: int,
     ) -> Filled:
         wanted, pictures = self._wanted(), self.prepared.annotations.pictures
-        filled = store.fill(
-            [pictures[row] for row in wanted],
-            flipped=self._flipped()[wanted].tolist(),
-            extract=stored.extractor.extract(device, size=self.image_size),
-            device=device,
-            batch_size=stored.batch_size,
-            workers=stored.workers,
-            rank=rank,
-            world_size=world_size,
-            on_bad_image=self.on_bad_image,
-        )
+        with pass_threads():
+            filled = store.fill(
+                [pictures[row] for row in wanted],
+                flipped=self._flipped()[wanted].tolist(),
+                extract=stored.extractor.extract(device, size=self.image_size),
+                device=device,
+                batch_size=stored.batch_size,
+                workers=stored.workers,
+                rank=rank,
+                world_size=world_size,
+                on_bad_image=self.on_bad_image,
+            )
         if filled.views:
             log.info("features of %d views in %.1f s", filled.views, filled.seconds)
         return filled
@@ -286,19 +290,25 @@ class CaptionedPictures(pl.LightningDataModule):
 
     def _lacks(self, rows: np.ndarray) -> bool:
         """Whether a view that the run needs has no row in the store."""
-        flipped, wanted = self._flipped(), self._wanted()
-        return bool(((rows[wanted, 0] < 0) | (flipped[wanted] & (rows[wanted, 1] < 0))).any())
+        return bool(self._no_row(self._wanted(), rows).any())
+
+    def _no_row(self, wanted: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """(len(wanted),) bool: of which the store lacks a view that the run needs."""
+        return (rows[wanted, 0] < 0) | (self._flipped()[wanted] & (rows[wanted, 1] < 0))
 
     def _without_features(self, wanted: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """The rows whose pictures cannot be read; any other has its features by now."""
-        missing = wanted[rows[wanted, 0] < 0]
+        missing = wanted[self._no_row(wanted, rows)]
         pictures = self.prepared.annotations.pictures
         bad = unreadable_pictures(
             [pictures[row] for row in missing], size=self.image_size, cache_dir=self.cache_dir
         )
         if len(bad) < len(missing):
             changed = next(row for at, row in enumerate(missing) if at not in bad)
-            raise UserError(f"{pictures[changed]} changed while its features were computed")
+            raise UserError(
+                f"{pictures[changed]} changed while its features were computed, or what was written"
+                f" to the cache {self.cache_dir} cannot be read again: start it again"
+            )
         return missing
 
     def _agree(self, decision: bool, *, every: bool) -> bool:

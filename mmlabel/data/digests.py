@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 import zlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmlabel.cache import atomic_write, fingerprint
+from mmlabel.cache import atomic_write, cache_folder, fingerprint
 from mmlabel.data.annotations import Annotations
 from mmlabel.data.pictures import BadPicture, content_digest, read_picture
 from mmlabel.data.transforms import Size, picture_views, transform_key
@@ -26,7 +26,7 @@ from mmlabel.processors import cores
 from mmlabel.progress import progress
 
 if TYPE_CHECKING:
-    from mmlabel.data.options import DataSource
+    from mmlabel.settings import Settings
 
 # A file whose time stamp is this young could change again without its time stamp changing.
 SETTLED_NS = 2_000_000_000
@@ -69,13 +69,17 @@ def data_digests(
     rows: Mapping[str, np.ndarray],
     *,
     looks_at_pictures: bool,
+    looks_at_order: bool,
     cache_dir: Path,
 ) -> dict[str, str]:
-    """Digests of all ids, captions and labels, of the splits' rows, and of the pictures in them.
+    """Digests of all ids, captions and labels, of the splits' rows, and of what else is looked at.
 
-    The last one changes with the content of any of the pictures, or with which can be read.
+    That of the pictures in the splits changes with the content of any of them, or with which can be
+    read; that of the order in which the file lists each row's labels is no part of the first one.
     """
     found = {"data": annotations.fingerprint, "splits": fingerprint(*rows.values())}
+    if looks_at_order and annotations.label_order is not None:
+        found["label order"] = fingerprint(annotations.label_order)
     if looks_at_pictures:
         chosen = np.sort(np.concatenate(list(rows.values())))
         digests = picture_digests(
@@ -85,19 +89,25 @@ def data_digests(
     return found
 
 
-def read_digests(
-    data: "DataSource", *, looks_at: Collection[str], cache_dir: Path
-) -> dict[str, str]:
-    """`data_digests` of a run that looks at pictures ("image"), captions or both; reads its rows.
+def read_digests(settings: "Settings") -> dict[str, str]:
+    """`data_digests` of what a run with these settings looks at; reads its rows.
 
     Raises UserError as the reading does.
     """
-    pictures = "image" in looks_at
+    data, cache_dir = settings.data, cache_folder(settings.cache_dir)
+    pictures = "image" in settings.inputs
     annotations = data.read(
-        cache_dir=cache_dir, require_pictures=pictures, require_captions="caption" in looks_at
+        cache_dir=cache_dir,
+        require_pictures=pictures,
+        require_captions="caption" in settings.inputs,
     )
-    rows = data.divide(annotations, cache_dir=cache_dir)
-    return data_digests(annotations, rows, looks_at_pictures=pictures, cache_dir=cache_dir)
+    return data_digests(
+        annotations,
+        data.divide(annotations, cache_dir=cache_dir),
+        looks_at_pictures=pictures,
+        looks_at_order=settings.looks_at_order,
+        cache_dir=cache_dir,
+    )
 
 
 def digests_folder(cache_dir: Path) -> Path:
@@ -115,32 +125,48 @@ def unreadable_pictures(
 ) -> dict[int, BadPicture]:
     """What is wrong with each picture that cannot be brought to `size`, by its position.
 
-    They are looked for before training rather than found hours into it.
+    They are looked for before training rather than found hours into it. What a file is not to
+    blame for, such as a network file system that does not answer, is looked at anew in every call.
     """
     stamps = [[os.path.abspath(picture), *_stamp_of(picture)] for picture in pictures]
     kept = Path(cache_dir) / "checked" / f"{fingerprint(transform_key(size), stamps)}.json"
-    reasons = _recall(kept)
-    if not isinstance(reasons, dict):
-        with (
-            progress("checking pictures", len(pictures)) as advance,
-            ThreadPoolExecutor(cores()) as pool,
-        ):
-            reasons = {}
-            problems = pool.map(lambda picture: _problem(picture, size), pictures)
-            for position, problem in enumerate(problems):
-                if problem is not None:
-                    reasons[str(position)] = problem
-                advance(1)
-        _remember(kept, reasons)
-    return {int(n): BadPicture(pictures[int(n)], reason) for n, reason in reasons.items()}
+    known = _recall(kept)  # a reason by its position as text; None: not the file's own
+    reasons = known if isinstance(known, dict) else dict.fromkeys(map(str, range(len(pictures))))
+    again = [int(position) for position, reason in reasons.items() if reason is None]
+    with (
+        progress("checking pictures", len(again)) as advance,
+        ThreadPoolExecutor(cores()) as pool,
+    ):
+        problems: dict[int, BadPicture] = {}
+        found = pool.map(lambda position: _problem(pictures[position], size), again)
+        for position, problem in zip(again, found, strict=True):
+            if problem is not None:
+                problems[position] = problem
+            advance(1)
+    if not isinstance(known, dict):
+        _remember(
+            kept, {str(n): None if _may_pass(bad) else bad.reason for n, bad in problems.items()}
+        )
+    lasting = {int(n): reason for n, reason in reasons.items() if reason is not None}
+    problems |= {n: BadPicture(pictures[n], reason) for n, reason in lasting.items()}
+    return dict(sorted(problems.items()))
 
 
-def _problem(picture: Path, size: Size) -> str | None:
+def _problem(picture: Path, size: Size) -> BadPicture | None:
     try:
         picture_views(read_picture(picture), path=picture, size=size, flips=[])
     except BadPicture as error:
-        return error.reason
+        return error
     return None
+
+
+def _may_pass(problem: BadPicture) -> bool:
+    """Whether the machine is to blame rather than the file; Pillow's own errors have no number."""
+    cause = problem.__cause__
+    none = isinstance(cause, FileNotFoundError | NotADirectoryError)  # the key tells of that
+    return isinstance(cause, MemoryError) or (
+        not none and getattr(cause, "errno", None) is not None
+    )
 
 
 def _stamp_of(picture: Path) -> list[int]:

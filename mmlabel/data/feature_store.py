@@ -144,9 +144,13 @@ class FeatureStore:
         cannot be read or written; what is complete by then is kept.
         """
         start = time.perf_counter()
+        # One picture may have many rows (captions), which are not to end up in several shares.
+        distinct: dict[Path, bool] = {}
+        for picture, flip in zip(pictures, flipped, strict=True):
+            distinct[picture] = distinct.get(picture, False) or flip
         # Before any picture is read: a share must not cost the reading of all.
         share = slice(rank, None, world_size)
-        jobs, bad = jobs_of(pictures[share], flipped[share], self._digests)
+        jobs, bad = jobs_of(list(distinct)[share], list(distinct.values())[share], self._digests)
         raise_first(bad, on_bad_image)
         views, missing = 0, missing_views(jobs, self._store)
         if missing:
@@ -262,7 +266,7 @@ def detector_scores(
         bad=unknown,
         computed=computed,
         seconds=time.perf_counter() - start,
-        detector_seconds=float(array[:, -1].sum(dtype=np.float64)),
+        detector_seconds=sum(float(row[-1]) for row in known.values()),
     )
 
 

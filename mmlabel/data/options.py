@@ -5,6 +5,7 @@ A new source is a class here, a reader in `mmlabel/data/sources` and a file in c
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -114,7 +115,7 @@ class Splits(Batches):
         from mmlabel.data.splits import fold_rows, read_splits, split_rows
 
         if self.splits is not None:
-            return read_splits(Path(self.splits).expanduser(), annotations.ids)
+            return read_splits(Path(os.path.expanduser(self.splits)), annotations.ids)
         train, val, test = self.fractions
         if self.folds is not None and self.fold is not None:
             return fold_rows(
@@ -198,7 +199,7 @@ class Usyd(Splits):
         from mmlabel.data.sources.report_csv import read_usyd
 
         return read_usyd(
-            Path(self.root).expanduser(),
+            Path(os.path.expanduser(self.root)),
             file=self.file,
             pictures=self.pictures,
             encoding=self.encoding,
@@ -238,7 +239,7 @@ class Coco(Splits):
         """The pictures with one of the labels, downloaded first if that is asked for."""
         from mmlabel.data.sources.coco import read_coco
 
-        root = Path(self.root).expanduser()
+        root = Path(os.path.expanduser(self.root))
         if self.download:
             from mmlabel.data.download import download_coco
 
@@ -277,13 +278,13 @@ class CsvTable(Splits):
     """The column of label lists."""
     caption_column: Text | None = "caption"
     """The column of captions; null: none, for a model that looks at no captions."""
-    label_columns: list[Text] | None = None
+    label_columns: Annotated[list[Text], Field(min_length=1)] | None = None
     """Instead of label_column: columns with 1 or 0, one a label; * stands for any characters."""
     uncertain: Literal["mask", 0, 1] = "mask"
     """What -1 or an empty cell in label_columns means: not known (counts nowhere), 0 or 1."""
     separator: Annotated[Text, Field(min_length=1)] = " "
     """What stands between the labels of a row; json: each cell is a JSON list."""
-    label_names: list[Text] | None = None
+    label_names: Annotated[list[Text], Field(min_length=1)] | None = None
     """The labels' names; null: numbers, or the names found in the file."""
     num_labels: Count | None = None
     """How many label numbers there are; null: the highest plus one."""
@@ -319,7 +320,7 @@ class CsvTable(Splits):
         from mmlabel.data.sources.csv_table import read_csv
 
         return read_csv(
-            Path(self.file).expanduser(),
+            Path(os.path.expanduser(self.file)),
             picture_column=self.picture_column,
             label_column=self.label_column,
             caption_column=self.caption_column,
@@ -329,7 +330,7 @@ class CsvTable(Splits):
             caption_seed=self.caption_seed,
             delimiter=self.delimiter,
             encoding=self.encoding,
-            root=None if self.root is None else Path(self.root).expanduser(),
+            root=None if self.root is None else Path(os.path.expanduser(self.root)),
             separator=self.separator,
             label_names=self.label_names,
             num_labels=self.num_labels,

@@ -1,6 +1,7 @@
 """Pretrained text transformers: found or fetched, run on tokens, and as checkpoints keep them."""
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -254,7 +255,7 @@ def _check(text: TextModel, *, option: str, max_length: int) -> None:
 
 def _folder(name: str, *, option: str) -> Path:
     """Where the model's files are, fetched from the hub if need be."""
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if path.is_dir():
         return path
     # The hub's names are OWNER/NAME, or NAME alone.

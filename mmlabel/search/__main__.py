@@ -6,7 +6,6 @@ from pathlib import Path
 
 from hydra.core.override_parser.types import OverrideType
 
-from mmlabel.cache import cache_folder
 from mmlabel.cli import load_settings, parse, refuse_unused, run_cli, unused
 from mmlabel.data.digests import read_digests
 from mmlabel.errors import UserError
@@ -62,9 +61,7 @@ def main(given: Sequence[str] | None = None) -> None:
         parameters = {key: allowed for key, allowed in parameters.items() if key != name}
     if not parameters:
         raise UserError("--space: nothing is left to choose; give another --space")
-    read = read_digests(
-        settings.data, looks_at=settings.inputs, cache_dir=cache_folder(settings.cache_dir)
-    )
+    read = read_digests(settings)
     # Torch and Lightning take seconds: a mistake is answered before.
     from mmlabel.search.trials import run_trials
 

@@ -12,8 +12,9 @@ from pytorch_lightning.callbacks import Callback
 from mmlabel.cli import load_settings
 from mmlabel.errors import UserError
 from mmlabel.repeating import has_changed
-from mmlabel.run_folder import empty, write_failure
+from mmlabel.run_folder import empty, finished, read_results, write_failure
 from mmlabel.search.space import Parameters, Range, write_experiment
+from mmlabel.study.inputs import differing_inputs
 from mmlabel.training import train
 from mmlabel.wording import count
 
@@ -102,7 +103,7 @@ def run_trials(
         trial = study.ask()
         chosen = {name: _draw(trial, name, allowed) for name, allowed in parameters.items()}
         given = [f"{name}={_text(value)}" for name, value in chosen.items()]
-        run = folder / "trials" / f"{trial.number:03d}"
+        run = _folder(folder, trial.number)
         try:
             score, pruned = _run(trial, run, [*overrides, *given, *own], monitor)
         except Exception as error:
@@ -113,6 +114,13 @@ def run_trials(
                 raise  # the next one would fail as well
             log.error("trial %d of %d failed: %s", done + 1, trials, error)
             continue
+        if name := _read_otherwise(study, folder):
+            study.tell(trial, state=TrialState.FAIL)
+            raise UserError(
+                f"--out {folder} holds a search whose trials cannot be compared with further ones,"
+                f" as trial {trial.number} has not read the same {name}: restore what was read,"
+                " or give another folder"
+            )
         if pruned:
             study.tell(trial, state=TrialState.PRUNED)
         else:
@@ -140,6 +148,23 @@ def _run(trial: "Trial", folder: Path, overrides: list[str], monitor: str) -> tu
     if score is None or not math.isfinite(score):
         raise UserError(f"{monitor} is {score}")
     return score, prune.pruned
+
+
+def _read_otherwise(study: "Study", folder: Path) -> str | None:
+    """What trials have read differently, word vectors for instance; None: nothing."""
+    ended = (TrialState.COMPLETE, TrialState.PRUNED)
+    trials = study.get_trials(deepcopy=False)
+    runs = [
+        run
+        for trial in trials
+        if trial.state in (*ended, TrialState.RUNNING)
+        and finished(run := _folder(folder, trial.number))
+    ]
+    return next(iter(differing_inputs({run: read_results(run) for run in runs})), None)
+
+
+def _folder(search: Path, trial: int) -> Path:
+    return search / "trials" / f"{trial:03d}"
 
 
 def database(folder: Path) -> RDBStorage:

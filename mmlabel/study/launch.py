@@ -17,6 +17,7 @@ from hydra.types import HydraContext, RunMode
 
 from mmlabel.errors import UserError
 from mmlabel.help import CONF
+from mmlabel.models.text_options import TransformerCaption
 from mmlabel.processors import cores
 from mmlabel.run_folder import FAILED, empty, finished, hold, write_failure
 from mmlabel.study.definition import override_key
@@ -66,7 +67,7 @@ def launch(
     count = min(len(jobs), _at_a_time(jobs) if workers is None else workers)
     lines = JobLines(len(jobs), metric=metric, live=count > 1 and sys.stderr.isatty())
     ends = side_by_side(
-        jobs,
+        _longest_first(jobs) if count > 1 else jobs,
         partial(_run_alone, main=main, runs=runs, options=options),
         workers=count,
         preload=PRELOAD,
@@ -92,6 +93,22 @@ def log_to_terminal() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(PlainFormatter("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+
+
+def _longest_first(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs by what their training is likely to take, so that no long one is left to the end.
+
+    A backbone or a text transformer that is trained costs the most, then each layer of the BiLSTM.
+    """
+
+    def cost(job: Job) -> tuple[bool, bool, float]:
+        settings, backbone = job.settings, job.settings.backbone
+        trained = backbone is not None and (not backbone.frozen or bool(backbone.unfreeze))
+        layers = settings.lstm.layers if settings.lstm else 0
+        epochs = settings.trainer.max_epochs or 0
+        return trained, isinstance(settings.caption, TransformerCaption), layers * epochs
+
+    return sorted(jobs, key=cost, reverse=True)
 
 
 def _at_a_time(jobs: Sequence[Job]) -> int:

@@ -1,6 +1,7 @@
 """The runs of a study: what each is given, where it goes, which have finished."""
 
 import logging
+import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -74,15 +75,15 @@ class Configurations:
             raises UserError if they cannot be understood any more.
         unused: those of some overrides that have no effect beside the others.
         data_key: stands for the content of the data that settings name.
-        pictures: a digest of the pictures that settings name, as a run records it; None where
-            they cannot be told.
+        read: digests of the data that settings name, as a run records them; without those that
+            cannot be told.
     """
 
     settings_of: Callable[[list[str]], Settings]
     complete: Callable[[dict], dict]
     unused: Callable[[list[str]], set[str]]
     data_key: Callable[[Settings], str]
-    pictures: Callable[[Settings], str | None]
+    read: Callable[[Settings], Mapping[str, str]]
 
 
 def compared_keys(study: Study) -> set[str]:
@@ -225,7 +226,7 @@ def _files(settings: Settings) -> dict[str, str]:
         for number, each in enumerate(value if isinstance(value, list) else [value]):
             if not isinstance(each, str) or is_recording(name):
                 continue
-            path = Path(each).expanduser()
+            path = Path(os.path.expanduser(each))
             if path.is_file():
                 digests[f"{name}{number or ''}"] = file_digest(path)
             elif name in _MODELS and path.is_dir():
@@ -254,9 +255,10 @@ def _folder(
         record = read_results(folder)
         changed = changes(record["settings"], settings.plain(), configurations.complete)
         # Not in the run's key, so that runs of a version that did not look at them are found again.
-        seen = record.get("inputs", {}).get("pictures")
-        if seen is not None and configurations.pictures(settings) not in (seen, None):
-            changed.append(has_changed("pictures"))
+        seen = record.get("inputs", {})
+        for name in ("pictures", "label order"):
+            if name in seen and configurations.read(settings).get(name, seen[name]) != seen[name]:
+                changed.append(has_changed(name))
         if not changed:
             break
         passed.append(", ".join(changed))

@@ -20,17 +20,22 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn, TypeVar
 
-from mmlabel.processors import cores
+from mmlabel.processors import cores, share_threads
 
 GRACE = 30.0  # seconds between asking a process to end and killing it
 
 Item = TypeVar("Item")
 
 
-def threads_each(workers: int) -> int:
-    """Threads for each of so many processes: OMP_NUM_THREADS, or a fair share of the cores."""
+def threads_each(workers: int) -> tuple[int, int]:
+    """Threads for each of so many processes, and for one that passes over all pictures.
+
+    OMP_NUM_THREADS for both; without it a fair share of the cores, and all of them.
+    """
     given = os.environ.get("OMP_NUM_THREADS", "")
-    return int(given) if given.isdigit() and int(given) else max(1, cores() // workers)
+    if given.isdigit() and int(given):
+        return int(given), int(given)
+    return max(1, cores() // workers), cores()
 
 
 def side_by_side(
@@ -114,15 +119,13 @@ def _start_server() -> None:
             os.environ["PYTHONPATH"] = former
 
 
-def _serve(connection: Connection, work: Callable[[Item], None], threads: int) -> None:
+def _serve(connection: Connection, work: Callable[[Item], None], threads: tuple[int, int]) -> None:
     """Do what comes through the connection until it is closed."""
     # A group of its own: Ctrl-C reaches the sweep alone, and this process ends with its children.
     os.setpgrp()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGTERM, _stop)
-    os.environ["OMP_NUM_THREADS"] = str(threads)  # for what is imported or started later
-    if torch := sys.modules.get("torch"):
-        torch.set_num_threads(threads)
+    share_threads(threads[0], passes=threads[1])
     while True:
         try:
             job, log = connection.recv()

@@ -431,6 +431,20 @@ def test_the_shares_of_two_ranks_complete_each_other(tmp_path, pictures, monkeyp
 # Damage, and stores of older versions
 
 
+def test_the_rows_of_a_picture_are_in_one_share(tmp_path, pictures):
+    """A picture with several captions has several rows, of which any may want the other view."""
+    rows = [picture for picture in pictures for _ in range(5)]
+    flipped = [row % 5 == 3 for row in range(len(rows))]
+    stores = [open_store(tmp_path / f"machine{rank}") for rank in range(3)]
+    filled = [
+        fill(store, rows, flipped=flipped, rank=rank, world_size=3).views
+        for rank, store in enumerate(stores)
+    ]
+    assert filled == [4, 4, 4] and len(pictures) == 6
+    there = np.stack([store.rows(pictures) >= 0 for store in stores])
+    assert (there.sum(axis=0) == 1).all()
+
+
 @pytest.mark.parametrize("name", ["features.bin", "checksums.bin", "entries.bin"])
 def test_a_damaged_row_is_computed_anew_and_never_used(tmp_path, pictures, name):
     fill(open_store(tmp_path), pictures)

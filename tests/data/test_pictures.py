@@ -1,5 +1,6 @@
 """Picture files of every kind: which pixels they give, and which of them are refused."""
 
+import errno
 import os
 import socket
 import struct
@@ -238,6 +239,24 @@ def test_whatever_a_decoder_raises_is_a_bad_picture(tmp_path: Path, monkeypatch,
         pixels(tmp_path / "picture.png")
     expected = str(error) or type(error).__name__
     assert "memory" in caught.value.reason if "Memory" in expected else caught.value.reason
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ESTALE, "Stale file handle"), MemoryError()])
+def test_what_a_file_is_not_to_blame_for_is_looked_at_anew(tmp_path, monkeypatch, error):
+    noise().save(tmp_path / "good.png")
+    (tmp_path / "text.jpg").write_text("not found")
+    listed = [tmp_path / "text.jpg", tmp_path / "good.png"]
+
+    def fail(path: Path) -> bytes:
+        if path.name == "good.png":
+            raise BadPicture(path, "for now") from error
+        return path.read_bytes()
+
+    monkeypatch.setattr("mmlabel.data.digests.read_picture", fail)
+    for _ in range(2):
+        assert list(unreadable_pictures(listed, size=8, cache_dir=tmp_path / "cache")) == [0, 1]
+    monkeypatch.undo()
+    assert list(unreadable_pictures(listed, size=8, cache_dir=tmp_path / "cache")) == [0]
 
 
 def test_unreadable_pictures_are_found_once_and_named(tmp_path: Path, monkeypatch):

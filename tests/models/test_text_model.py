@@ -11,7 +11,7 @@ from tiny_text_model import write_text_model
 from torch import Tensor
 
 from mmlabel.data.caption_states import StoredStates, caption_states
-from mmlabel.data.row_store import RowStore
+from mmlabel.data.row_store import RowStore, StoreUnavailable
 from mmlabel.data.subwords import Subwords
 from mmlabel.errors import UserError
 from mmlabel.models.caption_encoder import CaptionEncoder
@@ -188,6 +188,14 @@ def test_states_are_computed_once_and_again_only_where_damaged(
     other = TextModel(**text.plain(), state={k: v + 1 for k, v in text.state.items()})
     assert not torch.allclose(get(CAPTIONS, other), first)
     assert computed == [3, 1, 1, 3] and len(list(tmp_path.glob("features/*"))) == 2
+
+
+def test_states_that_cannot_be_read_again_are_not_used(text: TextModel, tmp_path, monkeypatch):
+    """As where two machines write to a store on a mount whose locks are their own."""
+    monkeypatch.setattr(RowStore, "append", lambda self, entries, block: None)
+    captions = Subwords(text.tokenizer).encode(CAPTIONS, max_length=32)
+    with pytest.raises(StoreUnavailable, match="cannot be read again"):
+        caption_states(captions, stored(text), cache_dir=tmp_path, device=torch.device("cpu"))
 
 
 def test_captions_without_a_token_need_no_store(text: TextModel, tmp_path: Path):

@@ -69,7 +69,7 @@ def planned(
         complete=complete,
         unused=unused,
         data_key=lambda settings: "data",
-        pictures=lambda settings: pictures,
+        read=lambda settings: {} if pictures is None else {"pictures": pictures},
     )
     return plan(study, seeds=seeds, overrides=overrides, runs=runs, configurations=configurations)
 

@@ -28,6 +28,15 @@ def work(job: Job) -> None:
         os._exit(3)
     if what == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
+    if what == "pass":
+        import torch
+
+        from mmlabel.processors import pass_threads
+
+        seen = [torch.get_num_threads()]
+        with pass_threads():
+            seen.append(torch.get_num_threads())
+        (folder / "passed").write_text(f"{seen[0]} {seen[1]} {torch.get_num_threads()}")
     print(f"said by {what}")
     (folder / what).write_text(f"{os.getpid()} {os.environ['OMP_NUM_THREADS']}")
     if what in ("sleep", "stubborn"):
@@ -95,11 +104,25 @@ def test_what_a_job_prints_goes_to_its_log(tmp_path: Path):
 def test_threads_are_shared_out_unless_they_are_given(monkeypatch, tmp_path: Path):
     monkeypatch.setattr(workers, "cores", lambda: 8)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert [threads_each(count) for count in (1, 2, 3, 8, 20)] == [8, 4, 2, 1, 1]
+    shares = {1: 8, 2: 4, 3: 2, 8: 1, 20: 1}
+    assert {count: threads_each(count) for count in shares} == {
+        n: (t, 8) for n, t in shares.items()
+    }
     run(tmp_path, ["a"], count=2)
     assert (tmp_path / "a").read_text().endswith(" 4")
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert threads_each(8) == 3
+    assert threads_each(8) == (3, 3)
+
+
+def test_a_pass_over_pictures_has_the_threads_of_all(monkeypatch, tmp_path: Path):
+    """The other jobs wait for it; what is asked for by OMP_NUM_THREADS holds for it, too."""
+    monkeypatch.setattr(workers, "cores", lambda: 2)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    run(tmp_path, ["pass"], count=2)
+    assert (tmp_path / "passed").read_text() == "1 2 1"
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    run(tmp_path, ["pass"], count=2)
+    assert (tmp_path / "passed").read_text() == "1 1 1"
 
 
 @pytest.mark.parametrize("what", ["sleep", "stubborn"])

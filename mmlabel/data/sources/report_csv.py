@@ -1,7 +1,7 @@
 """The report's data set: `ImageID,Labels,Caption`, as it was handed out or saved again."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -167,22 +167,33 @@ def _table(path: Path, text: str, header: list[str], body: str, delimiter: str) 
             raise UserError(f"{path}: {problem}") from None
         records = _raw_records(path, body, problem=str(problem), labels="Labels" in header)
         return Table(header, records)
-    if not may_be_raw:
-        return table
-    numbered = any(_REPORT_ID.fullmatch(row[0]) for row in table.rows)
-    for number, row in enumerate(table.rows, start=1):
-        if numbered and not _PICTURE_NAME.search(row[0]):
-            raise UserError(
-                f"{path}: row {number} has the image id {row[0]!r}, but others are like 2.jpg: "
-                "this could be a part of the row above"
-            )
+    if may_be_raw:
+        check_rows(path, table.rows)
+    return table
+
+
+def check_rows(path: Path, rows: Iterable[Sequence[str]]) -> None:
+    """See that no row of a CSV, valid as it is, could be several of a raw file.
+
+    Raises UserError, with the row's number.
+    """
+    numbered, unlike = False, None
+    for number, row in enumerate(rows, start=1):
+        numbered = numbered or bool(_REPORT_ID.fullmatch(row[0]))
+        if unlike is None and not _PICTURE_NAME.search(row[0]):
+            unlike = number, row[0]
         if _could_be_rows(row[-1]):
             raise UserError(
                 f"{path}: row {number} ({row[0]}) can be read in two ways, as its caption has a "
                 "line that could be a row between quotation marks; change that line, or double "
                 "the marks inside captions"
             )
-    return table
+    if numbered and unlike is not None:
+        number, image_id = unlike
+        raise UserError(
+            f"{path}: row {number} has the image id {image_id!r}, but others are like 2.jpg: "
+            "this could be a part of the row above"
+        )
 
 
 def _could_be_rows(caption: str) -> bool:

@@ -2,6 +2,7 @@
 
 import io
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -16,9 +17,10 @@ from mmlabel.data.sources.delimited import (
     header_of,
 )
 from mmlabel.data.sources.json_lines import as_text, parse_json
-from mmlabel.data.sources.report_csv import read_unlabelled
+from mmlabel.data.sources.report_csv import check_rows, read_unlabelled
 from mmlabel.data.sources.text import read_text
 from mmlabel.errors import UserError
+from mmlabel.wording import listed
 
 TABLES = (".csv", ".tsv", ".txt")
 JSON_LINES = (".jsonl", ".ndjson")
@@ -106,16 +108,53 @@ def open_rows(
 
 
 def _folder(folder: Path) -> Rows:
-    found = [
-        Path(place, name)
-        for place, _, names in sorted(os.walk(folder))
-        for name in sorted(names)
-        if name.lower().endswith(PICTURES)
-    ]
+    found, others = [], Counter[str]()
+    for place, names in sorted(_folders(folder)):
+        for name in sorted(names):
+            path = Path(place, name)
+            if name.lower().endswith(PICTURES):
+                found.append(path)
+            elif not name.startswith("."):
+                others[path.suffix.lower() or "without an ending"] += 1
     if not found:
         raise UserError(f"{folder} holds no pictures ({', '.join(PICTURES)})")
     rows = [Row(path.relative_to(folder).as_posix(), path, "") for path in found]
-    return Rows(rows, len(rows), False, [])
+    for row in rows:
+        _check_characters(folder, row)
+    notes = []
+    if others:
+        kinds = listed([f"{number:,} {kind}" for kind, number in others.most_common()])
+        notes.append(f"{folder}: files that are no pictures by their names are left out: {kinds}")
+    return Rows(rows, len(rows), False, notes)
+
+
+def _folders(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Each folder at or below it, linked ones too, once, and the files in it."""
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{error.filename} cannot be looked into: {error.strerror}")
+
+    top, seen = os.path.realpath(folder), set()
+    for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        real = os.path.realpath(place)
+        # What lies in the folder itself is come across without the link.
+        inside = real != top and os.path.commonpath([real, top]) == top
+        if real in seen or (os.path.islink(place) and inside):
+            folders.clear()
+            continue
+        seen.add(real)
+        yield place, names
+
+
+def _check_characters(source: Path, row: Row) -> None:
+    """See that the answer to a row can be written, which is in UTF-8."""
+    for text in (row.id, row.caption):
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise UserError(
+                f"{source}: {text!r} is no text in UTF-8: rename the file, or change the cell"
+            ) from None
 
 
 def _table(path: Path, columns: Columns, folder: Path, encoding: str | None) -> Rows:
@@ -126,13 +165,15 @@ def _table(path: Path, columns: Columns, folder: Path, encoding: str | None) -> 
     file = _File(path, text)
     delimiter = None
     if path.suffix.lower() not in JSON_LINES:
-        first = next(file.lines(), "").rstrip("\r\n")
-        delimiter = find_delimiter(first, [*columns.picture, *columns.caption])
+        delimiter = find_delimiter(file.first_line(), [*columns.picture, *columns.caption])
     header = file.header(delimiter)
     picture = _column(path, header, columns.picture, needed=columns.need_picture)
     caption = _column(path, header, columns.caption, needed=columns.need_caption)
     table = _Table(file, folder, delimiter, picture, caption, columns.need_picture)
     try:
+        if header in REPORT_HEADERS and delimiter is not None:
+            strict = delimited_rows(file.lines(), delimiter=delimiter, bare_marks=False)
+            check_rows(path, islice(strict, 1, None))
         count = sum(1 for _ in table)
     except NotDelimited as problem:
         # The report's own file is no valid CSV, and can only be read as a whole.
@@ -182,9 +223,13 @@ class _File:
         with open(self.path, encoding="utf-8-sig", newline="") as file:
             yield from file
 
+    def first_line(self) -> str:
+        """The first one that is not empty, without its end."""
+        return next((line for line in self.lines() if line.strip("\r\n")), "").rstrip("\r\n")
+
     def header(self, delimiter: str | None) -> list[str]:
         if delimiter is not None:
-            return header_of(next(self.lines(), "").rstrip("\r\n"), delimiter)
+            return header_of(self.first_line(), delimiter)
         keys: dict[str, None] = {}
         for content in self.objects():
             keys |= dict.fromkeys(content)
@@ -221,7 +266,9 @@ class _Table:
                 raise UserError(f"{path}: row {number}: a cell {error}") from None
             if self.need_picture and not name:
                 raise UserError(f"{path}: row {number} has no picture in the column {self.picture}")
-            yield Row(name or str(number), self.folder / name if name else None, words)
+            row = Row(name or str(number), self.folder / name if name else None, words)
+            _check_characters(path, row)
+            yield row
 
     def _cells(self) -> Iterator[tuple[object, object]]:
         """Picture and caption of each row."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 
 if sys.argv[:1] == ["-m"]:  # python -m mmlabel.COMMAND, whose other imports follow this one
     from mmlabel.interrupts import end_on_interrupt
@@ -26,4 +27,7 @@ def load(checkpoint: str | Path, *, device: str | None = None) -> Predictor:
     # Torch takes seconds to load, and every other use of this package begins here too.
     from mmlabel.predictor import Predictor
 
-    return Predictor(checkpoint, device=device)
+    predictor = Predictor(checkpoint, device=device)
+    if predictor.uncalibrated:
+        warnings.warn(predictor.uncalibrated, stacklevel=2)
+    return predictor

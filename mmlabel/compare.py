@@ -56,7 +56,7 @@ def _compare(options: argparse.Namespace) -> None:
         shlex.join(["python", "train.py", *(run.results.get("overrides") or [])]) for run in runs
     )
     study = _study(jobs, metric=f"test/{options.metric}", notes=notes)
-    annotations = None if options.out is None else annotations_of(jobs[0].settings)
+    annotations = None if options.out is None else annotations_of(runs[0])
     report = study_report(study, jobs, command=command, annotations=annotations)
     print_study(report)
     if options.out is not None:

@@ -21,6 +21,7 @@ from mmlabel.data.pictures import BadPicture, decode
 from mmlabel.errors import UserError
 from mmlabel.progress import say
 from mmlabel.report.demo_page import POLICY, demo_page
+from mmlabel.terminal import printable
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -50,6 +51,8 @@ def _serve(options: argparse.Namespace) -> None:
     from mmlabel.predictor import Predictor
 
     predictor = Predictor(options.checkpoint, fastest=True)
+    if predictor.uncalibrated:
+        say(printable(predictor.uncalibrated))
     with open_server(predictor, options.checkpoint, options.host, options.port) as server:
         print(f"http://{_in_url(options.host)}:{server.server_port}", flush=True)
         if not _is_loopback(options.host):

@@ -84,14 +84,25 @@ def settings_of(run: RunRecord) -> Settings:
         ) from None
 
 
-def annotations_of(settings: Settings) -> Annotations | None:
-    """The data of a run, for a page's pictures; None, and said, where they are gone."""
+def annotations_of(run: RunRecord) -> Annotations | None:
+    """The data of a run, for a page's pictures and captions; None, and said, where they are gone.
+
+    Where they have changed since, that is said.
+    """
+    settings = settings_of(run)
     try:
-        return settings.data.read(
+        annotations = settings.data.read(
             cache_dir=cache_folder(settings.cache_dir),
             require_pictures=False,
             require_captions=False,
         )
+        then = (run.results.get("inputs") or {}).get("data", annotations.fingerprint)
+        if then != annotations.fingerprint:
+            say(
+                f"the data (ids, captions or labels) have changed since {run.folder}: labels and"
+                " answers are the run's, captions and pictures today's"
+            )
+        return annotations
     except UserError as error:
         say(f"the page has no pictures: {printable(str(error))}")
         return None

@@ -110,7 +110,7 @@ def suspicion(rows: AnsweredRows) -> Suspicion:
     """Probable label errors by confident learning (Northcutt, Jiang & Chuang, 2021; cleanlab's
     multi-label scores: Thyagarajan et al., 2022).
 
-    Raises UserError where cleanlab is not installed.
+    Raises UserError where cleanlab is not installed, or where one label alone varies.
     """
     try:
         from cleanlab.multilabel_classification.filter import find_multilabel_issues_per_class
@@ -123,6 +123,8 @@ def suspicion(rows: AnsweredRows) -> Suspicion:
     whole = rows.known.all(axis=1)
     # A label that every row has or none has cannot be told right from wrong.
     some = rows.targets[whole].any(axis=0) & ~rows.targets[whole].all(axis=0)
+    if some.sum() == 1:
+        raise UserError("cleanlab needs two labels that some rows have and others lack")
     if some.any():
         lists = [np.flatnonzero(row).tolist() for row in rows.targets[whole][:, some]]
         probs = rows.probs[whole][:, some]

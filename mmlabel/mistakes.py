@@ -75,7 +75,7 @@ def _show(options: argparse.Namespace) -> None:
             f"Of {count(suspected.left_out, 'row')} not every label is known: not looked at for"
             " label errors."
         )
-    annotations = annotations_of(settings_of(runs[0]))
+    annotations = annotations_of(runs[0])
     found = Mistakes(rows, suspected, annotations, _label_names(runs, annotations), notes)
     out = options.out
     command = ["python", "-m", "mmlabel.mistakes", *map(str, options.folders), "--out", str(out)]

@@ -20,7 +20,7 @@ from mmlabel.data.subwords import Subwords
 from mmlabel.data.transforms import Size, stack_views, views_of
 from mmlabel.errors import UserError
 from mmlabel.models.backbones import Backbone
-from mmlabel.models.engines import Engine, Extract, build_extract, choose_engine
+from mmlabel.models.engines import Engine, Extract, Precision, build_extract, choose_engine
 
 Picture = str | Path | bytes | Image.Image | np.ndarray
 Seen = Tensor | list[Image.Image]  # (B, 3, S, S) uint8 for a backbone, pictures for a detector
@@ -92,6 +92,7 @@ class Predictor:
         checkpoint: best.ckpt of a run.
         device: where it runs, such as "cuda"; None: a GPU if there is one.
         fastest: whether what computes features fastest is used, which takes seconds to make ready.
+        precision: in which features are computed; None: that of those it was trained on.
 
     Attributes:
         label_names: of the labels that it can answer.
@@ -100,12 +101,19 @@ class Predictor:
         settings: of the run.
         vocabulary: of its captions.
         pretrained: where the weights of its parts come from, in words.
+        rows: of each split of its run, in hashes; None: an earlier version did not record them.
+        uncalibrated: what to know of thresholds that were not found yet; None if they were.
 
     Raises UserError for what is no checkpoint.
     """
 
     def __init__(
-        self, checkpoint: str | Path, *, device: str | None = None, fastest: bool = False
+        self,
+        checkpoint: str | Path,
+        *,
+        device: str | None = None,
+        fastest: bool = False,
+        precision: Precision | None = None,
     ) -> None:
         classifier, read = load_classifier(checkpoint)
         self.settings = read.settings
@@ -121,6 +129,14 @@ class Predictor:
         self.pretrained = read.pretrained
         self._all_names = read.label_names
         self._fastest = fastest
+        self._precision = precision
+        self.rows = read.rows
+        self.uncalibrated = None
+        if not read.calibrated:
+            self.uncalibrated = (
+                f"{checkpoint} is of a run that has not finished, so that threshold="
+                f"{self.settings.threshold} was not found yet: it answers at {threshold.max():g}"
+            )
         self.notes: list[str] = []  # of the captions read so far, each once
 
     @property
@@ -243,6 +259,8 @@ class Predictor:
     def _features(self, seen: Seen) -> Tensor:
         if isinstance(seen, list):
             return torch.from_numpy(self._detector.scores(seen)).to(self.device)  # (B, num_labels)
+        if self.settings.looks_at_cells and self._backbone.trunk is None:
+            return seen.to(self.device)  # (B, 3, H, W): nothing of it is frozen
         return self._extract(seen.to(self.device))  # (B, F)
 
     @cached_property
@@ -260,14 +278,19 @@ class Predictor:
         settings, features = self.settings, self.settings.features
         # In the precision of the features that the network was trained on.
         stored = features is not None and features.mode != "off" and settings.frozen_backbone
-        precision = features.precision if features is not None and stored else "float32"
+        precision = self._precision or (
+            features.precision if features is not None and stored else "float32"
+        )
         engine = Engine("torch", precision)
         if self._fastest and features is not None:
             engine = choose_engine(features.engine, precision=precision, device=self.device)
+        return build_extract(self._backbone, engine, device=self.device, size=settings.data.view)
+
+    @property
+    def _backbone(self) -> Backbone:
         backbone = self._classifier.get_submodule("network.encoders.image.backbone")
         assert isinstance(backbone, Backbone)
-        size = settings.data.view
-        return build_extract(backbone, engine, device=self.device, size=size)
+        return backbone
 
 
 def _as_list(values: Any, *, pixels: bool = False) -> Any:

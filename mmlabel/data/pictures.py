@@ -26,6 +26,7 @@ _TURN = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SAYS_HOW_TURNED = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
 _EIGHT_BIT = (b"\xff\xd8", b"GIF8", b"RIFF", b"BM")  # how such files begin: JPEG, GIF, WebP, BMP
 
 
@@ -139,7 +140,12 @@ def _turned(picture: Image.Image) -> Image.Image:
     except Exception:  # its EXIF data is damaged, which does not spoil the pixels
         orientation = 1
     turn = _TURN.get(orientation)
-    return picture if turn is None else picture.transpose(turn)
+    if turn is None:
+        return picture
+    turned = picture.transpose(turn)
+    for key in _SAYS_HOW_TURNED:  # or it would be turned once more by whoever gets it
+        turned.info.pop(key, None)
+    return turned
 
 
 def _rgb(picture: Image.Image) -> Image.Image:

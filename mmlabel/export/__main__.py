@@ -33,6 +33,7 @@ its data; `python run.py --check` repeats the first where the model is used. Pac
 format: pip install -e '.[export]'."""
 
 FORMATS = ("onnx", "openvino", "torch")
+GRAPHS = {"model.onnx", "model.onnx.data", "model.xml", "model.bin", "model.pt2"}
 RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino", "torch": "torch"}
 # By which probabilities may differ from the checkpoint's.
 CLOSE = {"float32": 1e-4, "float16": 2e-2, "int8": 0.2}
@@ -86,8 +87,11 @@ def export(options: argparse.Namespace) -> None:
     from mmlabel.export.card import USE
     from mmlabel.predictor import Predictor
 
-    predictor = Predictor(options.checkpoint, device="cpu")
+    # A graph computes in single precision, whatever the features were that it was trained on.
+    predictor = Predictor(options.checkpoint, device="cpu", precision="float32")
     _check_kind(predictor)
+    if predictor.uncalibrated:
+        raise UserError(f"{predictor.uncalibrated}; let the run finish (ckpt_path=last.ckpt)")
     rows = _real_rows(predictor, options)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -97,6 +101,8 @@ def export(options: argparse.Namespace) -> None:
             out.mkdir(exist_ok=True)
             (out / "model.json").unlink(missing_ok=True)  # without it there is no model
             files = [path for path in Path(temporary).iterdir() if path.is_file()]
+            for name in GRAPHS - {path.name for path in files}:
+                (out / name).unlink(missing_ok=True)  # of an earlier export in another format
             for path in sorted(files, key=lambda path: path.name == "model.json"):
                 os.replace(path, out / path.name)
     except OSError as error:
@@ -137,6 +143,12 @@ def _write(
     from mmlabel.export.proof import load_runner, prove, write_made_up_rows
 
     notes = _write_model(predictor, options, folder)
+    features = predictor.settings.features
+    if features and features.mode != "off" and features.precision != "float32":
+        notes.append(
+            f"trained on features computed in {features.precision}; here they are in single"
+            " precision, so that answers differ a little from mmlabel's"
+        )
     write_made_up_rows(folder / "check.json", predictor)
     difference = load_runner(folder).check(folder)
     _must_be_close(difference, options, "made-up rows")

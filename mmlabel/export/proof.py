@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mmlabel.cache import cache_folder
+from mmlabel.checkpoint import hashes
 from mmlabel.data.annotations import Annotations
 from mmlabel.data.pictures import BadPicture
 from mmlabel.errors import UserError
@@ -96,6 +97,10 @@ def rows_of(predictor: Predictor, split: str, *, rows: int) -> Annotations:
     if [annotations.label_names[n] for n in numbers] != predictor.label_names:
         raise UserError("the data have other labels than the checkpoint by now")
     chosen = annotations.take(data.divide(annotations, cache_dir=cache_dir)[split][:rows])
+    if predictor.rows is not None:
+        own = predictor.rows[split].ids.numpy() if split in predictor.rows else []
+        if not np.isin(hashes(chosen.ids), own).all():
+            raise UserError(f"the {split} rows are not those of the checkpoint's run by now")
     if predictor.looks_at_pictures:
         kept = [n for n, path in enumerate(chosen.pictures) if _is_readable(predictor, path)]
         chosen = chosen.take(kept)

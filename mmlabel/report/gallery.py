@@ -100,7 +100,9 @@ def gallery(
     shared = _collect(variants)
     if annotations is None or shared is None:
         return []
-    place = {id: row for row, id in enumerate(annotations.ids)}
+    place: dict[str, int] = {}
+    for row, id in enumerate(annotations.ids):
+        place.setdefault(id, row)  # outside training the first of several captions counts
     upright = seen_upright([run for _, runs in variants for run in runs])
     budget, cards = PICTURE_BUDGET, []
     for row in _choose(shared, limit):
@@ -262,11 +264,16 @@ def label_name(names: dict[int, str], number: int) -> str:
 
 
 def label_names(runs: Sequence[RunRecord], annotations: "Annotations | None") -> dict[int, str]:
-    """Label number -> name, from whatever knows it."""
+    """Label number -> name, as the runs recorded it.
+
+    Today's data may have other labels under the same numbers; they are asked for the names that no
+    run has recorded, if they agree with those that one has.
+    """
     names = {int(n): label["name"] for run in runs for n, label in run.results["labels"].items()}
-    if annotations is not None:
-        names |= {n: name for n, name in enumerate(annotations.label_names) if name}
-    return names
+    if annotations is None:
+        return names
+    today = {n: name for n, name in enumerate(annotations.label_names) if name}
+    return names | today if names.items() <= today.items() else names
 
 
 def seen_upright(runs: Sequence[RunRecord]) -> bool:

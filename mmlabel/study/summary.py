@@ -64,8 +64,13 @@ def study_report(
             runs[job.variant.name][job.seed] = read_run(job.folder)
         else:
             failed.append((" ".join(job.overrides), failure(job.folder)))
+    other_rows = _leave_out_other_rows(runs)
     study = _beside_their_data(study, runs)
-    notes = [*study.notes, *read_otherwise([one for own in runs.values() for one in own.values()])]
+    notes = [
+        *other_rows,
+        *study.notes,
+        *read_otherwise([one for own in runs.values() for one in own.values()]),
+    ]
     compared = comparisons(study, runs, resamples=resamples)
     adjusted = dict(zip(compared, holm([c.p_value for c in compared.values()]), strict=True))
     if not runs[study.baseline]:
@@ -146,9 +151,28 @@ def comparisons(
     return found
 
 
+def _leave_out_other_rows(runs: Mapping[str, dict[int, RunRecord]]) -> list[str]:
+    """Take out each variant's runs that were not tested on the rows of its first; says which."""
+    said = []
+    for name, own in runs.items():
+        for seed in list(own)[1:]:
+            first = next(iter(own.values()))
+            if not _same_rows(first, own[seed]):
+                said.append(
+                    f"{name}, seed {seed}, was not tested on the rows of {first.folder}:"
+                    " it counts in nothing."
+                )
+                del own[seed]
+    return said
+
+
 def _same_rows(one: RunRecord, other: RunRecord) -> bool:
     ours, theirs = one.predictions, other.predictions
-    return ours.ids == theirs.ids and np.array_equal(ours.targets, theirs.targets)
+    return (
+        ours.ids == theirs.ids
+        and np.array_equal(ours.targets, theirs.targets)
+        and np.array_equal(ours.known, theirs.known)
+    )
 
 
 def _summary(

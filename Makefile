@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test test-slow test-oldest test-cluster fuzz lint bench
+.PHONY: help setup demo test test-slow test-oldest test-slurm test-cluster fuzz lint bench
 
 help: ## show the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -27,6 +27,9 @@ test-slow: .venv/installed-test ## run the tests that `make test` leaves out
 
 test-oldest: ## run the tests with the oldest and the newest versions that are allowed
 	tests/oldest.sh
+
+test-slurm: .venv/installed-test ## run the tests of SLURM, on a cluster that is made of this machine (as root)
+	tests/slurm.sh
 
 test-cluster: .venv/installed-test ## run the test of Ray's launcher, in an environment of its own
 	tests/cluster.sh

@@ -6,6 +6,7 @@ if __name__ == "__main__":  # before the other imports, which take a while
     end_on_interrupt()
 
 import logging
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -108,4 +109,6 @@ def one_run(cfg: DictConfig, folder: Path) -> float | None:
 
 
 if __name__ == "__main__":
-    run_cli(main, help_text, hint="no run was under way; start it again")
+    slurm = any(text.startswith("hydra/launcher=") and "slurm" in text for text in sys.argv)
+    hint = "jobs go on in SLURM's queue (squeue --me), and scancel ends them" if slurm else ""
+    run_cli(main, help_text, hint=hint or "no run was under way; start it again")

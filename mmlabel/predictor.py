@@ -129,7 +129,7 @@ class Predictor:
         self.pretrained = read.pretrained
         self._all_names = read.label_names
         self._fastest = fastest
-        self._precision = precision
+        self._precision: Precision | None = precision
         self.rows = read.rows
         self.uncalibrated = None
         if not read.calibrated:
@@ -278,9 +278,8 @@ class Predictor:
         settings, features = self.settings, self.settings.features
         # In the precision of the features that the network was trained on.
         stored = features is not None and features.mode != "off" and settings.frozen_backbone
-        precision = self._precision or (
-            features.precision if features is not None and stored else "float32"
-        )
+        trained_on = features.precision if features is not None and stored else "float32"
+        precision = self._precision or trained_on
         engine = Engine("torch", precision)
         if self._fastest and features is not None:
             engine = choose_engine(features.engine, precision=precision, device=self.device)

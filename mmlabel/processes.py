@@ -59,6 +59,11 @@ def check_processes(trainer: "Trainer") -> None:
                 " or SLURM's srun; docs/scale.md has the commands"
             )
         return
+    if this.by == "SLURM" and this.processes > 1 and "SLURM_STEP_ID" not in os.environ:
+        raise UserError(
+            f"this SLURM job has {_processes(this.processes)}, and this is its script's own, which"
+            " would wait for the others: start it by srun, or give the job one task"
+        )
     devices = trainer.devices
     each = len(devices) if isinstance(devices, list) else devices
     if not isinstance(each, int) or each < 0:

@@ -31,7 +31,13 @@ EXACT = ["data.rows=[64,25,25]", "data.batch_size=16", "patience=null"]
 EXACT += ["model.head.batch_norm=false", "model.head.dropout=0", "threshold=0.2"]
 VIEWS = 2 * 64 + 25 + 25
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "RANK": "1", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}
-SLURM = {"SLURM_NTASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_NODEID": "1"}
+SLURM = {
+    "SLURM_STEP_ID": "0",
+    "SLURM_NTASKS": "4",
+    "SLURM_PROCID": "3",
+    "SLURM_LOCALID": "1",
+    "SLURM_NODEID": "1",
+}
 
 
 @pytest.fixture
@@ -75,6 +81,7 @@ def test_who_has_started_this_process(
         (SLURM, (1, 1), r"SLURM has started 4 processes.*srun --nodes --ntasks-per-node"),
         ({"SLURM_NTASKS": "1"}, (2, 1), "SLURM has started 1 process, and trainer.devices=2"),
         ({"SLURM_NTASKS": "1"}, (1, 1), None),
+        ({"SLURM_NTASKS": "4"}, (2, 2), "start it by srun, or give the job one task"),
         ({}, (2, 1), None),
         ({}, (1, 2), "trainer.num_nodes=2: the processes of several nodes are started by torchrun"),
     ],
@@ -259,6 +266,7 @@ def test_slurm_starts_two_tasks(one: Path, quick: list[str], tmp_path: Path):
     """What srun sets for each, and one of them with an error that the other hears of."""
     here = Node([], "127.0.0.1", "lo")
     tasks = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "2"}
+    tasks |= {"SLURM_STEP_ID": "0"}
     tasks |= {"SLURM_JOB_ID": "4711", "SLURM_JOB_NAME": "train", "SLURM_NODELIST": "127.0.0.1"}
 
     def srun(*options: str) -> list[subprocess.Popen[str]]:

@@ -168,18 +168,21 @@ def _plural(kind: Any) -> str:
 
 def _bounds(metadata: tuple[object, ...], *, is_list: bool) -> str:
     words = []
-    for item in metadata:
-        for part in getattr(item, "metadata", [item]):  # pydantic's Field holds several
-            if isinstance(part, annotated_types.Ge):
-                words.append(f"at least {part.ge}")
-            elif isinstance(part, annotated_types.Gt):
-                words.append(f"more than {part.gt}")
-            elif isinstance(part, annotated_types.Le):
-                words.append(f"at most {part.le}")
-            elif isinstance(part, annotated_types.Lt):
-                words.append(f"less than {part.lt}")
-            elif isinstance(part, annotated_types.MinLen):
-                words.append(str(part.min_length) if is_list else "not empty")
+    # Pydantic's Field holds several.
+    parts = [part for item in metadata for part in getattr(item, "metadata", [item])]
+    exact = any(isinstance(part, annotated_types.MaxLen) for part in parts)
+    for part in parts:
+        if isinstance(part, annotated_types.Ge):
+            words.append(f"at least {part.ge}")
+        elif isinstance(part, annotated_types.Gt):
+            words.append(f"more than {part.gt}")
+        elif isinstance(part, annotated_types.Le):
+            words.append(f"at most {part.le}")
+        elif isinstance(part, annotated_types.Lt):
+            words.append(f"less than {part.lt}")
+        elif isinstance(part, annotated_types.MinLen):
+            least = f"{'' if exact else 'at least '}{part.min_length}"
+            words.append(least if is_list else "not empty")
     return " and ".join(words)
 
 

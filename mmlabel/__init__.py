@@ -28,6 +28,6 @@ def load(checkpoint: str | Path, *, device: str | None = None) -> Predictor:
     from mmlabel.predictor import Predictor
 
     predictor = Predictor(checkpoint, device=device)
-    if predictor.uncalibrated:
-        warnings.warn(predictor.uncalibrated, stacklevel=2)
+    for caution in predictor.cautions:
+        warnings.warn(caution, stacklevel=2)
     return predictor

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -99,6 +99,7 @@ class Checkpoint:
         wandb_id: of the run in wandb, if it was logged there.
         text_model: that reads captions, with its pretrained weights where they are frozen.
         state_dict: weights.
+        notes: which weights, of those that it does not hold, are not what was asked for.
     """
 
     path: Path
@@ -114,6 +115,7 @@ class Checkpoint:
     wandb_id: str | None
     text_model: TextModel | None
     state_dict: dict[str, torch.Tensor]
+    notes: tuple[str, ...] = ()
 
 
 def content(
@@ -236,11 +238,16 @@ def _finished_epochs(checkpoint: Mapping[str, Any], epoch: int) -> int:
 
 
 def load_classifier(path: str | Path) -> tuple[Classifier, Checkpoint]:
-    """A classifier as it was saved, ready to predict; see `read_checkpoint` for the errors."""
+    """A classifier as it was saved, ready to predict.
+
+    Raises UserError as `read_checkpoint` does, and for a backbone that the checkpoint does not hold
+    and whose weights are others by now.
+    """
     checkpoint = read_checkpoint(path)
     settings, state = checkpoint.settings, dict(checkpoint.state_dict)
     try:
-        classifier = _classifier_for(checkpoint)
+        source = _backbone_source(checkpoint)
+        classifier = _classifier_for(checkpoint, source)
     except UserError:
         raise
     except Exception as error:  # settings or weights that no run could have
@@ -261,23 +268,44 @@ def load_classifier(path: str | Path) -> tuple[Classifier, Checkpoint]:
             f"ckpt_path: the weights in {checkpoint.path} do not fit its settings"
             f" (model={settings.model.name}): {line}"
         ) from None
-    return classifier.eval(), checkpoint
+    return classifier.eval(), replace(checkpoint, notes=tuple(source.notes) if source else ())
 
 
-def _classifier_for(checkpoint: Checkpoint) -> Classifier:
+def _backbone_source(checkpoint: Checkpoint) -> BackboneSource | None:
+    """The checkpoint's backbone.
+
+    Of stored features only a finished run's best.ckpt holds it: for any other it is fetched anew.
+    """
+    settings = checkpoint.settings
+    if settings.backbone is None:
+        return None
+    built_in = any(key.startswith(BACKBONE) for key in checkpoint.state_dict)
+    source = BackboneSource(
+        settings.backbone,
+        seed=settings.seed,
+        on_missing=settings.data.on_missing,
+        cells=settings.looks_at_cells,
+        shape=shape_of(settings.data.view),
+        built_in=built_in,
+    )
+    then = (checkpoint.inputs or {}).get("backbone")
+    if not built_in and then not in (None, source.digest):
+        now = "; ".join([source.weights, *source.notes])
+        raise UserError(
+            f"{checkpoint.path} does not hold its backbone, as the best.ckpt of a finished run"
+            f" does, and the backbone's weights have changed since: then"
+            f" {checkpoint.pretrained.get('backbone')}, now {now}; restore them (random ones: the"
+            " versions of torch, torchvision and timm that drew them), or go on with the run"
+            f" (ckpt_path={checkpoint.path}), which then learns from those of now"
+        )
+    return source
+
+
+def _classifier_for(checkpoint: Checkpoint, source: BackboneSource | None) -> Classifier:
     """Of the checkpoint's shape, with other weights yet."""
     settings, state = checkpoint.settings, checkpoint.state_dict
     backbone, image_features = None, None
-    if settings.backbone is not None:
-        # A run that was killed before its end has no backbone in its checkpoint: fetch it anew.
-        source = BackboneSource(
-            settings.backbone,
-            seed=settings.seed,
-            on_missing=settings.data.on_missing,
-            cells=settings.looks_at_cells,
-            shape=shape_of(settings.data.view),
-            built_in=any(key.startswith(BACKBONE) for key in state),
-        )
+    if source is not None:
         backbone, image_features = source.backbone, source.width
     elif settings.detector is not None:
         image_features = len(checkpoint.label_names)

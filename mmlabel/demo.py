@@ -51,8 +51,8 @@ def _serve(options: argparse.Namespace) -> None:
     from mmlabel.predictor import Predictor
 
     predictor = Predictor(options.checkpoint, fastest=True)
-    if predictor.uncalibrated:
-        say(printable(predictor.uncalibrated))
+    for caution in predictor.cautions:
+        say(printable(caution))
     with open_server(predictor, options.checkpoint, options.host, options.port) as server:
         print(f"http://{_in_url(options.host)}:{server.server_port}", flush=True)
         if not _is_loopback(options.host):

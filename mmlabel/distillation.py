@@ -202,6 +202,8 @@ def _computed(
 ) -> np.ndarray:
     """(n, L) float32 logits; not a number in the row of a picture that cannot be read."""
     predictor = Predictor(path, fastest=True)
+    for note in predictor.weights_notes:
+        log.warning("distil.teacher=%s: %s", path, note)
     log.info("the logits of %s for %d training rows are computed", path, len(captions))
     each = [
         Row(str(number), picture, caption)

@@ -38,10 +38,11 @@ from mmlabel.distillation import (
 from mmlabel.errors import UserError
 from mmlabel.losses import Bce
 from mmlabel.models.build import BackboneSource, FrozenFeatures, build_network
-from mmlabel.models.detectors import load_detector
+from mmlabel.models.detectors import detector_digest, load_detector
 from mmlabel.models.text_model import FrozenStates, TextModel, load_text_model
 from mmlabel.models.text_options import ContextualEmbedding, TransformerCaption
 from mmlabel.optimizers import build_optimizer, build_scheduler, parameter_groups
+from mmlabel.repeating import DETECTOR_ALONE
 from mmlabel.resuming import check_inputs, check_rows, check_teachers
 from mmlabel.settings import Settings
 from mmlabel.wording import other_labels
@@ -70,10 +71,11 @@ class Run:
 
 def build(settings: Settings, resumed: Checkpoint | None, *, wandb_id: str | None) -> Run:
     """The data, and a classifier for it: a new one, or the one to be evaluated."""
-    loaded = None
+    loaded, weights_notes = None, ()
     if not settings.train:
         assert settings.ckpt_path is not None
-        loaded, _ = load_classifier(settings.ckpt_path)
+        loaded, read = load_classifier(settings.ckpt_path)
+        weights_notes = read.notes
     text = text_model_for(settings, resumed)
     teachers = read_teachers(settings.distil.teachers) if settings.train else []
     prepared = prepare(settings, resumed, text, teachers)
@@ -89,8 +91,9 @@ def build(settings: Settings, resumed: Checkpoint | None, *, wandb_id: str | Non
             cells=settings.looks_at_cells,
             shape=shape_of(settings.data.view),
         )
-        for note in backbone.notes:
-            prepared.note(note)
+        weights_notes = backbone.notes
+    for note in weights_notes:
+        prepared.note(note)
     stored = None
     chosen = settings.features
     if backbone and backbone.frozen and settings.data.augment:
@@ -216,7 +219,9 @@ def inputs_read(
     if text is not None and resumed is None:
         read["text transformer"] = text.digest
     if data.detector is not None:
-        read["detector"] = fingerprint(data.detector.key())
+        key = data.detector.key()
+        read["detector"] = fingerprint(key)
+        read[DETECTOR_ALONE] = detector_digest(key)
     if resumed is not None:
         read["checkpoint"] = file_digest(resumed.path)[:32]
     return read

@@ -97,8 +97,7 @@ def predict(options: argparse.Namespace) -> None:
     predictor = Predictor(options.checkpoint, fastest=True)
     _check_halves(predictor, options)
     rows = _open(predictor, options)
-    if predictor.uncalibrated:
-        rows.notes.append(predictor.uncalibrated)
+    rows.notes.extend(predictor.cautions)
     if predictor.looks_at_captions and not rows.has_captions:
         if not predictor.looks_at_pictures:
             raise UserError(f"this model looks at captions alone, and {options.what} has none")

@@ -21,6 +21,7 @@ from mmlabel.data.transforms import Size, stack_views, views_of
 from mmlabel.errors import UserError
 from mmlabel.models.backbones import Backbone
 from mmlabel.models.engines import Engine, Extract, Precision, build_extract, choose_engine
+from mmlabel.repeating import DETECTOR_ALONE
 
 Picture = str | Path | bytes | Image.Image | np.ndarray
 Seen = Tensor | list[Image.Image]  # (B, 3, S, S) uint8 for a backbone, pictures for a detector
@@ -103,6 +104,7 @@ class Predictor:
         pretrained: where the weights of its parts come from, in words.
         rows: of each split of its run, in hashes; None: an earlier version did not record them.
         uncalibrated: what to know of thresholds that were not found yet; None if they were.
+        weights_notes: which weights, of those not in the checkpoint, are not what was asked for.
 
     Raises UserError for what is no checkpoint.
     """
@@ -128,9 +130,12 @@ class Predictor:
         self._tokenizer = read.text_model and Subwords(read.text_model.tokenizer)
         self.pretrained = read.pretrained
         self._all_names = read.label_names
+        self._checkpoint = checkpoint
+        self._inputs = read.inputs or {}
         self._fastest = fastest
         self._precision: Precision | None = precision
         self.rows = read.rows
+        self.weights_notes = read.notes
         self.uncalibrated = None
         if not read.calibrated:
             self.uncalibrated = (
@@ -138,6 +143,11 @@ class Predictor:
                 f"{self.settings.threshold} was not found yet: it answers at {threshold.max():g}"
             )
         self.notes: list[str] = []  # of the captions read so far, each once
+
+    @property
+    def cautions(self) -> list[str]:
+        """What to know before any of its answers is taken."""
+        return [*self.weights_notes, *([self.uncalibrated] if self.uncalibrated else [])]
 
     @property
     def network(self) -> torch.nn.Module:
@@ -265,11 +275,18 @@ class Predictor:
 
     @cached_property
     def _detector(self):
-        from mmlabel.models.detectors import load_detector
+        from mmlabel.models.detectors import detector_digest, load_detector
 
         assert self.settings.detector is not None
         options = self.settings.detector.model_dump()
         detector = load_detector(**options, label_names=self._all_names)
+        then = self._inputs.get(DETECTOR_ALONE)  # earlier versions did not record it
+        if then not in (None, detector_digest(detector.key())):
+            raise UserError(
+                f"{self._checkpoint} was trained on the scores of a detector that has other weights"
+                f" now: then {self.pretrained.get('detector')}, now {detector.name},"
+                f" {detector.weights_used}; restore them, or train anew"
+            )
         detector.load()
         return detector
 

@@ -116,7 +116,7 @@ def not_the_same(record: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
         return lines
     for name in now["inputs"] | known:
         # A record of an earlier version has none of these.
-        later = name == _READY and name not in known
+        later = name in (_READY, DETECTOR_ALONE) and name not in known
         if now["inputs"].get(name) != known.get(name) and not later:
             lines.append(has_changed(name))
     return list(dict.fromkeys(lines))
@@ -129,6 +129,7 @@ def has_changed(name: str) -> str:
 
 _ABSENT = object()
 _READY = "ready-made vectors"
+DETECTOR_ALONE = "detector without versions"  # of the libraries that run it
 _READ = {
     "data": "the data (ids, captions or labels) has",
     "splits": "the rows of the splits have",
@@ -140,6 +141,7 @@ _READ = {
     "text transformer": "the text transformer has",
     "backbone": "the backbone's weights have",
     "detector": "the detector has",
+    DETECTOR_ALONE: "the detector has",
     "checkpoint": "the checkpoint has",
     "teacher": "the teacher has",
 }

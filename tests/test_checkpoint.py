@@ -14,12 +14,16 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from resumed_runs import CAPTIONS, history, run
+from torchvision.models import resnet18
 
+import mmlabel
 from mmlabel import checkpoint_file
 from mmlabel.checkpoint import load_classifier, read_checkpoint, record_rows
 from mmlabel.checkpoint_file import read_file, write_file
 from mmlabel.errors import UserError
+from mmlabel.models import weights
 from mmlabel.parts import prepare
 
 
@@ -359,3 +363,84 @@ def test_finished_epochs(finished: Path, settings_of, tmp_path: Path):
     content = dict(read_file(finished / "last.ckpt")) | {"epoch": 0, "global_step": 0}
     write_file(content, tmp_path / "start.ckpt")
     assert read_checkpoint(tmp_path / "start.ckpt").epochs == 0
+
+
+# ---- What a checkpoint does not hold -------------------------------------------------------
+
+
+SMALL = ["data.rows=[20,12,12]", "trainer.max_epochs=1", "patience=null"]
+
+
+def write_weights(path: Path, seed: int) -> None:
+    torch.manual_seed(seed)
+    torch.save(resnet18().state_dict(), path)
+
+
+def test_a_backbone_that_it_does_not_hold_must_be_the_one_it_was_trained_on(
+    settings_of, scenes: Path, tmp_path: Path
+):
+    file = tmp_path / "w.pth"
+    write_weights(file, 1)
+    results = run(settings_of, tmp_path / "run", *SMALL, "model=image_only",
+                  f"backbone.weights={file}")  # fmt: skip
+    last, best = tmp_path / "run" / "last.ckpt", tmp_path / "run" / "best.ckpt"
+    picture = next(scenes.rglob("*.jpg"))
+    answer = mmlabel.load(last).predict(picture)
+    again = run(settings_of, tmp_path / "same", "train=false", f"ckpt_path={last}")
+    assert again["scores"] == pytest.approx(results["scores"], rel=1e-5) and not again["notes"]
+
+    write_weights(file, 2)
+    said = f"{last} does not hold its backbone.*weights have changed.*file {file}"
+    with pytest.raises(UserError, match=said):
+        mmlabel.load(last)
+    with pytest.raises(UserError, match=said):
+        run(settings_of, tmp_path / "evaluated", "train=false", f"ckpt_path={last}")
+    assert mmlabel.load(best).predict(picture).probabilities == pytest.approx(answer.probabilities)
+    options = ["trainer.max_epochs=2", "scheduler.warmup=0.3", "resume_lr=0.003"]
+    resumed = run(settings_of, tmp_path / "on", f"ckpt_path={last}", *options)
+    assert any("backbone's weights have changed" in note for note in resumed["notes"])
+
+    # An earlier version's has no digests: it cannot be told.
+    content = read_file(last)
+    content["mmlabel"]["inputs"] = None
+    write_file(content, tmp_path / "older.ckpt")
+    mmlabel.load(tmp_path / "older.ckpt")
+
+
+def test_random_weights_in_place_of_its_backbones_are_said(
+    settings_of, scenes: Path, tmp_path: Path, monkeypatch
+):
+    def not_to_be_had(*_) -> None:
+        raise weights._NotToBeHad("no network")
+
+    monkeypatch.setattr(weights, "_pretrained_file", not_to_be_had)
+    options = ["model=image_only", "backbone.weights=pretrained", "data.on_missing=continue"]
+    run(settings_of, tmp_path / "run", *SMALL, *options)
+    last = tmp_path / "run" / "last.ckpt"
+    again = run(settings_of, tmp_path / "again", "train=false", f"ckpt_path={last}")
+    said = "no network: the backbone has random weights instead"
+    assert said in again["notes"]
+    with pytest.warns(UserWarning, match=said):
+        mmlabel.load(last)
+    mmlabel.load(tmp_path / "run" / "best.ckpt")  # which holds its own
+
+
+def test_a_detector_must_be_the_one_it_was_trained_on(settings_of, scenes: Path, tmp_path: Path):
+    build = torchvision.models.detection.ssdlite320_mobilenet_v3_large
+    file = tmp_path / "detector.pth"
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        network = build(weights=None, weights_backbone=None, num_classes=91)
+        torch.save(network.state_dict(), file)
+        if seed == 1:
+            options = ["detector=ssdlite320_mobilenet_v3_large", f"detector.weights={file}"]
+            run(settings_of, tmp_path / "run", *SMALL, "model=detector_fusion", *options)
+            best = tmp_path / "run" / "best.ckpt"
+            picture = next(scenes.rglob("*.jpg"))
+            mmlabel.load(best).predict(picture, "a dog")
+            versions = "mmlabel.models.detectors.detector._version"
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(versions, lambda library: "a newer one")
+                mmlabel.load(best).predict(picture, "a dog")
+    with pytest.raises(UserError, match=f"{best} was trained on the scores of a detector"):
+        mmlabel.load(best).predict(picture, "a dog")

@@ -142,7 +142,7 @@ def _write(
     """All files of an export that proves right; returns what is to be said of it."""
     from mmlabel.export.proof import load_runner, prove, write_made_up_rows
 
-    notes = _write_model(predictor, options, folder)
+    notes = [*predictor.weights_notes, *_write_model(predictor, options, folder)]
     features = predictor.settings.features
     if features and features.mode != "off" and features.precision != "float32":
         notes.append(

@@ -6,13 +6,14 @@ trained: a detector has COCO's classes already, and these contain the report's l
 
 from mmlabel.models.detectors.boxes import Boxes, best_confidences
 from mmlabel.models.detectors.coco_categories import COCO_CATEGORIES, labels_of_classes
-from mmlabel.models.detectors.detector import Detector, load_detector
+from mmlabel.models.detectors.detector import Detector, detector_digest, load_detector
 
 __all__ = [
     "COCO_CATEGORIES",
     "Boxes",
     "Detector",
     "best_confidences",
+    "detector_digest",
     "labels_of_classes",
     "load_detector",
 ]

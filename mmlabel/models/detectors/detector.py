@@ -1,7 +1,7 @@
 """A detector trained on COCO as a multi-label classifier (report, sections 2.3 and 4.5.1)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -191,6 +191,11 @@ def load_detector(
         label_names=label_names,
         device=device,
     )
+
+
+def detector_digest(key: Mapping[str, object]) -> str:
+    """32 hex digits that change with a detector's key, but for the versions of its libraries."""
+    return fingerprint({name: value for name, value in key.items() if name != "versions"})
 
 
 def _within_aspect(picture: "Image") -> "Image":

@@ -12,6 +12,8 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
 
+from mmlabel.callbacks import is_whole_epoch
+
 
 class AveragedWeights(WeightAveraging):
     """An average of weights that stands for them from validation on.
@@ -93,3 +95,14 @@ class EpochAverage(AveragedWeights):
         if trainer.current_epoch <= self.start:
             self._average_model.n_averaged.zero_()
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Within an epoch of which the average is not to have earlier weights, they stand for
+        # themselves until its end.
+        self._swaps = trainer.current_epoch > self.start or is_whole_epoch(trainer)
+        if self._swaps:
+            super().on_validation_epoch_start(trainer, pl_module)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._swaps:
+            super().on_validation_epoch_end(trainer, pl_module)

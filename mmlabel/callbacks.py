@@ -188,10 +188,16 @@ class StopOnNaN(Callback):
 
 
 class StopEarly(EarlyStopping):
-    """Early stopping that a resumed run which had stopped does not forget."""
+    """Early stopping that a resumed run which had stopped does not forget.
+
+    Lightning's counts validations, of which there may be several an epoch or one in several. Here
+    the epochs count, at the end of each that was validated: those since its last improvement.
+    """
 
     def __init__(self, monitor: str, *, mode: Literal["min", "max"], patience: int) -> None:
-        super().__init__(monitor, mode=mode, patience=patience, check_on_train_epoch_end=False)
+        super().__init__(monitor, mode=mode, patience=patience, check_on_train_epoch_end=True)
+        self.checked: int | None = None  # the last epoch that counted
+        self.is_validated = False
 
     @property
     def state_key(self) -> str:
@@ -200,6 +206,8 @@ class StopEarly(EarlyStopping):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
+        if self.checked is None:  # of a new run, or of an earlier version's that is gone on with
+            self.checked = trainer.current_epoch - 1
         if self.wait_count >= self.patience:
             trainer.should_stop = True
             log.info(
@@ -209,8 +217,25 @@ class StopEarly(EarlyStopping):
                 self.patience,
             )
 
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_validation_end(trainer, pl_module)
+        self.is_validated = True
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not self.is_validated:
+            return
+        assert self.checked is not None
+        self.wait_count += trainer.current_epoch - self.checked - 1
+        super().on_train_epoch_end(trainer, pl_module)
+        self.checked, self.is_validated = trainer.current_epoch, False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Lightning's, and which epoch counted last."""
+        return super().state_dict() | {"checked": self.checked}
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict({**state_dict, "patience": self.patience})
+        self.checked = state_dict.get("checked")
 
 
 class LastCheckpoint(ModelCheckpoint):

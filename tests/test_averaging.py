@@ -59,6 +59,16 @@ def test_before_it_begins_the_weights_stand_for_themselves(settings_of, tmp_path
     assert late["scores"] == plain["scores"]
 
 
+def test_within_an_epoch_before_it_begins_the_weights_of_now_are_validated(
+    settings_of, tmp_path: Path
+):
+    options = ["trainer.max_epochs=3", "trainer.val_check_interval=0.5", "data.batch_size=15"]
+    run(settings_of, tmp_path / "plain", *CAPTIONS, *options)
+    run(settings_of, tmp_path / "late", *CAPTIONS, *options, "callbacks.swa_start=2")
+    losses = history(tmp_path / "plain", "val/loss")
+    assert history(tmp_path / "late", "val/loss") == losses and len(set(losses)) == 6
+
+
 @pytest.mark.parametrize(
     "options", [["callbacks.ema=0.6", "features=off"], ["callbacks.swa_start=1", CAPTIONS[0]]]
 )

@@ -140,6 +140,25 @@ def test_validation_within_an_epoch_and_not_in_every_one(settings_of, tmp_path: 
     assert results["best_epoch"] in (1, 3)
 
 
+@pytest.mark.parametrize(
+    ("validates", "epochs"),
+    [
+        ("trainer.val_check_interval=0.25", 4),  # the first epoch, and three without improvement
+        ("trainer.check_val_every_n_epoch=2", 6),  # of which the second is the first validated
+    ],
+)
+def test_patience_counts_epochs_however_often_they_are_validated(
+    validates: str, epochs: int, settings_of, tmp_path: Path
+):
+    flat = ["optimizer.lr=0", "model.head.batch_norm=false", "patience=3", "data.batch_size=15"]
+    options = [*flat, validates, "trainer.max_epochs=9"]
+    assert run(settings_of, tmp_path / "whole", *options)["epochs"] == epochs
+    run(settings_of, tmp_path / "begun", *options[:-1], "trainer.max_epochs=3")
+    on = [f"ckpt_path={tmp_path / 'begun' / 'last.ckpt'}", "trainer.max_epochs=9"]
+    resumed = train(settings_of(*on), tmp_path / "on", overrides=on)
+    assert resumed["epochs"] == epochs, "what was counted is not forgotten"
+
+
 def test_a_profile_is_given(settings_of, tmp_path: Path, capsys, caplog):
     caplog.set_level("INFO")
     run(settings_of, tmp_path, "trainer.profiler=simple", "trainer.max_epochs=1")

@@ -104,6 +104,11 @@ def train(
             check_size(size_of(run, settings), limit=settings.max_megabytes)
         for note in notes:
             run.prepared.note(note)
+        if settings.trainer.overfit_batches:
+            run.prepared.note(
+                "trainer.overfit_batches: the validation scores are of the training rows that are"
+                " learned"
+            )
         if record is not None:
             say_what_differs(record, run, settings)
         trainer = build_trainer(

@@ -179,7 +179,8 @@ class Trainer(Group):
     limit_test_batches: Limit | None = 1.0
     """Of the test split, likewise."""
     overfit_batches: Limit = 0.0
-    """Train and validate on so many batches of the training split, to see that the model can."""
+    """Train on so many batches (or this share) of the training split, and validate on the same, to
+    see that the model can learn them by heart; 0: do not."""
     fast_dev_run: StrictBool | Annotated[int, Ge(1)] = False
     """Run one batch (or so many) of everything, to see that it runs."""
     val_check_interval: Limit | None = None

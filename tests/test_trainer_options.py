@@ -122,6 +122,44 @@ def test_overfitting_sees_the_same_rows_in_every_epoch(settings_of, tmp_path: Pa
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.parametrize("model", ["model=caption_only", "model=image_only"])
+def test_overfitting_is_validated_on_the_rows_that_it_learns(
+    model: str, settings_of, tmp_path: Path, monkeypatch
+):
+    learned: list[str] = []
+    validated: list[str] = []
+    images: list[torch.Tensor] = []
+
+    def train_step(self: Classifier, batch, batch_idx: int) -> torch.Tensor:
+        learned.extend(batch.ids)
+        return step(self, batch, batch_idx)
+
+    def val_step(self: Classifier, batch, batch_idx: int) -> None:
+        validated.extend(batch.ids)
+        images.append(batch.image)
+        validate(self, batch, batch_idx)
+
+    step, validate = Classifier.training_step, Classifier.validation_step
+    monkeypatch.setattr(Classifier, "training_step", train_step)
+    monkeypatch.setattr(Classifier, "validation_step", val_step)
+    options = [model, "trainer.overfit_batches=1", "features=off", "trainer.max_epochs=2"]
+    results = run(settings_of, tmp_path, *options, "test=false", "data.augment=[erase]"
+                  if model == "model=image_only" else "threshold=auto")  # fmt: skip
+    assert learned == validated[: len(learned)], "in both epochs"
+    assert set(learned) == set(validated) and len(set(learned)) == 10
+    assert results["rows"] == {"train": 10, "val": 10, "test": 0}
+    assert any("validation scores are of the training rows" in note for note in results["notes"])
+    if model == "model=image_only":
+        assert torch.equal(images[0], images[1]), "without changes that training makes"
+
+
+def test_what_is_known_by_heart_scores_so(settings_of, tmp_path: Path):
+    options = ["trainer.overfit_batches=1", "trainer.max_epochs=60", "optimizer.lr=0.03"]
+    results = run(settings_of, tmp_path, *options, "test=false", "model.head.dropout=0",
+                  "lstm.dropout=0")  # fmt: skip
+    assert results["scores"]["val/f1_micro"] > 0.9
+
+
 def test_a_fast_run_keeps_nothing_and_says_so(settings_of, tmp_path: Path, caplog):
     caplog.set_level("INFO", logger="mmlabel")
     run(settings_of, tmp_path, "trainer.fast_dev_run=true")

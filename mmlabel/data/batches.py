@@ -165,10 +165,16 @@ class RepeatedBatches(SequentialSampler):
     """The same batches in every epoch, to see whether a network can learn them by heart.
 
     Lightning takes the place of any other kind of sampler when batches are to be overfitted.
+
+    Args:
+        batches: those of the first epoch are repeated.
+        plain: whether no picture is mirrored, as in validation.
     """
 
-    def __init__(self, batches: EpochBatches) -> None:
+    def __init__(self, batches: EpochBatches, *, plain: bool = False) -> None:
         self.batches = list(batches)
+        if plain:
+            self.batches = [(rows, flips & False, draws) for rows, flips, draws in self.batches]
 
     def __len__(self) -> int:
         return len(self.batches)

@@ -327,12 +327,16 @@ class CaptionedPictures(pl.LightningDataModule):
     def _leave_out(self, bad: np.ndarray) -> None:
         self.prepared.leave_out(bad, "as their pictures cannot be read")
 
-    def split(self, name: str) -> SplitRows:
-        """The rows of one split, from stored features if there are any, else from pictures."""
+    def split(self, name: str, *, plain: bool = False) -> SplitRows:
+        """The rows of one split, from stored features if there are any, else from pictures.
+
+        `plain`: without what is added to training rows alone.
+        """
         prepared = self.prepared
         rows = prepared.rows[name]
         part = prepared.annotations.take(rows)
         live = self.looks_at_pictures and self.features is None
+        training = name == "train" and not plain
         return SplitRows(
             ids=part.ids,
             targets=part.targets,
@@ -344,12 +348,16 @@ class CaptionedPictures(pl.LightningDataModule):
             feature_rows=None if self._feature_rows is None else self._feature_rows[rows],
             image_size=self.image_size,
             upright=self.upright,
-            teacher=self.teacher.of(rows) if self.teacher and name == "train" else None,
-            augment=self.augment if name == "train" else (),
+            teacher=self.teacher.of(rows) if self.teacher and training else None,
+            augment=self.augment if training else (),
         )
 
-    def _loader(self, name: str, *, training: bool = False) -> DataLoader:
-        dataset = self.split(name)
+    def _loader(self, name: str, *, training: bool = False, plain: bool = False) -> DataLoader:
+        """Batches of a split, in the order of training or its own; `plain`: as they are validated.
+
+        With trainer.overfit_batches they are the same in every epoch.
+        """
+        dataset = self.split(name, plain=plain)
         workers = decoders(self.workers) if dataset.pictures else 0
         trainer = self.trainer
         batches = EpochBatches(
@@ -361,15 +369,18 @@ class CaptionedPictures(pl.LightningDataModule):
             rank=trainer.global_rank if trainer else 0,
             world_size=trainer.world_size if trainer else 1,
         )
-        overfitting = bool(trainer and trainer.overfit_batches)  # type: ignore[attr-defined]
         return DataLoader(
             dataset,
             batch_size=None,  # the sampler yields whole batches
-            sampler=RepeatedBatches(batches) if overfitting else batches,
+            sampler=RepeatedBatches(batches, plain=plain) if self._overfits else batches,
             num_workers=workers,
-            persistent_workers=workers > 0 and training,
+            persistent_workers=workers > 0 and training and not plain,
             pin_memory=torch.cuda.is_available() and dataset.pictures is not None,
         )
+
+    @property
+    def _overfits(self) -> bool:
+        return bool(self.trainer and self.trainer.overfit_batches)  # type: ignore[attr-defined]
 
     def transfer_batch_to_device(
         self, batch: Batch, device: torch.device, dataloader_idx: int
@@ -390,6 +401,8 @@ class CaptionedPictures(pl.LightningDataModule):
         return self._loader("train", training=True)
 
     def val_dataloader(self) -> DataLoader:
+        if self._overfits:  # whether those that it trains on are learned by heart
+            return self._loader("train", training=True, plain=True)
         return self._loader("val")
 
     def test_dataloader(self) -> DataLoader:

@@ -90,6 +90,7 @@ def train(
         settings = with_checkpoint(settings, resumed, overrides=given, set_in_files=set_in_files)
         if settings.train:
             check_length(settings, resumed)
+    check_precision(settings)
 
     with loggers_for(
         settings,
@@ -256,6 +257,27 @@ def say_whether_scores_are_equal(
         log.warning("scores differ from those of %s: %s", settings.repeat, "; ".join(lines))
     else:
         log.info("the scores are those of %s to the last digit", settings.repeat)
+
+
+def check_precision(settings: Settings) -> None:
+    """See that the network can compute in trainer.precision; raises UserError if not.
+
+    Not among the checks of settings: a checkpoint of an earlier version may say otherwise.
+    """
+    precision = settings.trainer.precision
+    if precision not in ("16-true", "bf16-true", "64-true", "64"):
+        return
+    instead = "take bf16-mixed or 16-mixed, which are as fast, or 32-true"
+    if "image" in settings.inputs:
+        raise UserError(
+            f"trainer.precision={precision} with model={settings.model.name}: what is computed of"
+            f" pictures is in single precision, which the weights must be in, too; {instead}"
+        )
+    if settings.train and precision == "16-true":
+        raise UserError(
+            f"trainer.precision={precision}: an optimizer's steps are too small for weights in half"
+            f" precision, which become NaN; {instead}"
+        )
 
 
 def check_shares(settings: Settings, processes: int) -> None:

@@ -225,6 +225,33 @@ def test_what_lightning_refuses_is_one_message(option: str, settings_of, tmp_pat
         assert option == "+trainer.min_steps=-5.5" and math.isfinite(results["scores"]["val/loss"])
 
 
+@pytest.mark.parametrize(
+    ("model", "precision"),
+    [
+        *(("image_only", p) for p in ("16-true", "bf16-true", "64-true")),
+        ("fusion", "bf16-true"),
+        ("caption_only", "16-true"),
+    ],
+)
+def test_a_precision_that_a_model_cannot_compute_in_is_one_message(
+    model: str, precision: str, settings_of, tmp_path: Path
+):
+    with pytest.raises(UserError, match=f"trainer.precision={precision}.*bf16-mixed"):
+        run(settings_of, tmp_path, f"model={model}", f"trainer.precision={precision}")
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_captions_alone_in_another_precision(precision: str, settings_of, tmp_path: Path):
+    run(settings_of, tmp_path, f"trainer.precision={precision}", "trainer.max_epochs=2")
+    losses = history(tmp_path, "train/loss")
+    assert math.isfinite(losses[1]) and losses[1] < losses[0]
+
+
+def test_pictures_in_mixed_precision(settings_of, tmp_path: Path):
+    options = ["model=image_only", "trainer.precision=bf16-mixed", "trainer.max_epochs=1"]
+    assert math.isfinite(run(settings_of, tmp_path, *options)["scores"]["val/loss"])
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_a_gpu_that_is_not_there(settings_of, tmp_path: Path):
     with pytest.raises(UserError, match="trainer: .*gpu"):

@@ -11,6 +11,7 @@ from fake_runs import write_fake_run
 from mmlabel.cli import load_settings
 from mmlabel.compare import main
 from mmlabel.evidence import compare, explain, holm
+from mmlabel.finished_runs import annotations_of
 from mmlabel.mistakes import main as mistakes
 from mmlabel.run_folder import read_run, seal, write_failure
 
@@ -205,3 +206,33 @@ def test_runs_that_are_not_whole_are_refused_with_the_reason(tmp_path: Path, cap
         assert run(first, folder) == 1
         said = capsys.readouterr()
         assert reason in said.err and str(folder) in said.err and len(said.err.splitlines()) == 1
+
+
+def test_data_that_have_changed_since_a_run_are_said(made: Path, tmp_path: Path, capsys):
+    rows = tmp_path / "rows.csv"
+    rows.write_text((made / "rows.csv").read_text())
+    given = ["data=csv", f"data.file={rows}", f"cache_dir={tmp_path}/cache"]
+    settings = load_settings(given)
+    before = settings.data.read(
+        cache_dir=tmp_path / "cache", require_pictures=False, require_captions=False
+    )
+    write_fake_run(
+        tmp_path / "run", seed=0, noise=0.1, settings=settings.plain(),
+        inputs={"data": before.fingerprint},
+    )  # fmt: skip
+    write_fake_run(tmp_path / "older", seed=0, noise=0.1, settings=settings.plain())
+    run, older = read_run(tmp_path / "run"), read_run(tmp_path / "older")
+    for one in (run, older):
+        found = annotations_of(one)
+        assert found is not None and found.captions == before.captions
+    assert not capsys.readouterr().err
+
+    lines = rows.read_text().splitlines()
+    rows.write_text("\n".join([*lines[:-1], lines[-1] + " indeed"]) + "\n")
+    found = annotations_of(run)
+    assert found is not None and found.captions[-1].endswith(" indeed")
+    said = capsys.readouterr().err
+    assert "have changed since" in said and str(run.folder) in said
+    assert annotations_of(older) is not None and not capsys.readouterr().err, "it cannot tell"
+    rows.unlink()
+    assert annotations_of(run) is None and "the page has no pictures" in capsys.readouterr().err

@@ -74,6 +74,17 @@ def test_a_label_that_no_row_has_is_no_suspect():
     assert not found.cells[:, 1].any() and found.cells[:, 0].sum() >= 5
 
 
+def test_one_label_that_varies_is_too_few():
+    targets, probs, _ = planted()
+    targets[:, 1], targets[:, 2] = False, True
+    rows = answered_rows([record(ids_of(np.arange(300)), targets, probs)])
+    with pytest.raises(UserError, match="two labels that some rows have and others lack"):
+        suspicion(rows)
+    targets[:, 0] = True
+    rows = answered_rows([record(ids_of(np.arange(300)), targets, probs)])
+    assert not suspicion(rows).cells.any(), "nor is any of none"
+
+
 def test_several_runs_on_a_row_are_averaged():
     ids, targets = ["a.jpg", "b.jpg"], np.array([[1, 0, 0], [0, 1, 0]], dtype=bool)
     first = record(ids, targets, np.array([[0.9, 0.2, 0.1], [0.3, 0.1, 0.6]]), threshold=0.5)

@@ -81,6 +81,32 @@ def test_predictions_are_those_of_the_run(settings_of, scenes: Path, tmp_path: P
     assert compared == 24
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["model=image_only", "backbone.attention=residual"],
+        ["model=fusion", "model.fusion=attention"],
+    ],
+)
+def test_a_trained_backbone_of_which_cells_are_looked_at(
+    options: list[str], settings_of, made: Path, tmp_path: Path
+):
+    given = ["data=csv", f"data.file={made}/rows.csv", "backbone.frozen=false", *options]
+    train(settings_of(*given, "trainer.max_epochs=1"), tmp_path / "run")
+    with open(tmp_path / "run" / "predictions.csv", newline="") as file:
+        expected = list(csv.DictReader(file))
+    with open(made / "rows.csv", newline="") as file:
+        captions = {row["picture"]: row["caption"] for row in csv.DictReader(file)}
+    found = mmlabel.load(tmp_path / "run" / "best.ckpt").predict(
+        [made / row["ImageID"] for row in expected],
+        [captions[row["ImageID"]] for row in expected],
+    )
+    assert len(found) > 5
+    for row, one in zip(expected, found, strict=True):
+        probs = [float(value) for name, value in row.items() if name.startswith("prob_")]
+        assert list(one.probabilities.values()) == pytest.approx(probs, abs=1e-4)
+
+
 def test_a_mistake_is_one_message(tmp_path: Path, capsys):
     assert main([str(tmp_path / "no.ckpt"), "no.csv"]) == 1
     assert "there is no file" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from mmlabel.data import pictures
 from mmlabel.data.digests import picture_digests, unreadable_pictures
-from mmlabel.data.pictures import BadPicture, content_digest, decode, read_picture
+from mmlabel.data.pictures import BadPicture, as_rgb, content_digest, decode, read_picture
 
 
 def pixels(path: Path, *, upright: bool = False) -> np.ndarray:
@@ -169,6 +169,19 @@ def test_upright_turns_as_pillow_does(tmp_path: Path, name: str, orientation: in
         plain = np.asarray(Image.open(tmp_path / name).convert("RGB"))
         np.testing.assert_array_equal(pixels(tmp_path / name), plain)
         assert plain.shape == (14, 23, 3)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("name", ["turned.jpg", "turned.png", "turned.webp"])
+def test_what_is_upright_is_not_turned_again(tmp_path: Path, name: str, orientation: int):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    noise().save(tmp_path / name, exif=exif)
+    with Image.open(tmp_path / name) as picture:
+        once = as_rgb(picture, upright=True)
+    expected = pixels(tmp_path / name, upright=True)
+    for again in (once, as_rgb(once, upright=True), ImageOps.exif_transpose(once)):
+        np.testing.assert_array_equal(np.asarray(again), expected)
 
 
 def test_damaged_exif_data_does_not_spoil_a_picture(tmp_path: Path):

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import mmlabel
-from mmlabel.demo import MOST_BYTES, main, open_server
+from mmlabel.demo import MOST_BYTES, answer_of, main, open_server
 from mmlabel.errors import UserError
 from mmlabel.training import train
 
@@ -74,6 +75,23 @@ def test_answers_are_the_models(port: int, fusion: Path, made: Path):
     status, content = ask(port, "POST", "/answer?caption=a+cat")
     found = json.loads(content)
     assert found["preview"] is None and all(one["picture"] == 0 for one in found["labels"])
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_a_turned_picture_is_answered_as_the_model_does(
+    kind: str, fusion: Path, made: Path, tmp_path: Path
+):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(made / "data" / "4.jpg") as picture:
+        picture.resize((90, 40)).save(tmp_path / "turned", kind, exif=exif)
+    model = mmlabel.load(fusion)
+    content = (tmp_path / "turned").read_bytes()
+    found = {
+        one["name"]: one["probability"] for one in answer_of(model, content, "a cat")["labels"]
+    }
+    expected = model.predict(content, "a cat").probabilities
+    assert found == pytest.approx(dict(expected), abs=1e-4)
 
 
 def test_mistakes_are_answered(port: int):

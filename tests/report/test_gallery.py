@@ -19,6 +19,7 @@ from mmlabel.data.overview import labels_of, pictures_of
 from mmlabel.label_errors import answered_rows
 from mmlabel.report import StudyReport, VariantSummary, write_run_report, write_study_report
 from mmlabel.report.data_page import DataSet, write_data_page
+from mmlabel.report.gallery import label_names
 from mmlabel.report.mistakes_page import Mistakes, write_mistakes_page
 
 
@@ -143,3 +144,28 @@ def test_the_data_page_shows_pictures_as_networks_see_them(tmp_path, upright: bo
     )  # fmt: skip
     page = write_data_page(tmp_path / "data.html", found, command=["python"]).read_text()
     assert_shown_as_seen(pictures_shown(page), upright=upright)
+
+
+def test_names_are_those_that_a_run_recorded(tmp_path):
+    targets = np.array([[1, 1, 0]], bool)
+    run = write_run(tmp_path / "run", ids=["0.jpg"], targets=targets, probs=targets * 0.9)
+    today = pictures(tmp_path / "pictures", ["one"])
+    assert label_names([run], None) == {1: "person", 2: "bicycle"}
+    assert label_names([run], today) == {1: "person", 2: "bicycle", 3: "car & van"}
+    other = replace(today, label_names=["", "tree", "person", "bicycle"])
+    assert label_names([run], other) == {1: "person", 2: "bicycle"}, "numbered otherwise by now"
+
+
+def test_of_several_captions_the_first_is_shown(tmp_path):
+    targets = np.array([[1, 0, 0]], bool)
+    run = write_run(tmp_path / "run", ids=["0.jpg"], targets=targets, probs=targets * 0.9)
+    one = pictures(tmp_path / "pictures", ["the first caption"])
+    several = replace(
+        one,
+        ids=one.ids * 2,
+        captions=["the first caption", "the second caption"],
+        targets=one.targets.repeat(2, axis=0),
+        pictures=one.pictures * 2,
+    )
+    page = write_run_report(run.folder, several).read_text()
+    assert "the first caption" in page and "the second caption" not in page

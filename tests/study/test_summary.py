@@ -8,6 +8,7 @@ import pytest
 from made_up_study import finish, planned
 
 from mmlabel.evidence import bootstrap_interval, compare, holm
+from mmlabel.run_folder import seal
 from mmlabel.study.definition import Study
 from mmlabel.study.output import write_study
 from mmlabel.study.plan import Job
@@ -77,6 +78,41 @@ def test_without_a_baseline_or_the_same_rows_nothing_is_compared(study: Study, t
         finish(job, rows=50)
     report = study_report(study, jobs, command="c", annotations=None, resamples=200)
     assert [v.verdict for v in report.variants] == ["", "not compared", "not compared"]
+
+
+def forget(folder: Path, row: int) -> None:
+    """Make a target that is 0 one that is not known."""
+    path = folder / "predictions.csv"
+    lines = path.read_text().splitlines()
+    cells = lines[row].split(",")
+    cells[cells.index("0")] = ""
+    path.write_text("\n".join([*lines[:row], ",".join(cells), *lines[row + 1 :]]) + "\n")
+    seal(folder)
+
+
+def test_variants_that_know_other_targets_are_not_compared(study: Study, tmp_path: Path):
+    jobs = planned(study, tmp_path / "runs")
+    for job in jobs:
+        finish(job)
+        if job.variant.name == "b":
+            forget(job.folder, 3)
+    report = study_report(study, jobs, command="c", annotations=None, resamples=200)
+    assert [v.verdict for v in report.variants] == ["", "not compared", "worse"]
+    assert [len(v.runs) for v in report.variants] == [3, 3, 3]
+
+
+def test_a_seed_of_other_rows_is_left_out_and_said_to_be(study: Study, tmp_path: Path):
+    jobs = planned(study, tmp_path / "runs")
+    for job in jobs:
+        finish(job, rows=50 if (job.variant.name, job.seed) == ("b", 1) else 60)
+        if (job.variant.name, job.seed) == ("c", 2):
+            forget(job.folder, 3)
+    report = study_report(study, jobs, command="c", annotations=None, resamples=200)
+    assert [len(v.runs) for v in report.variants] == [3, 2, 2]
+    assert all(v.verdict not in ("", "not compared") for v in report.variants[1:])
+    said = [note for note in report.notes if "counts in nothing" in note]
+    assert len(said) == 2
+    assert said[0].startswith("b, seed 1, was not tested on") and said[1].startswith("c, seed 2,")
 
 
 def test_what_a_study_writes(study: Study, tmp_path: Path):

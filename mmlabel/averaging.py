@@ -37,6 +37,11 @@ class AveragedWeights(WeightAveraging):
         # A checkpoint that is evaluated now holds the average as its weights: nothing is swapped.
         self._average_model = None
 
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Of a resumed run that had been trained to its end Lightning begins and ends no training.
+        if self._average_model is not None:
+            self.on_train_end(trainer, pl_module)
+
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from resumed_runs import CAPTIONS, history, run, run_killed_in_epoch
+from resumed_runs import CAPTIONS, Killed, history, run, run_killed_in_epoch
 from torch import Tensor
 
 from mmlabel import callbacks
@@ -109,6 +109,28 @@ def test_resumed_is_uninterrupted(settings_of, tmp_path: Path, option: str, feat
         assert history(tmp_path / "again", column) == expected, column
     assert again["scores"] == pytest.approx(whole["scores"], rel=exact)
     assert again["best_epoch"] == whole["best_epoch"]
+
+
+@pytest.mark.parametrize("option", ["callbacks.ema=0.6", "callbacks.swa_start=0"])
+def test_a_run_that_was_stopped_after_its_training_tests_the_average(
+    settings_of, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
+):
+    options = [*CAPTIONS, "scheduler=none", "monitor=val/loss", "trainer.max_epochs=3",
+               "resume=true", option]  # fmt: skip
+    whole = run(settings_of, tmp_path / "whole", *options)
+    assert whole["best_epoch"] > 0
+
+    def kill(self, trainer, module) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(callbacks.StopOnNaN, "on_test_start", kill, raising=False)
+        with pytest.raises(Killed):
+            run(settings_of, tmp_path / "cut", *options)
+    again = run(settings_of, tmp_path / "cut", *options)
+    assert again["scores"] == whole["scores"]
+    predictions = [(tmp_path / name / "predictions.csv").read_text() for name in ("whole", "cut")]
+    assert predictions[0] == predictions[1]
 
 
 def test_a_resumed_run_keeps_its_average(settings_of, tmp_path: Path):

@@ -358,9 +358,18 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class WholeEpochs(Callback):
-    """Sees that a resumed run begins with an epoch; Lightning would train on its last batches."""
+    """Sees that a resumed run begins with an epoch; Lightning would train on its last batches.
+
+    With trainer.max_steps it would pass over the epoch: it takes a checkpoint of a whole one for
+    one of its last step. So the limit is put aside while the checkpoint is read.
+    """
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        loop = trainer.fit_loop.epoch_loop
+        self.max_steps, loop.max_steps = loop.max_steps, -1
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.fit_loop.epoch_loop.max_steps = self.max_steps
         seen = trainer.fit_loop.epoch_loop.batch_progress.current.ready
         batches = trainer.num_training_batches
         if 0 < seen < batches:

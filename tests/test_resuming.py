@@ -81,6 +81,23 @@ def test_resumed_is_uninterrupted(settings_of, tmp_path: Path, scheduler: str, e
         assert len(set(history(tmp_path / "whole", "lr"))) > 1, "the rate was never cut"
 
 
+@pytest.mark.parametrize("scheduler", ["none", "one_cycle"])
+def test_resumed_is_uninterrupted_where_steps_end_training(
+    settings_of, tmp_path: Path, scheduler: str
+):
+    """9 steps are two epochs and a quarter."""
+    options = [*CAPTIONS, f"scheduler={scheduler}", "data.batch_size=16", "trainer.max_steps=9",
+               "trainer.max_epochs=null"]  # fmt: skip
+    whole = run(settings_of, tmp_path / "whole", *options)
+    last = run_killed_in_epoch(settings_of, tmp_path / "killed", 1, *options)
+    for name, checkpoint in (("again", last), ("ended", tmp_path / "whole" / "last.ckpt")):
+        again = run(settings_of, tmp_path / name, f"ckpt_path={checkpoint}")
+        for column in ("train/loss", "val/f1_micro", "lr"):
+            assert history(tmp_path / name, column) == history(tmp_path / "whole", column), column
+        for part in ("scores", "epochs", "best_epoch", "rows"):
+            assert again[part] == whole[part], part
+
+
 def test_an_interruption_before_a_resumed_runs_first_epoch_ends_loses_nothing(
     settings_of, tmp_path: Path
 ):

@@ -127,6 +127,7 @@ def build(settings: Settings, resumed: Checkpoint | None, *, wandb_id: str | Non
         stored=stored,
         detector=detector,
         states=states,
+        first_epoch=resumed.epochs if resumed and settings.train else 0,
     )
     inputs = inputs_read(data, backbone, text, resumed, looks_at_order=settings.looks_at_order)
     if resumed is not None:

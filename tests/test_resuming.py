@@ -14,6 +14,7 @@ from sklearn.metrics import f1_score
 
 from mmlabel.callbacks import FreshSchedule
 from mmlabel.checkpoint import read_checkpoint
+from mmlabel.classifier import Classifier
 from mmlabel.errors import UserError
 from mmlabel.models.decoder import LabelDecoder
 from mmlabel.training import train
@@ -79,6 +80,27 @@ def test_resumed_is_uninterrupted(settings_of, tmp_path: Path, scheduler: str, e
         assert again[name] == whole[name], name
     if scheduler == "plateau":
         assert len(set(history(tmp_path / "whole", "lr"))) > 1, "the rate was never cut"
+
+
+def test_the_first_epoch_is_its_own_where_workers_decode(settings_of, tmp_path: Path, monkeypatch):
+    """They are given its first rows before Lightning tells anybody which epoch it is."""
+    seen: list[list[str]] = []
+    step = Classifier.training_step
+
+    def watched(self, batch, batch_idx):
+        seen.append(batch.ids)
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(Classifier, "training_step", watched)
+    options = ["model=image_only", "data.augment=[erase]", "data.workers=1", "patience=null",
+               "data.rows=[16,12,12]", "data.batch_size=8"]  # fmt: skip
+    whole = run(settings_of, tmp_path / "whole", *options)
+    expected, seen[:] = seen[:], []
+    last = run_killed_in_epoch(settings_of, tmp_path / "killed", 1, *options)
+    again = run(settings_of, tmp_path / "again", f"ckpt_path={last}", "data.workers=1")
+    assert seen == expected
+    assert history(tmp_path / "again") == history(tmp_path / "whole")
+    assert again["scores"] == whole["scores"]
 
 
 @pytest.mark.parametrize("scheduler", ["none", "one_cycle"])

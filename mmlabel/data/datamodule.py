@@ -89,6 +89,7 @@ class CaptionedPictures(pl.LightningDataModule):
         states: of the frozen text transformer, which stand in for captions, or None.
         teacher: the logits of a network to learn from, of the training split, or None.
         augment: random changes of training pictures, which are then looked at live.
+        first_epoch: that is trained; not 0 in a run that is gone on with.
 
     Attributes:
         detector_seconds: what detection took, now or when its scores were stored.
@@ -114,6 +115,7 @@ class CaptionedPictures(pl.LightningDataModule):
         states: StoredStates | None = None,
         teacher: TeacherLogits | None = None,
         augment: Sequence[Change] = (),
+        first_epoch: int = 0,
     ) -> None:
         super().__init__()
         self.prepared = prepared
@@ -131,6 +133,7 @@ class CaptionedPictures(pl.LightningDataModule):
         self.states = states
         self.teacher = teacher
         self.augment = augment
+        self.first_epoch = first_epoch
         self.detector_seconds = 0.0
         self.features: torch.Tensor | None = None
         self.features_key: dict[str, object] | None = None
@@ -369,6 +372,9 @@ class CaptionedPictures(pl.LightningDataModule):
             rank=trainer.global_rank if trainer else 0,
             world_size=trainer.world_size if trainer else 1,
         )
+        if training and not self._overfits:
+            # Workers fetch the first batches before Lightning says of which epoch they are.
+            batches.set_epoch(self.first_epoch)
         return DataLoader(
             dataset,
             batch_size=None,  # the sampler yields whole batches

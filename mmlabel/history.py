@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from lightning_fabric.loggers.logger import rank_zero_experiment
 from pytorch_lightning.loggers import CSVLogger
@@ -30,6 +31,12 @@ class History(CSVLogger):
         if self._experiment is None:
             self._experiment = _Writer(self.log_dir)
         return self._experiment  # pyright: ignore[reportReturnType]
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
+        """Log figures of an epoch; those of steps, which say none, have no line here."""
+        if "epoch" in metrics:
+            super().log_metrics(metrics, step)
 
     @rank_zero_only
     def begin_with(self, lines: Sequence[Mapping[str, float]]) -> None:

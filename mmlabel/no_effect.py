@@ -149,6 +149,9 @@ def _limits(settings: Settings) -> Found:
         yield from _all(names, "trainer.overfit_batches, which stands in for them")
     if not settings.test:
         yield "trainer.limit_test_batches", "test=false"
+    if not settings.logger.has_curves:
+        why = "logger.wandb=null and logger.tensorboard=false, which alone draw its figures"
+        yield "callbacks.device_stats", why
     if settings.logger.wandb is not None and not (settings.test and settings.report):
         off = "report=false" if settings.test else "test=false"
         yield "logger.wandb.page", f"{off}: there is no page"

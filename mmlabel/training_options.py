@@ -247,6 +247,11 @@ class Logger(Group):
     tensorboard: StrictBool = False
     """TensorBoard's event files in the run's folder."""
 
+    @property
+    def has_curves(self) -> bool:
+        """Whether figures of steps are drawn, for which metrics.csv has no place."""
+        return self.wandb is not None or self.tensorboard
+
 
 class Callbacks(Group):
     """Further callbacks of Lightning's, and averages of the weights."""
@@ -254,7 +259,7 @@ class Callbacks(Group):
     model_summary: StrictBool = False
     """Lightning's table of modules, before training."""
     device_stats: StrictBool = False
-    """Log use of the processor or GPU."""
+    """Log use of the processor or GPU, in wandb and TensorBoard alone."""
     ema: Annotated[float, Gt(0), Lt(1)] | None = None
     """Validate, keep and test a moving average of the weights that keeps this share of itself in a
     step (0.999); null: the weights."""

@@ -67,6 +67,14 @@ def test_nothing_logged_is_no_file(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_figures_of_steps_have_no_line(tmp_path: Path):
+    history = History(tmp_path)
+    history.log_metrics(dict(LINES[0]), step=2)
+    history.log_metrics({"cpu_percent": 12.0}, step=1)
+    history.save()
+    assert read_history(tmp_path) == LINES[:1]
+
+
 def test_a_new_run_has_no_lines_of_another(settings_of, tmp_path: Path):
     """Of one that logs nothing, either: the scores of validation alone are no point of a curve."""
     options = ["model=caption_only", "logger=csv", "trainer.max_epochs=1", "test=false"]

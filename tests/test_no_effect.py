@@ -73,6 +73,8 @@ IDLE = [
     (["logger=wandb", "report=false"], "logger.wandb.page=true", ["logger=wandb"]),
     (["logger=wandb", "test=false"], "logger.wandb.page=true", ["logger=wandb"]),
     (["train=false", "ckpt_path=x"], "max_megabytes=100", []),
+    (["logger=csv"], "callbacks.device_stats=true", ["logger=wandb"]),
+    (["logger.wandb=null"], "callbacks.device_stats=true", ["logger=tensorboard"]),
 ]  # fmt: skip
 
 

@@ -172,6 +172,24 @@ def test_scores_are_over_epochs_and_steps_have_curves_of_their_own(
     assert "step/" not in (tmp_path / "run" / "metrics.csv").read_text()
 
 
+def test_the_use_of_the_processor_is_in_wandb_alone(settings_of: Callable, tmp_path: Path):
+    pytest.importorskip("psutil")
+    stats = ["callbacks.device_stats=true", "trainer.log_every_n_steps=1"]
+    options = ["model=caption_only", *stats, "report=true"]
+    wandb = ["logger=wandb", "logger.wandb.mode=offline", "logger.csv=true"]
+    results = train(settings_of(*options, *wandb), tmp_path / "run")
+    assert not any("device_stats" in note for note in results["notes"])
+    rows = history(content(tmp_path / "run"))
+    assert any(name.startswith("DeviceStatsMonitor") for row in rows for name in row)
+    lines = read_history(tmp_path / "run")
+    assert not any(name.startswith("DeviceStatsMonitor") for row in lines for name in row)
+    assert (tmp_path / "run" / "report.html").exists()
+
+    resumed = [*stats, f"ckpt_path={tmp_path}/run/last.ckpt", "logger=csv"]
+    results = train(settings_of(*resumed), tmp_path / "more", overrides=resumed)
+    assert any("callbacks.device_stats=true" in note for note in results["notes"])
+
+
 def test_test_scores_stand_at_the_epoch_that_was_kept(settings_of: Callable, tmp_path: Path):
     options = ["logger=wandb", "logger.wandb.mode=offline", "model=caption_only", "scheduler=none"]
     results = train(settings_of(*options, "trainer.max_epochs=3"), tmp_path / "run")

@@ -127,7 +127,12 @@ class EpochLines(Callback):
         self.scoring.at(trainer, batch_idx + 1, trainer.num_test_batches[0])
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        scores = {name: value.item() for name, value in trainer.callback_metrics.items()}
+        # Lightning keeps the scores of the last epoch that was validated.
+        scores = {
+            name: value.item()
+            for name, value in trainer.callback_metrics.items()
+            if pl_module.validated or not name.startswith("val/")
+        }
         shown = "  ".join(
             f"{name} {scores[name]:.3f}"
             for name in ("train/loss", "val/loss", "val/f1_micro", "val/f1_samples", "val/f1_macro")
@@ -328,7 +333,7 @@ class BestCheckpoint(ModelCheckpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # An epoch without validation (check_val_every_n_epoch) cannot be the best.
-        if self.monitor in trainer.callback_metrics:
+        if pl_module.validated:
             super().on_train_epoch_end(trainer, pl_module)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

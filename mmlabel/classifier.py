@@ -63,6 +63,7 @@ class Classifier(pl.LightningModule):
         evaluated: answers of each split's last pass, by split.
         rows_trained: training rows seen in the last epoch, by all processes; some twice where
             their number is no multiple of the processes'.
+        validated: whether the epoch that is trained has been.
     """
 
     def __init__(
@@ -95,7 +96,7 @@ class Classifier(pl.LightningModule):
         self.evaluated: dict[str, Evaluated] = {}
         self.rows_trained = 0
         self._seen: list[tuple[Tensor, ...]] = []
-        self._validated = False  # in this epoch of training
+        self.validated = False
         self._collapsed = False
 
     def forward(self, batch: Batch) -> Tensor:
@@ -121,7 +122,7 @@ class Classifier(pl.LightningModule):
             own = self.global_rank * 10_007  # the rows of no two processes lose the same units
             torch.manual_seed(self.seed * 1_000_003 + own + self.current_epoch)
             self.rows_trained = 0
-            self._validated = False
+            self.validated = False
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self.network.loss(batch, self.criterion)  # type: ignore[operator]
@@ -142,7 +143,7 @@ class Classifier(pl.LightningModule):
         self.log("lr", optimizer.param_groups[0]["lr"])
         # Here, before the epoch's checkpoint: Lightning would do it after, and a resumed run would
         # lack the step.
-        for config in self.trainer.lr_scheduler_configs if self._validated else ():
+        for config in self.trainer.lr_scheduler_configs if self.validated else ():
             if isinstance(config.scheduler, ReduceLROnPlateau):
                 config.scheduler.step(self.trainer.callback_metrics[str(config.monitor)])
 
@@ -212,7 +213,7 @@ class Classifier(pl.LightningModule):
             # Test scores are those of the epoch that was kept, which is known outside of this one.
             logged = False if split == "test" else None
             self.log_dict(own, sync_dist=self.trainer.world_size > 1, logger=logged)
-            self._validated = True
+            self.validated = True
 
     def _score(self, split: str) -> None:
         threshold = torch.tensor(self.threshold)

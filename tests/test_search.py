@@ -191,6 +191,17 @@ def test_a_run_that_falls_behind_is_given_up(settings_of: Callable[..., Settings
     assert max(score for _, score in told) == pytest.approx(results["scores"]["val/f1_micro"])
 
 
+def test_an_epoch_that_is_not_validated_tells_nothing(settings_of, tmp_path: Path):
+    from mmlabel.search.trials import Prune
+
+    told: list[int] = []
+    trial = SimpleNamespace(report=lambda _, epoch: told.append(epoch), should_prune=lambda: False)
+    settings = settings_of("model=caption_only", "trainer.max_epochs=5", "patience=null",
+                           "trainer.check_val_every_n_epoch=2")  # fmt: skip
+    train(settings, tmp_path / "run", callbacks=[Prune(trial, "val/f1_micro")])
+    assert told == [1, 3]
+
+
 PROGRAM = """
 import os, signal, sys
 from mmlabel.search import trials

@@ -51,7 +51,7 @@ class Prune(Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # An epoch without validation (check_val_every_n_epoch) has none.
-        if self.monitor not in trainer.callback_metrics:
+        if not pl_module.validated:
             return
         score = trainer.callback_metrics[self.monitor].item()
         if math.isfinite(score):

@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import pytorch_lightning as pl
 import torch
@@ -146,7 +146,8 @@ class EpochLines(Callback):
 class StepCurves(Callback):
     """Logs loss, learning rates and the norm of the gradients, before they are clipped, of steps.
 
-    Of every n-th one, n = `trainer.log_every_n_steps`; a step between them does nothing more.
+    Of every n-th one, n = `trainer.log_every_n_steps`; a step between them does nothing more. The
+    rate of a part that has one of its own has the part's name, see `parameter_groups`.
 
     Args:
         loggers: what draws curves. A file with a line an epoch has no place for steps.
@@ -154,24 +155,28 @@ class StepCurves(Callback):
 
     def __init__(self, loggers: Sequence[Logger]) -> None:
         self.loggers = loggers
+        self._losses: list[Tensor] = []  # of the batches of a step
 
     def on_before_backward(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor
     ) -> None:
-        self._loss = loss.detach()
+        # The one that is given is a part of the step's (accumulate_grad_batches), or scaled.
+        self._losses.append(cast(Tensor, pl_module.step_loss))
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
+        losses, self._losses = self._losses, []
         if trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
         groups = optimizer.param_groups
         gradients = [w.grad for group in groups for w in group["params"] if w.grad is not None]
         norms = torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients])
-        values = {"step/loss": self._loss.item(), "step/lr": groups[0]["lr"]}
+        values = {"step/loss": torch.stack(losses).mean().item(), "step/lr": groups[0]["lr"]}
         values["step/grad_norm"] = torch.linalg.vector_norm(norms).item()
-        if len(groups) > 1:  # see `parameter_groups`
-            values["step/lr_backbone"] = groups[-1]["lr"]
+        for number, group in enumerate(groups[1:], 1):
+            # A run that an earlier version began has none of the names.
+            values[f"step/lr_{group.get('name', number)}"] = group["lr"]
         for logger in self.loggers:
             logger.log_metrics(values, step=trainer.global_step)
 

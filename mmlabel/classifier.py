@@ -64,6 +64,7 @@ class Classifier(pl.LightningModule):
         rows_trained: training rows seen in the last epoch, by all processes; some twice where
             their number is no multiple of the processes'.
         validated: whether the epoch that is trained has been.
+        step_loss: of the last batch that was trained on.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class Classifier(pl.LightningModule):
         self.rows_trained = 0
         self._seen: list[tuple[Tensor, ...]] = []
         self.validated = False
+        self.step_loss: Tensor | None = None
         self._collapsed = False
 
     def forward(self, batch: Batch) -> Tensor:
@@ -126,6 +128,7 @@ class Classifier(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self.network.loss(batch, self.criterion)  # type: ignore[operator]
+        self.step_loss = loss.detach()
         self.rows_trained += len(batch.rows) * self.trainer.world_size
         self.log(
             "train/loss",

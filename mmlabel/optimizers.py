@@ -31,7 +31,7 @@ def parameter_groups(
 
     The weights of each part of `lr_scales` ("encoders.image.backbone"; in an ensemble that of any
     member) have `lr` times its scale as their learning rate, and with another scale than 1 they are
-    a group of their own, after that of all others.
+    a group of their own, after that of all others, with the part's last name.
     """
     left = [(f".{name}", p) for name, p in network.named_parameters() if p.requires_grad]
     groups: list[dict[str, object]] = []
@@ -39,7 +39,8 @@ def parameter_groups(
         own = [p for name, p in left if f".{part}." in name]
         if scale != 1 and own:
             left = [(name, p) for name, p in left if f".{part}." not in name]
-            groups.append({"params": own, "lr": lr * scale, "lr_scale": scale})
+            rate = {"lr": lr * scale, "lr_scale": scale}
+            groups.append({"params": own, **rate, "name": part.rpartition(".")[2]})
     return [{"params": [p for _, p in left]}, *groups]
 
 

@@ -126,7 +126,8 @@ def test_parts_of_a_network_and_of_its_members_have_rates_of_their_own() -> None
     rest, first, second = parameter_groups(network, lr=2.0, lr_scales=scales)
     own = member["encoders"]
     assert rest == {"params": [network["head"].weight, *own["bb"].parameters()]}
-    assert first == {"params": [network["encoders"]["a"].weight], "lr": 1.0, "lr_scale": 0.5}
-    assert second == {"params": [*own["b"].parameters()], "lr": 0.2, "lr_scale": 0.1}
+    weights = {"params": [network["encoders"]["a"].weight]}
+    assert first == {"name": "a", **weights, "lr": 1.0, "lr_scale": 0.5}
+    assert second == {"name": "b", "params": [*own["b"].parameters()], "lr": 0.2, "lr_scale": 0.1}
     (every,) = parameter_groups(network, lr=2.0, lr_scales={"encoders.a": 1.0})
     assert len(every["params"]) == 6 and every.keys() == {"params"}

@@ -6,7 +6,9 @@ checkpoint is refused, naming both. Where things are and how the work is done ma
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +32,7 @@ _ASKED_EVALUATING = (*_ASKED, "test", "report", "name", "study")
 _MACHINERY = (
     "test", "report", "name", "study", "logger", "max_megabytes",
     "callbacks.model_summary", "callbacks.device_stats",
-    "data.workers", "data.on_bad_image", "data.on_missing",
+    "data.workers", "data.on_bad_image", "data.on_missing", "data.download",
     "features.mode", "features.workers", "features.batch_size",
     "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy",
     "trainer.profiler", "trainer.detect_anomaly", "trainer.log_every_n_steps",
@@ -72,7 +74,7 @@ def with_checkpoint(
     """
     own, asked = checkpoint.settings.plain(), settings.plain()
     flat_own, flat_asked = flatten(own), flatten(asked)
-    files = _FILES if checkpoint.rows is not None else _FILES[:1]
+    files = _files(checkpoint)
     always = _ASKED if settings.train else _ASKED_EVALUATING
     may_change = (*always, *files, *(_RESUMING if settings.train else _EVALUATING))
     other_rows = settings.data.allow_other_rows
@@ -135,7 +137,11 @@ def _given(
         elif key in asked:
             given[key] = asked[key]
     given |= {name: asked[name] for name in set_in_files or () if name in asked}
-    return dict(sorted(given.items(), key=lambda pair: not pair[0].endswith((".name", ".kind"))))
+    return {name: given[name] for name in _kinds_first(given)}
+
+
+def _kinds_first(names: Iterable[str]) -> list[str]:
+    return sorted(names, key=lambda name: not name.endswith((".name", ".kind")))
 
 
 def _keys(overrides: Sequence[str]) -> list[str]:
@@ -181,6 +187,44 @@ def _put(values: dict[str, Any], name: str, value: Any) -> None:
             values[group] = {}
         values = values[group]
     values[option] = value
+
+
+def _files(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """The options that say where the rows are, of those that may change."""
+    return _FILES if checkpoint.rows is not None else _FILES[:1]
+
+
+def check_same_run(settings: Settings, left: Checkpoint) -> None:
+    """Raise UserError if a folder's own checkpoint is not of the run that is asked for.
+
+    With `resume` the same command goes on: beside `with_checkpoint`, all of its options count,
+    those that it does not name included.
+
+    Args:
+        settings: of the command line.
+        left: what an interrupted run has left in the run's folder.
+    """
+    asked, theirs = flatten(settings.plain()), flatten(left.settings.plain())
+    for options in (asked, theirs):
+        options["ckpt_path"] = _begun_with(options["ckpt_path"], left)
+    may_differ = (*_RESUMING, *_files(left), "resume", "repeat", "cache_dir")
+    for name in _kinds_first(asked | theirs):
+        value, then = asked.get(name), theirs.get(name)
+        if not _is_among(name, may_differ) and not _is_same(value, then):
+            raise UserError(
+                f"{_as_typed(name, value)}, but the checkpoint was trained with"
+                f" {_as_typed(name, then)}: resume=true goes on with what the same command has"
+                f" left, and {left.path} is another run's; give the options of that run, or choose"
+                " another folder"
+            )
+
+
+def _begun_with(ckpt_path: str | None, left: Checkpoint) -> str | None:
+    """What a run began with, None if with nothing: going on with `left` is no other beginning."""
+    if ckpt_path is None:
+        return None
+    path = Path(os.path.expanduser(ckpt_path)).resolve()
+    return None if path == left.path.resolve() else str(path)
 
 
 def check_length(settings: Settings, checkpoint: Checkpoint) -> None:

@@ -44,7 +44,7 @@ from mmlabel.processes import ProcessLost, started
 from mmlabel.record import commit, describe, machine, versions
 from mmlabel.repeating import not_the_same, read_record, scores_compared
 from mmlabel.report import write_run_report
-from mmlabel.resuming import check_length, with_checkpoint
+from mmlabel.resuming import check_length, check_same_run, with_checkpoint
 from mmlabel.run_folder import LAST, read_history, write_run
 from mmlabel.settings import Settings, flatten
 from mmlabel.size import Size, check_size, sizes
@@ -85,8 +85,13 @@ def train(
         record = read_record(settings.repeat)
     if (begin := begins_with(settings, folder)) is not None:
         resumed = read_checkpoint(begin)
-        # A record has every option of its run, those that the checkpoint did not have included.
-        given = overrides if record is None else list(flatten(settings.plain()))
+        goes_on = settings.resume and begin == folder / LAST
+        if goes_on:
+            check_same_run(settings, resumed)
+        # Every option counts where the same command goes on, and a record has all of its run's,
+        # those that the checkpoint did not have included.
+        whole = goes_on or record is not None
+        given = list(flatten(settings.plain())) if whole else overrides
         settings = with_checkpoint(settings, resumed, overrides=given, set_in_files=set_in_files)
         if settings.train:
             check_length(settings, resumed)

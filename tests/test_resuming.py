@@ -685,6 +685,33 @@ def test_the_same_command_goes_on_where_it_was_stopped(settings_of, tmp_path: Pa
         run(settings_of, tmp_path / "cut", *other)
 
 
+def test_another_runs_leftovers_are_refused(settings_of, tmp_path: Path):
+    """Whether or not the command names the option in which it differs."""
+    options = [*CAPTIONS, "resume=true", "trainer.max_epochs=3"]
+    beginning = run_killed_in_epoch(settings_of, tmp_path / "first", 1, *options)
+    for number, (theirs, said) in enumerate(
+        {
+            "optimizer.lr=0.5": "optimizer.lr=0.003, but .* optimizer.lr=0.5: resume=true goes on",
+            "callbacks.ema=0.9": "callbacks.ema=null, but .* callbacks.ema=0.9: ",
+            "+trainer.reload_dataloaders_every_n_epochs=1": "n_epochs=null, but .*n_epochs=1: ",
+            f"ckpt_path={beginning}": "ckpt_path=null, but .* ckpt_path=/.*last.ckpt: ",
+        }.items()
+    ):
+        folder = tmp_path / str(number)
+        run_killed_in_epoch(settings_of, folder, 2, *options, theirs)
+        with pytest.raises(UserError, match=said):
+            run(settings_of, folder, *options)
+
+
+def test_what_does_not_change_the_result_is_the_new_commands(settings_of, tmp_path: Path):
+    options = [*CAPTIONS, "resume=true"]
+    whole = run(settings_of, tmp_path / "whole", *options)
+    theirs = ["data.workers=1", "name=former", "trainer.log_every_n_steps=3", "report=true"]
+    run_killed_in_epoch(settings_of, tmp_path / "cut", 1, *options, *theirs)
+    again = run(settings_of, tmp_path / "cut", *options)
+    assert again["settings"] == whole["settings"] and again["scores"] == whole["scores"]
+
+
 def test_going_on_is_for_training_alone(settings_of):
     with pytest.raises(UserError, match="resume=true with train=false"):
         settings_of("resume=true", "train=false", "ckpt_path=a.ckpt")

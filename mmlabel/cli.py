@@ -7,15 +7,15 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, cast
 
 from hydra import compose, initialize_config_dir
-from hydra.core.default_element import GroupDefault
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -26,10 +26,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+from mmlabel.config_files import chosen_files, leave_out_of_other_kinds, repository, set_by
 from mmlabel.errors import UserError, nearest, of_the_disk
 from mmlabel.help import CONF, choices
 from mmlabel.no_effect import without_effect
-from mmlabel.options import declared, unknown
+from mmlabel.options import unknown
 from mmlabel.processes import (
     agreed,
     check_multirun,
@@ -38,7 +39,7 @@ from mmlabel.processes import (
     started,
 )
 from mmlabel.repeating import with_record
-from mmlabel.settings import Settings, flatten, option_names, read_settings
+from mmlabel.settings import CHOSEN_BY_GROUP, Settings, read_settings
 from mmlabel.terminal import escape_what_is_missing, printable
 
 log = logging.getLogger(__name__)
@@ -49,12 +50,6 @@ _MAIN_PROCESS = os.getpid()
 _INSTALLED_BY = {
     **dict.fromkeys(("joblib", "submitit_local", "submitit_slurm"), "-e '.[launchers]'"),
     "ray": "hydra-ray-launcher 'joblib<1.6', in an environment without constraints.txt",
-}
-
-
-# "optimizer.name" and the like.
-CHOSEN_BY_GROUP = {option.name for option in declared(Settings) if option.choice} | {
-    "detector.name"
 }
 
 
@@ -200,15 +195,28 @@ def _list(group: str) -> str:
 # ---- From a command line to settings --------------------------------------------------------
 
 
-def load_settings(overrides: Sequence[str]) -> Settings:
+def load_settings(overrides: Sequence[str], *, to_come: Iterable[str] = ()) -> Settings:
     """The settings that a run with these overrides has.
+
+    Args:
+        overrides: of a command line.
+        to_come: options that will be given on top, with values that are not known yet.
 
     Raises UserError, or an error of Hydra's that `explain` puts into words.
     """
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("train", list(overrides))
-    return settings_from(config, overrides)
+        settings, left_out = _read(config, overrides, _searchpath(overrides), to_come=to_come)
+    for text in left_out:
+        _say(text)
+    return settings
+
+
+@cache
+def _say(text: str) -> None:
+    """Once, however often the settings are asked for."""
+    log.warning(text)
 
 
 def command_settings(overrides: Sequence[str]) -> Settings:
@@ -221,15 +229,35 @@ def command_settings(overrides: Sequence[str]) -> Settings:
 
 def settings_from(config: DictConfig, overrides: Sequence[str]) -> Settings:
     """Check a composed configuration; `overrides` are those of the command line."""
-    for item in parse(overrides):
+    searchpath = OmegaConf.select(config, "hydra.searchpath")
+    return _read(config, overrides, searchpath or _searchpath(overrides))[0]
+
+
+def _searchpath(overrides: Sequence[str]) -> Iterable[str]:
+    """Where else a command line has configuration files."""
+    found = [item.value() for item in parse(overrides) if item.key_or_group == "hydra.searchpath"]
+    return cast(list[str], found[0]) if found else []
+
+
+def _read(
+    config: DictConfig,
+    overrides: Sequence[str],
+    searchpath: Iterable[str],
+    *,
+    to_come: Iterable[str] = (),
+) -> tuple[Settings, list[str]]:
+    """Settings, and what they go without of what files set; see `leave_out_of_other_kinds`."""
+    given = parse(overrides)
+    for item in given:
         _check_override(item)
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     values: dict[str, Any] = OmegaConf.to_container(own, resolve=True)  # type: ignore[assignment]
+    left_out = leave_out_of_other_kinds(values, given, repository(searchpath), to_come=to_come)
     if isinstance(values["repeat"], str | int):  # a folder's name; anything else is refused below
-        given = [item.key_or_group for item in parse(overrides)]
+        names = [item.key_or_group for item in given]
         values["repeat"] = str(values["repeat"])
-        values = with_record(values, [name for name in given if name != "repeat"])
-    return read_settings(values)
+        values = with_record(values, [name for name in names if name != "repeat"])
+    return read_settings(values), left_out
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
@@ -344,14 +372,17 @@ def _new_folder(wanted: Path, kind: str) -> Path:
 
 
 def job_settings(config: DictConfig) -> tuple[Settings, list[str]]:
-    """A job's settings, and what it goes without: options of a multirun that do not concern it."""
-    settings = settings_from(config, task_overrides())
+    """A job's settings, and what it goes without: options that do not concern it.
+
+    A multirun may have them for other jobs, a file for another choice of a group.
+    """
+    settings, left_out = _read(config, task_overrides(), HydraConfig.get().searchpath)
     check_processes(settings.trainer)
     idle = without_effect(settings)
     if not is_multirun():
         refuse_unused(task_overrides(), idle)
     left = unused(task_overrides(), idle)
-    return settings, [f"{text}: no effect with {why}" for text, why in left.items()]
+    return settings, [*left_out, *(f"{text}: no effect with {why}" for text, why in left.items())]
 
 
 def task_overrides() -> list[str]:
@@ -360,30 +391,10 @@ def task_overrides() -> list[str]:
 
 
 def set_in_files(overrides: Sequence[str]) -> list[str]:
-    """The options set by files that may set any, such as those of conf/experiment."""
-    names = []
-    for item in parse(overrides):
-        chosen = item.value()
-        if item.key_or_group not in ("experiment", "debug") or chosen is None:
-            continue
-        loader = GlobalHydra.instance().config_loader()
-        for file in chosen if isinstance(chosen, list) else [chosen]:
-            found = loader.repository.load_config(f"{item.key_or_group}/{file}")  # type: ignore[attr-defined]
-            if found is None:
-                continue
-            content: Any = OmegaConf.to_container(found.config, resolve=False)
-            names += flatten(content)
-            groups = [
-                str(entry.group).lstrip("/")
-                for entry in found.defaults_list or ()
-                if isinstance(entry, GroupDefault)
-            ]
-            names += [
-                option
-                for option in option_names()
-                if option.split(".")[0] in groups and option in CHOSEN_BY_GROUP
-            ]
-    return names
+    """The options, and the groups, set by files that may set any, such as conf/experiment's."""
+    searchpath = HydraConfig.get().searchpath if HydraConfig.initialized() else []
+    files = repository(searchpath)
+    return set_by([content for _, content in chosen_files(parse(overrides), files)])
 
 
 def is_multirun() -> bool:

@@ -397,6 +397,13 @@ def _differing(group: Group, prefix: str) -> Iterable[tuple[str, Any]]:
         yield f"{prefix}{name}", value
 
 
+# What a group's name sets, "optimizer.name" and the like; a group's first tells its kinds apart.
+CHOSEN_BY_GROUP = (
+    *dict.fromkeys(option.name for option in declared(Settings) if option.choice),
+    "detector.name",
+)
+
+
 def option_names() -> list[str]:
     """Every declared option, once."""
     return list(dict.fromkeys(option.name for option in declared(Settings)))

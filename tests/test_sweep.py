@@ -122,6 +122,19 @@ def test_studies_share_the_runs_they_have_in_common(monkeypatch, launcher, optio
     assert launcher.launched[1] == ["with, seed 0"]
 
 
+def test_studies_beside_an_experiment(monkeypatch, cache, tmp_path, capsys):
+    """Whose rate is for AdamW: a study that trains by Adadelta has to be given one."""
+    options = ["seeds=1", "--dry-run", "data.rows=[60,24,24]", f"cache_dir={cache}"]
+    options += [f"out={tmp_path}"]
+    with pytest.raises(UserError, match="^experiment=best sets .* give optimizer.lr=5.0"):
+        call(monkeypatch, "study=lstm_layers", "experiment=best", *options)
+    call(monkeypatch, "study=lstm_layers", "experiment=best", "optimizer.lr=5.0", *options)
+    # Which gives its rates itself.
+    call(monkeypatch, "study=optimizer", "experiment=best", *options)
+    call(monkeypatch, "study=ingredients", "backbone=efficientnet_lite0", *options)
+    assert "best, seed 0" in capsys.readouterr().out
+
+
 def test_failed_runs_are_recorded_and_tried_again(monkeypatch, launcher, options, tmp_path, capsys):
     launcher.failing = {"2, seed 0", "2, seed 1"}
     with pytest.raises(UserError, match="2 runs failed"):

@@ -47,7 +47,8 @@ def main(given: Sequence[str] | None = None) -> None:
         raise UserError(f"--trials {arguments.trials}: give how many, 1 or more")
     space = load_space(arguments.space)
     overrides = _checked(arguments.options, space)
-    settings = load_settings([*overrides, *(f"{key}={value}" for key, value in _OWN.items())])
+    own = [f"{key}={value}" for key, value in _OWN.items()]
+    settings = load_settings([*overrides, *own], to_come=space.parameters)
     # Of single options what is chosen beside them decides.
     idle = unused_groups(settings)
     refuse_unused(overrides, idle)
@@ -72,7 +73,7 @@ def main(given: Sequence[str] | None = None) -> None:
             parameters,
             trials=arguments.trials or space.trials,
             overrides=overrides,
-            own=[f"{key}={value}" for key, value in _OWN.items()],
+            own=own,
             monitor=settings.monitor,
             direction="minimize" if settings.monitor_mode == "min" else "maximize",
             seed=settings.seed,

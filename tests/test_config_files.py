@@ -1,0 +1,123 @@
+"""Files that may set any option, beside a command line that chooses something else."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from resumed_runs import CAPTIONS, results_of
+
+from mmlabel.cli import load_settings
+from mmlabel.errors import UserError
+from mmlabel.help import choices
+from mmlabel.settings import Settings
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+FILES = {
+    "experiment/mine": "defaults:\n  - override /optimizer: adamw\n  - override /embedding: glove\n"
+    "optimizer:\n  lr: 2e-3\nembedding:\n  name: glove-wiki-gigaword-50\n  dropout: 0.1\n",
+    "experiment/like_mine": "defaults:\n  - mine\n  - _self_\nlstm:\n  hidden: 16\n",
+    "experiment/adadelta": "defaults:\n  - mine\n  - override /optimizer: adadelta\n  - _self_\n",
+    "experiment/no_choice": "optimizer:\n  lr: 0.01\n",
+    "experiment/my_data": "data:\n  image_size: 64\n",
+    "experiment/detector": "defaults:\n  - override /model: detector\n"
+    "  - override /detector: file\ndetector:\n  weights: mine.pt\n",
+    "hyper/slow": "optimizer:\n  lr: 1e-4\n",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A user's own configuration files."""
+    folder = tmp_path_factory.mktemp("configuration")
+    for name, content in FILES.items():
+        path = folder / f"{name}.yaml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"# @package _global_\n{content}")
+    return folder
+
+
+@pytest.fixture
+def settings_beside(folder: Path):
+    def resolve(*overrides: str) -> Settings:
+        return load_settings([*overrides, f"hydra.searchpath=[file://{folder}]"])
+
+    return resolve
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            "experiment=mine optimizer=adadelta",
+            "experiment=mine sets optimizer.lr=0.002 for optimizer=adamw, and optimizer=adadelta is"
+            " chosen: give optimizer.lr=5.0, or another value, too, or optimizer=adamw",
+        ),
+        ("experiment=like_mine optimizer=sgd", "like_mine sets .* give optimizer.lr=0.05"),
+        ("experiment=adadelta", "optimizer.lr=0.002 for optimizer=adamw, and optimizer=adadelta"),
+        ("experiment=no_choice optimizer=sgd", "optimizer.lr=0.01 for optimizer=adam, and .*=sgd"),
+        ("+hyper=slow optimizer=sgd", "hyper=slow sets optimizer.lr=0.0001 for optimizer=adam"),
+        ("experiment=detector detector=yolov5x", "detector.weights=mine.pt for detector=file"),
+        ("experiment=best optimizer=adadelta", "experiment=best sets optimizer.lr=0.002"),
+    ],
+)  # fmt: skip
+def test_a_value_that_is_for_another_kind_is_refused(settings_beside, options: str, message: str):
+    with pytest.raises(UserError, match=message):
+        settings_beside(*options.split())
+
+
+@pytest.mark.parametrize(
+    ("options", "rate"),
+    [
+        ("experiment=mine optimizer=adadelta optimizer.lr=5", 5),
+        ("experiment=mine optimizer=adamw", 2e-3),
+        ("experiment=mine optimizer=adam", 2e-3),  # whose own is AdamW's
+        ("experiment=no_choice", 0.01),
+        ("+hyper=slow optimizer=adamw", 1e-4),
+        ("optimizer=adadelta", 5),
+    ],
+)
+def test_a_value_that_is_given_or_meant_is_taken(settings_beside, options: str, rate: float):
+    assert settings_beside(*options.split()).optimizer.lr == rate
+
+
+def test_data_is_not_for_a_file_to_choose(settings_beside, made: Path):
+    settings = settings_beside("experiment=my_data", "data=usyd", f"data.root={made}")
+    assert settings.data.image_size == 64
+
+
+def test_what_another_kind_does_not_have_is_left_out_and_said(settings_beside, caplog):
+    settings = settings_beside("experiment=like_mine", "embedding=learned")
+    assert settings.embedding.dropout == 0.1, "the file's, which every kind has"
+    assert settings.lstm.hidden == 16 and settings.optimizer.lr == 2e-3
+    assert (
+        "embedding.name=glove-wiki-gigaword-50 of experiment=like_mine: not there with"
+        " embedding=learned, and left out" in caplog.text
+    )
+    with pytest.raises(UserError, match="embedding.name does not exist with embedding=learned"):
+        settings_beside("experiment=mine", "embedding=learned", "embedding.name=x")
+
+
+def test_a_run_says_what_it_goes_without(quick: list[str], folder: Path, tmp_path: Path):
+    """Once, in its notes."""
+    command = [sys.executable, str(REPOSITORY / "train.py"), "--config-dir", str(folder), *quick]
+    command += [*CAPTIONS, "experiment=mine", "hydra.run.dir=run", "trainer.max_epochs=1"]
+    command = [text for text in command if not text.startswith(("backbone", "features"))]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=300)
+    results = results_of(tmp_path / "run")
+    assert results["settings"]["optimizer"]["lr"] == 2e-3
+    (note,) = [note for note in results["notes"] if "left out" in note]
+    assert note.startswith("embedding.name=glove-wiki-gigaword-50 of experiment=mine: ")
+
+
+def test_every_choice_beside_the_projects_own_experiment():
+    """It goes, or the message says what the file has set."""
+    further = {"file": ["embedding.file=x"]}
+    for group in ("model", "embedding", "caption", "optimizer"):
+        for name in choices(group):
+            given = ["experiment=best_text", f"{group}={name}", *further.get(name, [])]
+            if name in ("adadelta", "sgd"):
+                with pytest.raises(UserError, match="experiment=best_text sets optimizer.lr=0.002"):
+                    load_settings(given)
+            else:
+                load_settings(given)

@@ -7,7 +7,7 @@ checkpoint is refused, naming both. Where things are and how the work is done ma
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +67,8 @@ def with_checkpoint(
         settings: of the command line.
         checkpoint: to be evaluated, or resumed from if `settings.train`.
         overrides: of the command line ("lstm.layers=2", "backbone=vgg16").
-        set_in_files: the options set by the files that it names (experiment=NAME); None: not
-            known, then those that are not their defaults.
+        set_in_files: the options, and the groups, set by the files that it names
+            (experiment=NAME); None: not known, then those that are not their defaults.
 
     Raises UserError for a given option that has another value than the checkpoint's and may not.
     """
@@ -79,7 +79,8 @@ def with_checkpoint(
     may_change = (*always, *files, *(_RESUMING if settings.train else _EVALUATING))
     other_rows = settings.data.allow_other_rows
     kept = own
-    for name, value in _given(settings, flat_asked, overrides, set_in_files).items():
+    given = _given(settings, flat_asked, overrides, set_in_files)
+    for name, value in given.items():
         theirs = flat_own.get(name)
         rows = name.startswith("data.") and name not in _SEEN
         if _is_among(name, may_change) or (other_rows and rows):
@@ -93,14 +94,21 @@ def with_checkpoint(
     for name in always:
         _put(kept, name, _get(asked, name))
     if not settings.train:
-        _answer_at_own_threshold(kept, checkpoint, given=_keys(overrides))
+        # A file that sets what the checkpoint's run had asked for asks for nothing else.
+        keys = _keys(overrides)
+        asked_for = {
+            name
+            for name, value in given.items()
+            if name in keys or not _is_same(value, flat_own.get(name))
+        }
+        _answer_at_own_threshold(kept, checkpoint, given=asked_for)
     if kept["data"]["name"] != flat_own["data.name"]:
         kept["data"] = asked["data"] | {name.partition(".")[2]: flat_own[name] for name in _SEEN}
     return read_settings(kept)
 
 
 def _answer_at_own_threshold(
-    kept: dict[str, Any], checkpoint: Checkpoint, *, given: Sequence[str]
+    kept: dict[str, Any], checkpoint: Checkpoint, *, given: Collection[str]
 ) -> None:
     """Let a checkpoint be evaluated at its own threshold, unless another one is given."""
     if "threshold" not in given and checkpoint.calibrated:
@@ -119,11 +127,11 @@ def _given(
 
     Of a group that is chosen ("optimizer=adam") these are the kind and what is not its default.
     """
-    keys, given = _keys(overrides), {}
-    groups = {key for key in keys if "." not in key}
-    if set_in_files is None and groups & set(_ANY_OPTION):
-        set_in_files = differing(settings)
-    chosen = differing(settings)
+    keys, given, chosen = _keys(overrides), {}, differing(settings)
+    if set_in_files is None and set(keys) & set(_ANY_OPTION):
+        set_in_files = chosen
+    in_files = list(set_in_files or ())
+    groups = {key for key in (*keys, *in_files) if "." not in key}
     for name, value in asked.items():
         group = name.split(".")[0]
         # A logger that is not chosen is left out by that.
@@ -136,7 +144,7 @@ def _given(
             given |= inner or {key: item.partition("=")[2]}
         elif key in asked:
             given[key] = asked[key]
-    given |= {name: asked[name] for name in set_in_files or () if name in asked}
+    given |= {name: asked[name] for name in in_files if name in asked}
     return {name: given[name] for name in _kinds_first(given)}
 
 

@@ -70,7 +70,8 @@ def train(
         settings: of the run.
         folder: where the run's files go.
         overrides: what the run was given on the command line; names the run.
-        set_in_files: the options set by files that it named (experiment=NAME); None: not known.
+        set_in_files: the options, and the groups, set by files that it named (experiment=NAME);
+            None: not known.
         group: what the runs of a sweep have in common.
         notes: what the run goes without already.
         callbacks: of Lightning's, beside the run's own.

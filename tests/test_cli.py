@@ -205,3 +205,15 @@ def test_what_an_experiments_file_sets_is_known():
         found = set_in_files(["experiment=report_vgg16", "lstm.layers=2"])
     assert {"backbone.name", "optimizer.name", "data.upright", "lstm.pooling"} <= set(found)
     assert "lstm.layers" not in found
+
+
+def test_what_an_experiments_file_inherits_is_known():
+    from hydra import initialize_config_dir
+
+    from mmlabel.cli import CONF, set_in_files
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        own = set(set_in_files(["experiment=best"]))
+        assert {"optimizer.lr", "model.name", "threshold", "loss.smoothing"} <= own
+        assert own | {"model.head.hidden"} == set(set_in_files(["experiment=best_small"]))
+        assert own < set(set_in_files(["experiment=best_connected"]))

@@ -671,6 +671,30 @@ def test_a_threshold_that_was_found_is_kept(settings_of, tmp_path: Path):
     assert given["threshold"] == 0.4 and given["settings"]["threshold_metric"] == "f1_micro"
 
 
+def test_a_threshold_that_a_file_sets_counts_as_one_that_is_given(
+    base: Path, settings_of, tmp_path: Path
+):
+    def again(checkpoint: Path, *options: str) -> dict:
+        given = ["train=false", f"ckpt_path={checkpoint}", "trainer.limit_val_batches=0"]
+        return train(
+            settings_of(*given, *options),
+            tmp_path / "again",
+            overrides=[*given, "experiment=mine"],
+            set_in_files=["threshold"],
+        )
+
+    assert again(base / "best.ckpt", "threshold=0.3")["threshold"] == 0.3
+    # The file of the run itself asks for nothing else: on no row of validation none is found.
+    found = run(settings_of, tmp_path / "run", *CAPTIONS, "threshold=cv")["threshold"]
+    assert again(tmp_path / "run" / "best.ckpt", "threshold=cv")["threshold"] == found
+
+
+def test_a_group_that_a_file_chooses_is_compared(base: Path, settings_of, tmp_path: Path):
+    settings = settings_of("train=false", f"ckpt_path={base / 'best.ckpt'}", "lstm.layers=3")
+    with pytest.raises(UserError, match="lstm.layers=3, but .* lstm.layers=1"):
+        train(settings, tmp_path, overrides=["experiment=mine"], set_in_files=["lstm"])
+
+
 def test_the_same_command_goes_on_where_it_was_stopped(settings_of, tmp_path: Path):
     """With the same command, as a scheduler gives it again: nothing tells it from a whole run."""
     options = [*CAPTIONS, "trainer.max_epochs=4", "resume=true"]

@@ -255,8 +255,9 @@ def _read(
     left_out = leave_out_of_other_kinds(values, given, repository(searchpath), to_come=to_come)
     if isinstance(values["repeat"], str | int):  # a folder's name; anything else is refused below
         names = [item.key_or_group for item in given]
+        names = [name for name in names if name != "repeat" and not name.startswith("hydra.")]
         values["repeat"] = str(values["repeat"])
-        values = with_record(values, [name for name in names if name != "repeat"])
+        values = with_record(values, names)
     return read_settings(values), left_out
 
 

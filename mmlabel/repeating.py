@@ -1,7 +1,7 @@
 """`repeat=FOLDER`: a finished run once more from its record, and what is not the same this time."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +9,15 @@ from mmlabel.errors import UserError
 from mmlabel.former_settings import completed
 from mmlabel.options import declared, shown
 from mmlabel.run_folder import SUMS, damage, failure, read_results
-from mmlabel.settings import OPTIONAL, Settings, flatten, read_settings
+from mmlabel.settings import CHOSEN_BY_GROUP, MISSING, OPTIONAL, Settings, flatten, read_settings
+from mmlabel.wording import listed
 
 # Of this command line, whether given or not: where things are on this machine, and whose run it is.
 _OWN = ("repeat", "cache_dir", "study")
-# Files that may set any option: which of theirs are meant beside a record's cannot be told.
-_ANY_OPTION = ("experiment", "debug", "hparams_search")
 # Groups whose files are taken whole; of others without kinds, what is not its default.
-_WHOLE = ("logger", "callbacks")
+WHOLE = ("logger", "callbacks")
+# What the name of a group's file says, where it tells no kinds apart: features=off.
+NAMED: dict[str, str] = {"features": "mode"}
 
 
 def read_record(folder: str) -> dict[str, Any]:
@@ -49,13 +50,14 @@ def with_record(asked: Mapping[str, Any], given: Sequence[str]) -> dict[str, Any
         kept[group] = kept.get(group) or asked.get(group)
     flat = flatten(asked)
     for name in sorted(given, key=lambda name: "." in name):
-        if name in _ANY_OPTION:
+        if "." not in name and name not in Settings.model_fields and name not in asked:
+            # A file that may set any option: which of them are meant cannot be told.
             raise UserError(
                 f"{name}=… with repeat={asked['repeat']}: a record has all of its options; leave"
                 " the file out, and give single options"
             )
         if isinstance(asked.get(name), Mapping):
-            _choose(kept, asked[name], name)
+            _choose(kept, asked[name], name, given)
             continue
         values = {option: flat[option] for option in flat if f"{option}.".startswith(f"{name}.")}
         if not values:
@@ -65,19 +67,62 @@ def with_record(asked: Mapping[str, Any], given: Sequence[str]) -> dict[str, Any
     return kept
 
 
-def _choose(kept: dict[str, Any], asked: Mapping[str, Any], group: str) -> None:
+def _choose(
+    kept: dict[str, Any], asked: Mapping[str, Any], group: str, given: Sequence[str]
+) -> None:
     """Take a group that was chosen by its name: another kind as a whole, else what it changes."""
-    kind = next((key for key in ("kind", "name") if key in asked), None)
-    if group in _WHOLE or not kept.get(group):
+    theirs = kept.get(group)
+    kinds = [name.split(".")[1] for name in CHOSEN_BY_GROUP if name.split(".")[0] == group]
+    if group in WHOLE or not theirs or any(asked.get(key) != theirs.get(key) for key in kinds):
         kept[group] = dict(asked)
-    elif kind is not None:
-        if asked[kind] != kept[group].get(kind):
-            kept[group] = dict(asked)
-    else:
-        defaults = {option.name: option.default for option in declared(Settings)}
-        for name, value in flatten(asked, f"{group}.").items():
-            if value != defaults.get(name):
-                _put(kept, name, value)
+        return
+    kind = str(asked.get(kinds[0])) if kinds else None
+    defaults = {
+        option.name: MISSING if option.required else option.default
+        for option in declared(Settings)
+        if option.kind is None or kind in option.kind.split("|")
+    }
+    values = flatten(asked, f"{group}.")
+    changed = {
+        name: value
+        for name, value in values.items()
+        if value not in (MISSING, defaults.get(name, MISSING))
+        or name == f"{group}.{NAMED.get(group)}"
+    }
+    if not kinds:
+        refuse_if_nothing_is_set(group, changed, values, flatten(theirs, f"{group}."), given)
+    for name, value in changed.items():
+        _put(kept, name, value)
+
+
+def refuse_if_nothing_is_set(
+    group: str,
+    changed: Collection[str],
+    asked: Mapping[str, Any],
+    theirs: Mapping[str, Any],
+    given: Sequence[str],
+) -> None:
+    """Raise UserError for a group's file that sets nothing, beside a run that is not as it is.
+
+    Of a group without kinds what a file sets to its default is not taken (trainer=cpu sets no
+    number of epochs), which leaves nothing of trainer=default.
+
+    Args:
+        group: that was chosen by the name of a file.
+        changed: the options that the file sets to something else than their defaults.
+        asked: all options of the group, by their names.
+        theirs: those of the run that is repeated, gone on with or evaluated.
+        given: the options and groups that the command line sets.
+    """
+    own = [name for name in asked if name not in given]
+    others = [name for name in own if name in theirs and asked[name] != theirs[name]]
+    if others and not [name for name in own if name in changed]:
+        there = listed([f"{name}={shown(theirs[name])}" for name in others], most=3)
+        instead = " ".join(f"{name}={shown(asked[name])}" for name in others[:3])
+        raise UserError(
+            f"{group}=…: its file sets nothing but defaults, and the run has {there}: leave it out,"
+            f" or give single options ({instead})"
+        )
 
 
 def _put(values: dict[str, Any], name: str, value: Any) -> None:

@@ -17,8 +17,8 @@ from mmlabel.checkpoint import Checkpoint, SplitRecord, hashes, record_rows
 from mmlabel.data.prepare import PreparedData
 from mmlabel.errors import UserError
 from mmlabel.options import shown
-from mmlabel.repeating import has_changed
-from mmlabel.settings import Settings, differing, flatten, read_settings
+from mmlabel.repeating import NAMED, WHOLE, has_changed, refuse_if_nothing_is_set
+from mmlabel.settings import CHOSEN_BY_GROUP, Settings, differing, flatten, read_settings
 from mmlabel.wording import count
 
 # ---- Options --------------------------------------------------------------------------------
@@ -79,7 +79,7 @@ def with_checkpoint(
     may_change = (*always, *files, *(_RESUMING if settings.train else _EVALUATING))
     other_rows = settings.data.allow_other_rows
     kept = own
-    given = _given(settings, flat_asked, overrides, set_in_files)
+    given = _given(settings, flat_asked, flat_own, overrides, set_in_files)
     for name, value in given.items():
         theirs = flat_own.get(name)
         rows = name.startswith("data.") and name not in _SEEN
@@ -120,23 +120,29 @@ def _answer_at_own_threshold(
 def _given(
     settings: Settings,
     asked: Mapping[str, Any],
+    theirs: Mapping[str, Any],
     overrides: Sequence[str],
     set_in_files: Iterable[str] | None,
 ) -> dict[str, Any]:
     """The options that a command line sets, and their values, the kinds of groups first.
 
-    Of a group that is chosen ("optimizer=adam") these are the kind and what is not its default.
+    Of a group that is chosen ("optimizer=adam") these are the kind and what is not its default;
+    raises UserError where that is nothing, and the checkpoint has something else.
     """
     keys, given, chosen = _keys(overrides), {}, differing(settings)
     if set_in_files is None and set(keys) & set(_ANY_OPTION):
         set_in_files = chosen
     in_files = list(set_in_files or ())
     groups = {key for key in (*keys, *in_files) if "." not in key}
-    for name, value in asked.items():
-        group = name.split(".")[0]
+    for group in groups:
+        values = {name: value for name, value in asked.items() if name.startswith(f"{group}.")}
         # A logger that is not chosen is left out by that.
-        if group in groups and (name in chosen or group in ("logger", "callbacks")):
-            given[name] = value
+        whole = group in WHOLE
+        named = f"{group}.{NAMED.get(group)}"
+        changed = [name for name in values if name in chosen or name == named or whole]
+        if not whole and not any(name in CHOSEN_BY_GROUP for name in values):
+            refuse_if_nothing_is_set(group, changed, values, theirs, (*keys, *in_files))
+        given |= {name: values[name] for name in changed}
     for item, key in zip(overrides, keys, strict=True):
         if "." in key:
             # Of a group that the command line's own model does not use there is but the text.

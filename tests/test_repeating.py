@@ -88,10 +88,55 @@ def test_groups_that_are_chosen_anew(captions: Path, cache: Path):
     assert (ddp["strategy"], ddp["devices"], ddp["max_epochs"]) == ("ddp", 2, 1)
 
 
+def record_of(former: Path, folder: Path, *options: str) -> Path:
+    """The folder of a run with other settings, by its record."""
+    copy = Path(shutil.copytree(former, folder))
+    record = json.loads((copy / "results.json").read_text())
+    record["settings"] = load_settings(list(options)).plain()
+    (copy / "results.json").write_text(json.dumps(record))
+    seal(copy)
+    return copy
+
+
+def test_a_group_of_the_same_kind_by_another_name(captions: Path, cache: Path, tmp_path: Path):
+    small = ["model=detector", "detector=yolov5s", "detector.image_size=320"]
+    former = record_of(captions, tmp_path / "detector", *small)
+    same = settings_with(former, cache, "detector=yolov5s")["detector"]
+    assert (same["name"], same["image_size"]) == ("yolov5s", 320)
+    other = settings_with(former, cache, "detector=yolov5x")["detector"]
+    assert (other["name"], other["image_size"]) == ("yolov5x", None)
+    file = settings_with(former, cache, "detector=file", "detector.weights=x.pt")["detector"]
+    assert (file["name"], file["weights"]) == ("file", "x.pt")
+
+
+def test_what_a_file_of_ones_own_sets(captions: Path, cache: Path, tmp_path: Path):
+    files = tmp_path / "optimizer"
+    files.mkdir()
+    (files / "fast.yaml").write_text("defaults: [sgd]\nlr: 0.5\n")
+    own = f"hydra.searchpath=[file://{tmp_path}]"
+    settings = settings_with(captions, cache, "optimizer=fast", own)["optimizer"]
+    assert (settings["lr"], settings["momentum"]) == (0.5, 0.7)
+
+
+def test_a_group_that_sets_nothing_is_refused_unless_it_is_so(
+    captions: Path, cache: Path, tmp_path: Path
+):
+    former = record_of(captions, tmp_path / "off", "features=off", "trainer=ddp")
+    assert settings_with(former, cache, "features=auto")["features"]["mode"] == "auto"
+    with pytest.raises(
+        UserError, match=r"trainer=…: .* the run has trainer.devices=2, .*\(trainer.devices=1 "
+    ):
+        settings_with(former, cache, "trainer=default")
+    given = ["trainer=default", "trainer.devices=1", "trainer.strategy=auto"]
+    assert settings_with(former, cache, *given)["trainer"]["devices"] == 1
+    assert settings_with(former, cache, "lstm=default")["lstm"]["layers"] == 1
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["experiment=demo"], "single options"),
+        (["lstm=default"], "the run has lstm.layers=2"),
         (["data.batch_size=0"], "data.batch_size=0: give a whole number"),
         (["lstm.layer=3"], 'did you mean "lstm.layers"'),
     ],

@@ -18,6 +18,7 @@ from mmlabel.classifier import Classifier
 from mmlabel.errors import UserError
 from mmlabel.models.decoder import LabelDecoder
 from mmlabel.training import train
+from mmlabel.training_options import Trainer
 
 ROWS = ("data=csv", "data.file={made}/rows.csv", "data.fractions=[0.5,0.25,0.25]")
 
@@ -336,6 +337,13 @@ def test_an_experiment_is_compared_option_by_option(base: Path, settings_of, tmp
     for options in (["experiment=report_vgg16"], ["experiment=demo"]):
         with pytest.raises(UserError, match="but the checkpoint was trained with"):
             evaluate(settings_of, base / "best.ckpt", tmp_path, *options)
+
+
+def test_a_group_that_sets_nothing_is_not_left_aside(base: Path, settings_of, tmp_path: Path):
+    with pytest.raises(UserError, match=r"trainer=…: .*trainer.max_epochs=2.*max_epochs=10"):
+        settings = settings_of("train=false", f"ckpt_path={base / 'best.ckpt'}")
+        plain = settings.model_copy(update={"trainer": Trainer()})
+        train(plain, tmp_path, overrides=["train=false", "trainer=default"])
 
 
 def test_paths_and_machinery_may_change(base: Path, settings_of, tmp_path: Path):

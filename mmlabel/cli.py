@@ -39,6 +39,7 @@ from mmlabel.processes import (
     started,
 )
 from mmlabel.repeating import with_record
+from mmlabel.run_folder import SUMS
 from mmlabel.settings import CHOSEN_BY_GROUP, Settings, read_settings
 from mmlabel.terminal import escape_what_is_missing, printable
 
@@ -302,6 +303,7 @@ class BeforeRun(Callback):
             refuse_unused(overrides, without_effect(settings))
             check_processes(settings.trainer)
             _own_folder(config, "run")
+            _spare_finished(config)
 
     def on_multirun_start(self, config: DictConfig, **_: object) -> None:
         with _answered():
@@ -350,6 +352,13 @@ def _own_folder(config: DictConfig, kind: str) -> None:
             if this.rank > 0:
                 config.hydra.job.name = f"{config.hydra.job.name}_process_{this.rank}"
                 config.hydra.output_subdir = None
+
+
+def _spare_finished(config: DictConfig) -> None:
+    """See that a finished run's folder keeps what Hydra wrote there, whatever comes of this run."""
+    if (Path(config.hydra.run.dir) / SUMS).exists():
+        with read_write(config):
+            config.hydra.output_subdir = None
 
 
 def _new_folder(wanted: Path, kind: str) -> Path:

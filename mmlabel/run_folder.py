@@ -285,7 +285,7 @@ def claim(folder: Path) -> Iterator[None]:
     """Hold a folder for a new run.
 
     What an unfinished run has left there would pass for this one's and is removed, but for
-    checkpoints and the history, to resume from.
+    checkpoints and the history, to resume from: see `remove_former`.
 
     Raises:
         UserError: as `hold`, or the folder holds a finished run.
@@ -300,6 +300,20 @@ def claim(folder: Path) -> Iterator[None]:
             if is_temporary(path):  # a run was killed while it wrote
                 path.unlink(missing_ok=True)
         yield
+
+
+def remove_former(folder: Path, *, trained: bool, keep: Path | None) -> None:
+    """Remove another run's checkpoints and history, before a run that does not go on with them.
+
+    Args:
+        folder: of the run.
+        trained: whether the run trains, and so begins with a last.ckpt of its own.
+        keep: the checkpoint that the run reads, which may be one of these files.
+    """
+    for name in (BEST, HISTORY) if trained else (BEST, HISTORY, LAST):
+        path = folder / name
+        if keep is None or path.resolve() != keep.resolve():
+            path.unlink(missing_ok=True)
 
 
 def empty(folder: Path) -> None:

@@ -45,7 +45,7 @@ from mmlabel.record import commit, describe, machine, versions
 from mmlabel.repeating import not_the_same, read_record, scores_compared
 from mmlabel.report import write_run_report
 from mmlabel.resuming import check_length, check_same_run, with_checkpoint
-from mmlabel.run_folder import LAST, read_history, write_run
+from mmlabel.run_folder import LAST, read_history, remove_former, write_run
 from mmlabel.settings import Settings, flatten
 from mmlabel.size import Size, check_size, sizes
 from mmlabel.terminal import print_table
@@ -127,14 +127,14 @@ def train(
             further=callbacks,
         )
         check_shares(settings, trainer.world_size)
-        if not (resumed and settings.train):
-            for logger in loggers:
-                if isinstance(logger, History):
-                    logger.begin_with([])
+        trains = settings.train and any(p.requires_grad for p in run.classifier.parameters())
+        goes_on = trains and begin is not None and begin.resolve().parent == folder.resolve()
+        if trainer.is_global_zero and not (goes_on or settings.trainer.fast_dev_run):
+            remove_former(folder, trained=trains, keep=begin)
         ready = time.monotonic()
 
         epochs, best = 0, None
-        if settings.train and any(p.requires_grad for p in run.classifier.parameters()):
+        if trains:
             if resumed:
                 replay_history(resumed, loggers)
             # Lightning leaves every part in the mode in which it finds it, and trained stages are

@@ -141,12 +141,14 @@ def test_a_finished_runs_folder_is_not_written_to_again(quick: list[str], tmp_pa
     options = ["model=caption_only", "trainer.max_epochs=1", "hydra.run.dir=here"]
     with start(quick, *options, cwd=tmp_path) as process:
         assert process.wait(timeout=120) == 0
-    before = (tmp_path / "here" / "results.json").read_bytes()
+    here = tmp_path / "here"
+    before = {path: path.read_bytes() for path in here.rglob("*") if path.is_file()}
+    assert here / ".hydra" / "overrides.yaml" in before
     with start(quick, *options, "seed=1", cwd=tmp_path) as process:
         output = process.communicate(timeout=120)[0]
     assert process.returncode == 1
     assert "holds a finished run" in output and "Traceback" not in output
-    assert (tmp_path / "here" / "results.json").read_bytes() == before
+    assert {path: path.read_bytes() for path in here.rglob("*") if path.is_file()} == before
 
 
 def test_a_finished_run_is_gone_on_with_only_on_the_same_data(

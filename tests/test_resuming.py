@@ -749,3 +749,54 @@ def test_going_on_is_for_training_alone(settings_of):
         settings_of("resume=true", "train=false", "ckpt_path=a.ckpt")
     with pytest.raises(UserError, match="resume=true with resume_lr"):
         settings_of("resume=true", "ckpt_path=a.ckpt", "resume_lr=0.1")
+
+
+# ---- Another run's folder ----------------------------------------------------------------------
+
+
+def names_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.fixture
+def left(settings_of, tmp_path: Path) -> Path:
+    """The folder of a run that was interrupted in its third epoch."""
+    run_killed_in_epoch(settings_of, tmp_path / "left", 2, *CAPTIONS, "trainer.max_epochs=3")
+    assert {"best.ckpt", "last.ckpt", "metrics.csv"} <= names_in(tmp_path / "left")
+    return tmp_path / "left"
+
+
+def test_a_run_leaves_no_files_of_another_that_its_folder_held(
+    base: Path, left: Path, settings_of, tmp_path: Path
+):
+    evaluated = tmp_path / "evaluated"
+    shutil.copytree(left, evaluated)
+    evaluate(settings_of, base / "best.ckpt", evaluated)
+    assert names_in(evaluated).isdisjoint({"best.ckpt", "last.ckpt"}) and not history(evaluated)
+
+    own = tmp_path / "own"  # the checkpoint that is evaluated may lie there
+    shutil.copytree(left, own)
+    content = (own / "best.ckpt").read_bytes()
+    evaluate(settings_of, own / "best.ckpt", own)
+    assert (own / "best.ckpt").read_bytes() == content
+    assert "last.ckpt" not in names_in(own) and not history(own)
+
+    elsewhere = tmp_path / "elsewhere"  # on from the same run's checkpoint, in another one's folder
+    shutil.copytree(left, elsewhere)
+    run(settings_of, elsewhere, *CAPTIONS, "trainer.max_epochs=3", "logger.csv=false",
+        f"ckpt_path={left / 'last.ckpt'}")  # fmt: skip
+    assert "metrics.csv" not in names_in(elsewhere)
+
+    unscored = ["trainer.max_epochs=1", "trainer.limit_val_batches=0", "logger.csv=false"]
+    results = run(settings_of, left, *CAPTIONS, *unscored, "seed=3")
+    assert results["best_epoch"] is None
+    assert names_in(left).isdisjoint({"best.ckpt", "metrics.csv"})
+    assert torch.load(left / "last.ckpt", weights_only=True)["epoch"] == 0
+
+
+def test_a_run_that_is_refused_or_only_tried_leaves_what_was_there(left: Path, settings_of):
+    before = {path: path.read_bytes() for path in left.iterdir() if path.is_file()}
+    run(settings_of, left, *CAPTIONS, "trainer.fast_dev_run=true")
+    with pytest.raises(UserError, match="max_megabytes"):
+        run(settings_of, left, *CAPTIONS, "max_megabytes=0.001")
+    assert {path: path.read_bytes() for path in left.iterdir() if path.is_file()} == before

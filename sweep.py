@@ -56,7 +56,8 @@ python sweep.py study=lstm_layers jobs=auto          as many runs at a time as t
 python sweep.py study=lstm_layers hydra/launcher=submitit_slurm
 
 A study is a file of conf/study. Its runs go to OUT/runs, its tables and page to OUT/STUDY. Runs
-that have finished are not repeated, so the same command goes on after an interruption.
+that have finished are not repeated, so the same command goes on after an interruption: runs that
+were interrupted begin anew, or with resume=true go on from their last whole epoch.
 
   study=NAME              which study; without it, the studies are listed
   seeds=N                 how many seeds; the study's file decides otherwise
@@ -110,6 +111,8 @@ def split_options(options: Sequence[str]) -> tuple[dict[str, str], list[str]]:
             raise UserError("seed is what a study repeats its runs over: give seeds=N, how many")
         elif key in ("train", "test", "ckpt_path", "repeat"):
             raise UserError(f"{option}: a study trains and tests each of its runs; leave it out")
+        elif override_key(option).startswith(("hydra.run.", "hydra.sweep.")):
+            raise UserError(f"{option}: the runs of a study go to OUT/runs: give out=OUT")
         else:
             overrides.append(option)
     return own, overrides

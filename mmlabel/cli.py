@@ -302,20 +302,22 @@ class BeforeRun(Callback):
             settings = settings_from(config, overrides)
             refuse_unused(overrides, without_effect(settings))
             check_processes(settings.trainer)
+            _check_folder(config, "run", resume=settings.resume)
             _own_folder(config, "run")
             _spare_finished(config)
 
     def on_multirun_start(self, config: DictConfig, **_: object) -> None:
         with _answered():
             check_multirun()
-            overrides = list(config.hydra.overrides.task)
+            overrides, resume = list(config.hydra.overrides.task), False
             if config.hydra.sweeper._target_.endswith("BasicSweeper"):
                 loader = GlobalHydra.instance().config_loader()
                 for job in islice(_jobs(overrides), _MOST_CHECKED):
                     composed = loader.load_configuration(
                         "train", job, run_mode=RunMode.RUN, from_shell=False
                     )
-                    settings_from(composed, job)
+                    resume = settings_from(composed, job).resume or resume
+            _check_folder(config, "sweep", resume=resume and not _starts_again(config))
             _own_folder(config, "sweep")
 
 
@@ -336,14 +338,49 @@ def _jobs(overrides: Sequence[str]) -> Iterator[list[str]]:
         yield from (list(job) for job in batch)
 
 
+def _check_folder(config: DictConfig, kind: str, *, resume: bool) -> None:
+    """Refuse the folder of the other kind of run, and `resume` where no start finds the last one's.
+
+    Args:
+        config: with Hydra's part.
+        kind: "run", or "sweep" of several.
+        resume: whether a run is to go on when the same command is given again.
+    """
+    given = _given_to_hydra(config)
+    this, other = (
+        ("several runs (-m)", "a single run") if kind == "sweep" else ("a single run", "several")
+    )
+    for name in given:
+        if name.startswith("hydra.run." if kind == "sweep" else "hydra.sweep."):
+            raise UserError(
+                f"{name} is of {other}, and this is {this}: give hydra.{kind}.dir=DIR, or"
+                f" {'leave -m out' if kind == 'sweep' else 'add -m'}"
+            )
+    if resume and f"hydra.{kind}.dir" not in given:
+        raise UserError(
+            "resume=true goes on in the folder of the run that was stopped, and each start has a"
+            f" new one: add hydra.{kind}.dir=DIR, or leave it out"
+        )
+
+
+def _starts_again(config: DictConfig) -> bool:
+    """Whether a launcher itself starts a job that was stopped once more, in the job's folder."""
+    name = config.hydra.launcher._target_.rpartition(".")[2]
+    return name not in ("BasicLauncher", "JoblibLauncher")
+
+
+def _given_to_hydra(config: DictConfig) -> list[str]:
+    """The options of Hydra's own that the command line sets."""
+    return [item.key_or_group for item in parse(list(config.hydra.overrides.hydra))]
+
+
 def _own_folder(config: DictConfig, kind: str) -> None:
     """Give a run whose folder was not chosen one that no other run started at the time has.
 
     All processes of a run have the folder of the first, which alone keeps a log there by that name.
     """
-    given = [item.key_or_group for item in parse(list(config.hydra.overrides.hydra))]
     folder = config.hydra[kind].dir
-    if f"hydra.{kind}.dir" not in given and is_first_process():
+    if f"hydra.{kind}.dir" not in _given_to_hydra(config) and is_first_process():
         folder = str(_new_folder(Path(folder), kind))
     with read_write(config):
         config.hydra[kind].dir = folder

@@ -49,6 +49,11 @@ def run(*options: str, cwd: Path, code: int = 0) -> str:
         (["data.separator=,"], "data.separator=, cannot be read as OPTION=VALUE"),
         (["data.separator=;"], "is quoted once for the shell and once more within"),
         (["data.root=/my", "data/rows.csv"], "data/rows.csv cannot be read as OPTION=VALUE"),
+        (["resume=true"], "each start has a new one: add hydra.run.dir=DIR, or leave it out"),
+        (["-m", "resume=true", "seed=0,1"], "add hydra.sweep.dir=DIR, or leave it out"),
+        (["-m", "resume=true,false", "hydra/launcher=cores"], "add hydra.sweep.dir=DIR, or leave"),
+        (["-m", "seed=0,1", "hydra.run.dir=here"], "give hydra.sweep.dir=DIR, or leave -m out"),
+        (["hydra.sweep.dir=here"], "give hydra.run.dir=DIR, or add -m"),
     ],
 )
 def test_a_mistake_is_one_message(
@@ -60,7 +65,9 @@ def test_a_mistake_is_one_message(
 
     fitting = [option for option in quick if "data=usyd" not in options or "data." not in option]
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["train.py", *fitting, *options])
+    flags = [option for option in options if option.startswith("-")]
+    given = [*flags, *fitting, *(option for option in options if option not in flags)]
+    monkeypatch.setattr(sys, "argv", ["train.py", *given])
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # which is set there, for the rest of the process
     with pytest.raises(SystemExit) as stop:
         run_cli(script.main)
@@ -69,6 +76,39 @@ def test_a_mistake_is_one_message(
     assert "\n" not in str(stop.value.code)
     assert "Traceback" not in capsys.readouterr().err
     assert not list(tmp_path.rglob("results.json"))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["hydra/launcher=slurm", "resume=true", "hydra.launcher.partition=gpu", "seed=0,1"],
+        ["hydra/launcher=local", "resume=true", "seed=0,1"],
+        ["hydra.sweep.dir=here", "resume=true", "seed=0,1"],
+    ],
+)
+def test_jobs_that_are_started_again_in_their_folder_may_go_on(
+    options: list[str], quick: list[str], tmp_path: Path, monkeypatch
+):
+    """What is refused otherwise; the launcher itself is left out."""
+    from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+    from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
+
+    import train as script
+    from mmlabel.cli import run_cli
+
+    launched = []
+
+    def launch(self, job_overrides, initial_job_idx):
+        launched.extend(job_overrides)
+        return []
+
+    for launcher in (BasicLauncher, BaseSubmititLauncher):
+        monkeypatch.setattr(launcher, "launch", launch)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train.py", "-m", *quick, *options])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    run_cli(script.main)
+    assert [job[-1] for job in launched] == ["seed=0", "seed=1"]
 
 
 def test_no_room_on_the_disk_is_a_message_wherever_it_shows(monkeypatch: pytest.MonkeyPatch):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from fake_runs import write_fake_run
 from PIL import Image
+from resumed_runs import history, run_killed_in_epoch
 
 import sweep as script
 from mmlabel.cli import load_settings
@@ -207,6 +208,7 @@ def test_a_collection_runs_each_study_and_leads_to_their_pages(
         (["study=lstm_layers", "jobs=0"], "jobs=0: give a whole number, 1 or more"),
         (["study=lstm_layers", "jobs=many"], "jobs=many: give a whole number"),
         (["study=lstm_layers", "jobs=2", "hydra/launcher=joblib"], "has options of its own"),
+        (["study=lstm_layers", "hydra.sweep.dir=x"], "go to OUT/runs: give out=OUT"),
     ],
 )
 def test_mistakes_get_a_message(monkeypatch, launcher, given, message):
@@ -284,6 +286,31 @@ def test_runs_side_by_side_find_what_runs_one_after_the_other_find(
     assert "1 of 3: " in said and "3 of 3: " in said and "epoch" not in said
     logs = [path.read_text() for path in (tmp_path / "beside" / "runs").glob("*/output.log")]
     assert len(logs) == 3 and all("epoch 1" in log and "Scores" in log for log in logs)
+
+
+def test_an_interrupted_run_goes_on_where_that_is_asked_for(
+    monkeypatch, options, quick, settings_of, tmp_path, capfd
+):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    study = real_study(CAPTION)
+    monkeypatch.setattr(script, "load_study", lambda name: study)
+    call(monkeypatch, "study=real", "seeds=1", *options)
+    sweep = script.Sweep({"out": str(tmp_path / "cut"), "seeds": "1"}, quick, dry_run=True)
+    (folder,) = (j.folder for j in sweep.jobs(study, quick) if j.variant.name == "caption")
+    run_killed_in_epoch(settings_of, folder, 1, "model=caption_only")
+    capfd.readouterr()
+    call(monkeypatch, "study=real", "seeds=1", "resume=true", *quick, f"out={tmp_path / 'cut'}")
+    said = capfd.readouterr().err
+    assert f"an interrupted run has left {folder.absolute() / 'last.ckpt'}" in said
+    predictions = ("caption", "predictions.csv")
+    whole = files_of(tmp_path / "studies")[predictions]
+    assert files_of(tmp_path / "cut")[predictions] == whole
+    assert history(folder) == history(tmp_path / "studies" / "runs" / folder.name)
+    # Of a run that has finished and was damaged nothing is gone on with.
+    (folder / "predictions.csv").unlink()
+    call(monkeypatch, "study=real", "seeds=1", "resume=true", *quick, f"out={tmp_path / 'cut'}")
+    assert "an interrupted run has left" not in capfd.readouterr().err
+    assert files_of(tmp_path / "cut")[predictions] == whole
 
 
 def test_of_jobs_side_by_side_the_longest_is_begun_first(tmp_path):

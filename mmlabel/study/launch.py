@@ -19,7 +19,7 @@ from mmlabel.errors import UserError
 from mmlabel.help import CONF
 from mmlabel.models.text_options import TransformerCaption
 from mmlabel.processors import cores
-from mmlabel.run_folder import FAILED, empty, finished, hold, write_failure
+from mmlabel.run_folder import FAILED, SUMS, empty, finished, hold, write_failure
 from mmlabel.study.definition import override_key
 from mmlabel.study.job_lines import JobLines
 from mmlabel.study.plan import Job
@@ -54,7 +54,9 @@ def launch(
         metric: that is said of a run that has finished.
     """
     for job in jobs:
-        empty(job.folder)  # what an interrupted run has left would end up in the new one
+        # What an interrupted run has left would end up in the new one, unless that goes on with it.
+        if not job.settings.resume or (job.folder / SUMS).exists():
+            empty(job.folder)
     if names_launcher(options):
         try:
             _run(jobs, main=main, runs=runs, options=options)

@@ -6,6 +6,7 @@ if __name__ == "__main__":  # before the other imports, which take a while
     end_on_interrupt()
 
 import logging
+import shlex
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,6 +18,7 @@ from omegaconf import DictConfig
 from mmlabel.cli import (
     CONF,
     Interrupted,
+    assigned,
     fail,
     is_multirun,
     job_settings,
@@ -96,7 +98,7 @@ def one_run(cfg: DictConfig, folder: Path) -> float | None:
         )
     except Interrupted as stop:
         last = folder / LAST
-        goes_on = f"go on with: python train.py ckpt_path={last}"
+        goes_on = f"go on with: python train.py {shlex.quote(assigned('ckpt_path', last))}"
         stop.hint = goes_on if last.is_file() else "nothing was trained yet; start it again"
         raise
     except Exception as error:

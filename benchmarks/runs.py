@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.table import REPOSITORY, Bench
+from mmlabel.cli import assigned
 from mmlabel.data.sources.report_csv import read_usyd
 
 
@@ -33,7 +34,7 @@ class WholeRun:
 def run(bench: Bench, *overrides: str, cache: str, folder: str) -> WholeRun:
     """`python train.py` on this call's rows; wandb is offline."""
     where = bench.folder / folder
-    options = [*bench.options(*overrides, cache=cache), f"hydra.run.dir={where}"]
+    options = [*bench.options(*overrides, cache=cache), assigned("hydra.run.dir", where)]
     took, said = _command(["train.py", *options], bench.folder)
     results = json.loads((where / "results.json").read_text())
     epochs = [float(found) for found in re.findall(r"epoch \d+ .*\((\d+\.\d) s\)", said)]
@@ -76,4 +77,4 @@ def some_rows(bench: Bench, rows: int | None) -> list[str]:
     splits = ["train"] * (rows - 2 * tenth) + ["val"] * tenth + ["test"] * tenth
     with open(path, "w", newline="") as file:
         csv.writer(file).writerows([("ImageID", "split"), *zip(ids, splits, strict=False)])
-    return [f"data.splits={path}"]
+    return [assigned("data.splits", path)]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from mmlabel.cli import load_settings
+from mmlabel.cli import assigned, load_settings
 from mmlabel.record import machine, versions
 from mmlabel.settings import Settings
 
@@ -90,9 +90,10 @@ class Bench:
 
     def options(self, *overrides: str, cache: str = "cache") -> list[str]:
         """Overrides of a run on this call's rows, with a cache folder of this name."""
-        source = ["data=scenes"] if self.data is None else ["data=usyd", f"data.root={self.data}"]
+        real = () if self.data is None else ("data=usyd", assigned("data.root", self.data))
+        source = real or ("data=scenes",)
         engine = ["features.engine=torch"] if self.level == "tiny" else []
-        return [*source, f"cache_dir={self.folder / cache}", *WORDS, *engine, *overrides]
+        return [*source, assigned("cache_dir", self.folder / cache), *WORDS, *engine, *overrides]
 
     def settings(self, *overrides: str, cache: str = "cache") -> Settings:
         """The settings of `options`."""

@@ -7,6 +7,7 @@ import sys
 
 from benchmarks.runs import run, some_rows
 from benchmarks.table import REPOSITORY, Bench, seconds
+from mmlabel.cli import assigned
 from mmlabel.data.captions import tokenise
 from mmlabel.parts import prepare
 from mmlabel.report import write_run_report
@@ -92,11 +93,12 @@ train.run_cli(train.main)
 
 def start_up(bench: Bench) -> None:
     """Seconds from the command to the first training step, beyond torch and Lightning."""
-    options = ["experiment=demo", "captions.lemmas=none", f"cache_dir={bench.folder / 'demo'}"]
+    cache = assigned("cache_dir", bench.folder / "demo")
+    options = ["experiment=demo", "captions.lemmas=none", cache]
     took = []
     for number in range(bench.pick(tiny=1, quick=2, usual=3, full=4)):  # the first fills caches
         command = [sys.executable, "-c", PROGRAM, str(REPOSITORY), *options]
-        command.append(f"hydra.run.dir={bench.folder / f'start{number}'}")
+        command.append(assigned("hydra.run.dir", bench.folder / f"start{number}"))
         answer = subprocess.run(command, capture_output=True, text=True, cwd=bench.folder)
         if "SECONDS" not in answer.stdout:
             raise RuntimeError(f"no training step was begun: {answer.stderr}")

@@ -19,7 +19,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
@@ -266,6 +266,21 @@ def parse(overrides: Sequence[str]) -> list[Override]:
     return OverridesParser.create().parse_overrides(list(overrides))
 
 
+def assigned(name: str, path: Path | str) -> str:
+    """OPTION=PATH as Hydra reads it, whichever signs the path has.
+
+    >>> print(assigned("hydra.run.dir", "outputs/first"))
+    hydra.run.dir=outputs/first
+    >>> print(assigned("hydra.run.dir", "outputs/first (1)"))
+    hydra.run.dir='outputs/first (1)'
+    """
+    text = str(path)
+    if re.fullmatch(r"[\w./~-]+", text, re.ASCII) and "/" in text:
+        return f"{name}={text}"
+    text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # a path has no interpolations
+    return f"{name}={QuotedString(text, Quote.single).with_quotes()}"
+
+
 def _check_override(item: Override) -> None:
     """Refuse what would set a group's kind without its options."""
     group = item.key_or_group.split(".")[0]
@@ -311,10 +326,11 @@ class BeforeRun(Callback):
             check_multirun()
             overrides, resume = list(config.hydra.overrides.task), False
             if config.hydra.sweeper._target_.endswith("BasicSweeper"):
-                loader = GlobalHydra.instance().config_loader()
+                loader, name = GlobalHydra.instance().config_loader(), config.hydra.job.config_name
+                places = _searchpath_options(config.hydra.overrides.hydra)
                 for job in islice(_jobs(overrides), _MOST_CHECKED):
                     composed = loader.load_configuration(
-                        "train", job, run_mode=RunMode.RUN, from_shell=False
+                        name, [*job, *places], run_mode=RunMode.RUN, from_shell=False
                     )
                     resume = settings_from(composed, job).resume or resume
             _check_folder(config, "sweep", resume=resume and not _starts_again(config))
@@ -467,10 +483,11 @@ def one_job(folder: Path) -> Iterator[None]:
     which the next job of the sweep would conclude that it has been started by somebody else.
     """
     arguments, environment = sys.argv, dict(os.environ)
-    sys.argv = [arguments[0], *task_overrides()]
+    sys.argv = [arguments[0], *_sources(), *task_overrides()]
     config = cast(DictConfig, HydraConfig.get())
     with read_write(config):
-        config.run.dir = str(folder.absolute())
+        # Lightning puts it between quotation marks.
+        config.run.dir = QuotedString(str(folder.absolute()), Quote.double).with_quotes()[1:-1]
     try:
         yield
     finally:
@@ -478,6 +495,23 @@ def one_job(folder: Path) -> Iterator[None]:
         os.environ.clear()
         os.environ.update(environment)
         _leave_process_group()
+
+
+def _sources() -> list[str]:
+    """The flags and options with which this job was told where its configuration is."""
+    config = HydraConfig.get()
+    own = {source.provider: source.path for source in config.runtime.config_sources}
+    flags = ["--config-dir", own["command-line"]] if "command-line" in own else []
+    if own.get("main", str(CONF)) != str(CONF):
+        flags += ["--config-path", own["main"]]
+    if config.job.config_name != "train":
+        flags += ["--config-name", str(config.job.config_name)]
+    return [*flags, *_searchpath_options(config.overrides.hydra)]
+
+
+def _searchpath_options(overrides: Sequence[str]) -> list[str]:
+    """Those of the overrides for Hydra that add places of files."""
+    return [item for item in overrides if item.lstrip("+").startswith("hydra.searchpath=")]
 
 
 def _leave_process_group() -> None:

@@ -78,6 +78,54 @@ def test_a_mistake_is_one_message(
     assert not list(tmp_path.rglob("results.json"))
 
 
+ODD = """Jürgen's (1) & more = [a, {b}] #2 "c" """.strip()
+
+
+@pytest.mark.parametrize("place", ["--config-dir", "hydra.searchpath"])
+def test_processes_that_lightning_starts_have_the_settings_of_the_first(
+    place: str, quick: list[str], tmp_path: Path, monkeypatch
+):
+    """With files of one's own, in folders of whatever names, in a run and in jobs of several."""
+    from lightning_fabric.strategies.launchers.subprocess_script import _hydra_subprocess_cmd
+
+    import train as script
+    from mmlabel import training
+    from mmlabel.cli import assigned, run_cli
+
+    own = tmp_path / ODD / "own"
+    (own / "experiment").mkdir(parents=True)
+    (own / "experiment" / "mine.yaml").write_text("# @package _global_\nlstm:\n  hidden: 12\n")
+    calls = []
+
+    def train(settings, folder, *, set_in_files, **_):
+        assert set_in_files == ["lstm.hidden"]
+        calls.append((settings, folder, _hydra_subprocess_cmd(1)[0][2:]))
+        return {"scores": {}}
+
+    def call(*argv: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["train.py", *argv])
+        run_cli(script.main)
+
+    monkeypatch.setattr(training, "train", train)
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)  # as of `python train.py`
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    given = [option for option in quick if "lstm" not in option] + ["experiment=mine"]
+    flags = [place, str(own)] if place.startswith("-") else []
+    if not flags:
+        given.append(f"{place}=[{assigned('', own).removeprefix('=')}]")
+    call(*flags, *given, assigned("hydra.run.dir", f"{ODD}/run"))
+    call("-m", *flags, *given, "seed=5", assigned("hydra.sweep.dir", f"{ODD}/runs"))
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    for settings, folder, command in list(calls):
+        call(*command)
+        assert calls[-1][:2] == (settings, folder) and settings.lstm.hidden == 12
+    assert [folder for _, folder, _ in calls[:2]] == [
+        tmp_path / ODD / "run",
+        tmp_path / ODD / "runs" / "0",
+    ]
+
+
 @pytest.mark.parametrize(
     "options",
     [

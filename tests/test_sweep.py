@@ -313,6 +313,14 @@ def test_an_interrupted_run_goes_on_where_that_is_asked_for(
     assert files_of(tmp_path / "cut")[predictions] == whole
 
 
+def test_a_study_runs_in_a_folder_of_any_name(monkeypatch, quick, tmp_path):
+    study = real_study()
+    monkeypatch.setattr(script, "load_study", lambda name: study)
+    out = tmp_path / "Jürgen's (1) & more = [a, {b}] #2"
+    call(monkeypatch, "study=real", "seeds=1", *quick, f"out={out}")
+    assert len(files_of(out)) == 2
+
+
 def test_of_jobs_side_by_side_the_longest_is_begun_first(tmp_path):
     def job(name: str, *overrides: str) -> Job:
         settings = load_settings(list(overrides))

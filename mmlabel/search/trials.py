@@ -2,6 +2,7 @@
 
 import logging
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -129,12 +130,17 @@ def run_trials(
         log.info("trial %d of %d: %s with %s", done + 1, trials, ended, " ".join(given))
         best = study.best_trial
         found = f"the best of {count(done + 1, 'trial')}: {monitor} {best.value:.4f}"
-        command = f"python train.py --config-dir {folder} experiment=found"
+        command = _command(folder)
         write_experiment(folder, overrides, best.params, f"{found}\n  {command}")
     best = study.best_trial
     shown = " ".join(f"{name}={_text(value)}" for name, value in best.params.items())
     print(f"the best of {count(_done(study), 'trial')}: {monitor} {best.value:.4f} with {shown}")
-    print(f"python train.py --config-dir {folder} experiment=found   trains and tests it")
+    print(f"{_command(folder)}   trains and tests it")
+
+
+def _command(folder: Path) -> str:
+    """The command that trains and tests the best trial."""
+    return f"python train.py --config-dir {shlex.quote(str(folder))} experiment=found"
 
 
 def _run(trial: "Trial", folder: Path, overrides: list[str], monitor: str) -> tuple[float, bool]:

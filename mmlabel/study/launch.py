@@ -15,6 +15,7 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
 from hydra.types import HydraContext, RunMode
 
+from mmlabel.cli import assigned
 from mmlabel.errors import UserError
 from mmlabel.help import CONF
 from mmlabel.models.text_options import TransformerCaption
@@ -145,7 +146,11 @@ def _run(
         assert hydra is not None
         config = hydra.compose_config(
             "train",
-            overrides=["hydra.mode=MULTIRUN", f"hydra.sweep.dir={runs.absolute()}", *options],
+            overrides=[
+                "hydra.mode=MULTIRUN",
+                assigned("hydra.sweep.dir", runs.absolute()),
+                *options,
+            ],
             run_mode=RunMode.MULTIRUN,
         )
         launcher = Plugins.instance().instantiate_launcher(

@@ -7,6 +7,7 @@ import select
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -25,6 +26,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from mmlabel.config_files import chosen_files, leave_out_of_other_kinds, repository, set_by
 from mmlabel.errors import UserError, nearest, of_the_disk
@@ -115,6 +117,8 @@ def _answered_run(
         sys.exit(stop.exit_code)
     except (UserError, HydraException, OmegaConfBaseException) as error:
         fail(error)
+    except (YAMLError, UnicodeDecodeError) as error:
+        fail(of_a_file(error))
     except OSError as error:
         if (problem := of_the_disk(error)) is None:
             raise
@@ -181,6 +185,27 @@ def explain(error: Exception) -> str:
     return " ".join(text.split())
 
 
+def of_a_file(error: YAMLError | UnicodeDecodeError) -> UserError:
+    """The message for a file of one's own that Hydra cannot read; raises `error` if it is none."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    files = [f.f_locals["full_path"] for f in frames if f.f_code.co_name == "load_config"
+             and "full_path" in f.f_locals]  # fmt: skip
+    if not files:
+        raise error
+    file = os.path.relpath(files[-1])
+    if isinstance(error, UnicodeDecodeError):
+        content = Path(files[-1]).read_bytes()
+        try:
+            content.decode("utf-8")
+        except UnicodeDecodeError as whole:  # the error's own place is one within a part
+            line = content[: whole.start].count(b"\n") + 1
+            return UserError(f"{file}, line {line}: a byte that is not UTF-8: save it as UTF-8")
+    mark = getattr(error, "problem_mark", None)
+    where = f", line {mark.line + 1}" if mark else ""
+    said = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
+    return UserError(f"{file}{where}: no valid YAML: {' '.join(said.split())}")
+
+
 def _no_choice(group: str, name: str) -> str:
     if group.startswith("hydra/"):
         if package := _INSTALLED_BY.get(name):
@@ -226,6 +251,8 @@ def command_settings(overrides: Sequence[str]) -> Settings:
         return load_settings(overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error)) from error
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise of_a_file(error) from error
 
 
 def settings_from(config: DictConfig, overrides: Sequence[str]) -> Settings:
@@ -344,6 +371,8 @@ def _answered() -> Iterator[None]:
         yield
     except (UserError, HydraException, OmegaConfBaseException) as error:
         fail(error)
+    except (YAMLError, UnicodeDecodeError) as error:
+        fail(of_a_file(error))
 
 
 def _jobs(overrides: Sequence[str]) -> Iterator[list[str]]:

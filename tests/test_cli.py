@@ -126,6 +126,36 @@ def test_processes_that_lightning_starts_have_the_settings_of_the_first(
     ]
 
 
+@pytest.mark.parametrize("multirun", [False, True])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"lstm:\n  hidden: [12\n", "mine.yaml, line 4: no valid YAML: expected ',' or ']'"),
+        (b"lstm:\n\thidden: 12\n", "mine.yaml, line 3: no valid YAML: found character"),
+        (b"lstm:\n  hidden: 12\nname: J\xfcrgen\n", "mine.yaml, line 4: a byte that is not UTF-8"),
+        (b"#\n" * 9000 + b"name: J\xfcrgen\n", "mine.yaml, line 9002: a byte that is not UTF-8"),
+        (b"name: a\x00b\n", "mine.yaml: no valid YAML: "),
+    ],
+)
+def test_a_file_of_ones_own_that_cannot_be_read_is_named(
+    content: bytes, message: str, multirun: bool, tmp_path: Path, monkeypatch, capsys
+):
+    import train as script
+    from mmlabel.cli import run_cli
+
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_bytes(b"# @package _global_\n" + content)
+    flags = ["-m"] if multirun else []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    argv = ["train.py", *flags, "--config-dir", str(tmp_path), "experiment=mine", "seed=1"]
+    monkeypatch.setattr(sys, "argv", argv)
+    with pytest.raises(SystemExit) as stop:
+        run_cli(script.main)
+    assert str(stop.value.code).startswith(f"mmlabel: experiment/{message}")
+    assert "Traceback" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "options",
     [

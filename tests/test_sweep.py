@@ -208,6 +208,9 @@ def test_a_collection_runs_each_study_and_leads_to_their_pages(
         (["study=lstm_layers", "jobs=0"], "jobs=0: give a whole number, 1 or more"),
         (["study=lstm_layers", "jobs=many"], "jobs=many: give a whole number"),
         (["study=lstm_layers", "jobs=2", "hydra/launcher=joblib"], "has options of its own"),
+        (["study=lstm_layers", "debug=overfit"], "variant 1: test=false: a study trains and tests"),
+        (["study=lstm_layers", "debug=fast"], "trainer.fast_dev_run=true: a study trains and"),
+        (["study=lstm_layers", "trainer.limit_test_batches=0"], "a study trains and tests each"),
         (["study=lstm_layers", "hydra.sweep.dir=x"], "go to OUT/runs: give out=OUT"),
     ],
 )

@@ -11,7 +11,7 @@ from statistics import median
 from mmlabel import __version__
 from mmlabel.cache import file_digest, fingerprint
 from mmlabel.errors import UserError
-from mmlabel.options import declared
+from mmlabel.options import declared, shown
 from mmlabel.repeating import has_changed
 from mmlabel.run_folder import finished, read_results
 from mmlabel.settings import Settings, differing, flatten
@@ -160,6 +160,7 @@ def plan(
                 log.info("variant %s: %s has no effect there and is left out", variant.name, item)
         names = [f"study.name={study.name}", f"study.variant={variant.name}"]
         settings = configurations.settings_of(given)
+        _check_trains_and_tests(variant, settings)
         data = configurations.data_key(settings)
         for seed in range(seeds):
             settings = settings.model_copy(update={"seed": seed})
@@ -202,6 +203,25 @@ def _given_to_all(
         same = len(problems) == len(study.variants) and len(set(map(str, problems.values()))) == 1
         raise UserError(str(error) if same else f"variant {name}: {error}") from error
     return given
+
+
+def _check_trains_and_tests(variant: Variant, settings: Settings) -> None:
+    """Refuse options, of a file for instance, without which a run has no scores for the study."""
+    trainer = settings.trainer
+    wrong = {
+        "train": not settings.train,
+        "test": not settings.test,
+        "ckpt_path": settings.ckpt_path is not None,
+        "repeat": settings.repeat is not None,
+        "trainer.fast_dev_run": bool(trainer.fast_dev_run),
+        "trainer.limit_test_batches": trainer.limit_test_batches == 0,
+    }
+    given = flatten(settings.plain())
+    for name in (name for name, is_wrong in wrong.items() if is_wrong):
+        raise UserError(
+            f"variant {variant.name}: {name}={shown(given[name])}: a study trains and tests each of"
+            " its runs; leave it out, or the file that sets it (debug=NAME, experiment=NAME)"
+        )
 
 
 def run_key(differing: Mapping[str, object], files: Mapping[str, str], data: str) -> str:

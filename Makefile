@@ -4,7 +4,7 @@ BIN := .venv/bin
 .PHONY: help setup demo test test-slow test-oldest test-slurm test-cluster fuzz lint bench
 
 help: ## show the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 setup: .venv/installed ## create .venv and install, once
 .venv/installed: pyproject.toml constraints.txt

@@ -24,7 +24,7 @@ from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -32,7 +32,7 @@ from mmlabel.config_files import chosen_files, leave_out_of_other_kinds, reposit
 from mmlabel.errors import UserError, nearest, of_the_disk
 from mmlabel.help import CONF, choices
 from mmlabel.no_effect import without_effect
-from mmlabel.options import unknown
+from mmlabel.options import declared, unknown
 from mmlabel.processes import (
     agreed,
     check_multirun,
@@ -42,7 +42,7 @@ from mmlabel.processes import (
 )
 from mmlabel.repeating import with_record
 from mmlabel.run_folder import SUMS
-from mmlabel.settings import CHOSEN_BY_GROUP, Settings, read_settings
+from mmlabel.settings import CHOSEN_BY_GROUP, Settings, flatten, option_names, read_settings
 from mmlabel.terminal import escape_what_is_missing, printable
 
 log = logging.getLogger(__name__)
@@ -129,12 +129,17 @@ def _check_groups(arguments: Sequence[str]) -> None:
     """Refuse a group that is set to a value: Hydra has no message for it."""
     for text in arguments:
         group, found, value = text.lstrip("+~").partition("=")
-        if found and (CONF / group).is_dir() and group not in ("", "search", "study"):
-            if re.fullmatch(r"[-+.\d]+|\{.*|true|false", value.strip(), re.IGNORECASE):
-                raise UserError(
-                    f"{text}: {group} is a group of options: give {group}=NAME, one of"
-                    f" {', '.join(choices(group))}, or one of its options, {group}.OPTION=VALUE"
-                )
+        switched = re.fullmatch(r"[-+.\d]+|\{.*|true|false", value.strip(), re.IGNORECASE)
+        if not found or not switched:
+            continue
+        if (CONF / group).is_dir() and group not in ("", "search", "study"):
+            raise UserError(
+                f"{text}: {group} is a group of options: give {group}=NAME, one of"
+                f" {', '.join(choices(group))}, or one of its options, {group}.OPTION=VALUE"
+            )
+        outer, _, inner = group.rpartition(".")
+        if outer and inner in choices(outer) and group not in option_names():
+            raise UserError(f"{text}: {inner} is chosen by its group: give {outer}={inner}")
 
 
 _IMPATIENCE = 10.0  # seconds until another signal counts as a new one
@@ -179,7 +184,22 @@ def explain(error: Exception) -> str:
             return "a search is run by python -m mmlabel.search, whose --help says how"
         if (CONF / key).is_dir():
             return f"{key} has no default to replace: give +{key}=NAME, one of {_list(key)}"
+        if key in option_names() and (having := _choices_with(key)):
+            group = key.split(".")[0]
+            return (
+                f"{key} does not exist with this {group} (only with {group}={', '.join(having)}):"
+                " give that, too, or leave it out"
+            )
         return unknown(key, Settings)
+    if found := re.search(r"Ambiguous value for argument '([^=]+)=(.*)'\s+1\. To use", text):
+        name, values = found.groups()
+        return (
+            f"{name}={values}: several values, and a run takes one (train.py -m makes a run of"
+            f" each); a list is {name}=[{values}], a text with commas is quoted once more:"
+            f" \"{name}='{values}'\""
+        )
+    if "HydraConfig was not set" in text:
+        return "${hydra:…} is known to runs of train.py alone: give a value, or leave it out"
     if isinstance(error, HydraException) and error.__cause__ is not None:
         text = f"{text} {error.__cause__}"
     return " ".join(text.split())
@@ -204,6 +224,13 @@ def of_a_file(error: YAMLError | UnicodeDecodeError) -> UserError:
     where = f", line {mark.line + 1}" if mark else ""
     said = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
     return UserError(f"{file}{where}: no valid YAML: {' '.join(said.split())}")
+
+
+def _choices_with(option: str) -> list[str]:
+    """The choices of an option's group whose files have it: "logger.wandb.project" has wandb's."""
+    group, _, rest = option.partition(".")
+    files = {name: OmegaConf.load(CONF / group / f"{name}.yaml") for name in choices(group)}
+    return [name for name, file in files.items() if OmegaConf.select(file, rest) is not None]
 
 
 def _no_choice(group: str, name: str) -> str:
@@ -280,6 +307,7 @@ def _read(
         _check_override(item)
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     values: dict[str, Any] = OmegaConf.to_container(own, resolve=True)  # type: ignore[assignment]
+    _check_packages(values, overrides)
     left_out = leave_out_of_other_kinds(values, given, repository(searchpath), to_come=to_come)
     if isinstance(values["repeat"], str | int):  # a folder's name; anything else is refused below
         names = [item.key_or_group for item in given]
@@ -287,6 +315,18 @@ def _read(
         values["repeat"] = str(values["repeat"])
         values = with_record(values, names)
     return read_settings(values), left_out
+
+
+def _check_packages(values: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """Refuse a file whose options became a group of its folder's name: it lacks its first line."""
+    for item in parse(overrides):
+        name = item.key_or_group
+        if name not in Settings.model_fields and isinstance(values.get(name), dict):
+            raise UserError(
+                f"{item.input_line}: the first line of that file has to be"
+                " # @package _global_ (without it, its options are looked for in a group"
+                f' "{name}", which there is not)'
+            )
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
@@ -340,8 +380,15 @@ class BeforeRun(Callback):
 
     def on_run_start(self, config: DictConfig, **_: object) -> None:
         with _answered():
-            overrides = list(config.hydra.overrides.task)
-            settings = settings_from(config, overrides)
+            overrides = _as_given(config.hydra.overrides.task)
+            for text in overrides:
+                if found := re.search(r"\$\{hydra:(job\.(num|id))\}", text):
+                    raise UserError(
+                        f"{text}: {found[1]} tells several runs (-m) apart, and a single one has"
+                        " none; leave it out"
+                    )
+            with _known_to_options(config):
+                settings = settings_from(config, overrides)
             refuse_unused(overrides, without_effect(settings))
             check_processes(settings.trainer)
             _check_folder(config, "run", resume=settings.resume)
@@ -351,17 +398,40 @@ class BeforeRun(Callback):
     def on_multirun_start(self, config: DictConfig, **_: object) -> None:
         with _answered():
             check_multirun()
-            overrides, resume = list(config.hydra.overrides.task), False
+            overrides, resume = _as_given(config.hydra.overrides.task), False
             if config.hydra.sweeper._target_.endswith("BasicSweeper"):
                 loader, name = GlobalHydra.instance().config_loader(), config.hydra.job.config_name
-                places = _searchpath_options(config.hydra.overrides.hydra)
-                for job in islice(_jobs(overrides), _MOST_CHECKED):
+                places = _searchpath_options(_as_given(config.hydra.overrides.hydra))
+                for number, job in enumerate(islice(_jobs(overrides), _MOST_CHECKED)):
                     composed = loader.load_configuration(
                         name, [*job, *places], run_mode=RunMode.RUN, from_shell=False
                     )
-                    resume = settings_from(composed, job).resume or resume
+                    with _known_to_options(composed, number):
+                        resume = settings_from(composed, job).resume or resume
             _check_folder(config, "sweep", resume=resume and not _starts_again(config))
             _own_folder(config, "sweep")
+
+
+@contextmanager
+def _known_to_options(config: DictConfig, job: int | None = None) -> Iterator[None]:
+    """Hydra's own values in options (${hydra:job.num}), which Hydra itself sets as a job begins.
+
+    Args:
+        config: with Hydra's part.
+        job: its number in a multirun; None: in a single run, which has none.
+    """
+    state = HydraConfig.instance()
+    former, known = state.cfg, OmegaConf.masked_copy(config, "hydra")
+    with open_dict(known.hydra), read_write(known.hydra):
+        known.hydra.runtime.output_dir = os.path.abspath(known.hydra.run.dir)
+        if job is not None:
+            known.hydra.job.num = job
+            known.hydra.job.id = str(job)
+    state.set_config(known)
+    try:
+        yield
+    finally:
+        state.cfg = former
 
 
 @contextmanager
@@ -416,7 +486,7 @@ def _starts_again(config: DictConfig) -> bool:
 
 def _given_to_hydra(config: DictConfig) -> list[str]:
     """The options of Hydra's own that the command line sets."""
-    return [item.key_or_group for item in parse(list(config.hydra.overrides.hydra))]
+    return [item.key_or_group for item in parse(_as_given(config.hydra.overrides.hydra))]
 
 
 def _own_folder(config: DictConfig, kind: str) -> None:
@@ -535,7 +605,12 @@ def _sources() -> list[str]:
         flags += ["--config-path", own["main"]]
     if config.job.config_name != "train":
         flags += ["--config-name", str(config.job.config_name)]
-    return [*flags, *_searchpath_options(config.overrides.hydra)]
+    return [*flags, *_searchpath_options(_as_given(config.overrides.hydra))]
+
+
+def _as_given(overrides: Any) -> list[str]:
+    """Overrides in Hydra's configuration, which reads ${...} in their text as its own, too."""
+    return cast(list[str], OmegaConf.to_container(overrides, resolve=False))
 
 
 def _searchpath_options(overrides: Sequence[str]) -> list[str]:

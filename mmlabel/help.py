@@ -55,14 +55,15 @@ def _single(by_group: dict[str, list[Option]]) -> Iterator[str]:
 
 def _group(group: str, options: list[Option]) -> str:
     names = choices(group)
-    head = f"{group}={'|'.join(names)}" if len(names) > 1 else group
+    # Those of conf/study are sweep.py's.
+    head = f"{group}={'|'.join(names)}" if len(names) > 1 and group != "study" else group
     lines = [fill(head, WIDTH, subsequent_indent="    ", break_on_hyphens=False) + "\n"]
-    kinds = dict.fromkeys(option.kind for option in options)
+    kinds = dict.fromkeys(option.chosen_by for option in options)
     said = set()
     for option in options:
         if option.choice or (same := _same(option)) in said:
             continue
-        having = [other.kind for other in options if _same(other) == same]
+        having = [other.chosen_by for other in options if _same(other) == same]
         said.add(same)
         everywhere = set(having) == set(kinds)
         lines.append(_line(option, None if everywhere else having))

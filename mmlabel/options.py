@@ -55,7 +55,8 @@ class Option:
 
     Attributes:
         name: as a user types it ("lstm.layers").
-        kind: the choice of its group that it belongs to ("glove"); None where there is only one.
+        kind: the kind of its group that it belongs to ("glove"); None where there is only one.
+        chosen_by: the choices of conf that give this kind: the same, but of detectors "a|b|c".
         allowed: the values that it takes, in words.
         default: its value when nothing is given; None where `required`.
         required: whether it has no default.
@@ -65,6 +66,7 @@ class Option:
 
     name: str
     kind: str | None
+    chosen_by: str | None
     allowed: str
     default: object
     required: bool
@@ -73,17 +75,19 @@ class Option:
     field: FieldInfo
 
 
-def declared(group: type[Group], prefix: str = "", kind: str | None = None) -> Iterator[Option]:
+def declared(
+    group: type[Group], prefix: str = "", kind: type[Group] | None = None
+) -> Iterator[Option]:
     """Every option of a group and of the groups in it, in the order of declaration."""
     for name, field in group.model_fields.items():
         parts = _groups_in(field.annotation)
         for part in parts:
-            label = kind_of(part) if len(parts) > 1 else kind
-            yield from declared(part, f"{prefix}{name}.", label)
+            yield from declared(part, f"{prefix}{name}.", part if len(parts) > 1 else kind)
         if not parts:
             yield Option(
                 name=f"{prefix}{name}",
-                kind=kind,
+                kind=kind_of(kind) if kind else None,
+                chosen_by=choices_of(kind) if kind else None,
                 allowed=allowed(field),
                 default=None if field.is_required() else field.get_default(),
                 required=field.is_required(),
@@ -99,6 +103,15 @@ def kind_of(group: type[Group]) -> str | None:
     return (
         None if name is None else "|".join(map(str, get_args(group.model_fields[name].annotation)))
     )
+
+
+def choices_of(group: type[Group]) -> str | None:
+    """The choices of conf that give this kind ("glove", "a|b"): detectors have several of each."""
+    name = group.model_fields.get("name")
+    if discriminator(group) == "kind" and name is not None:
+        if get_origin(name.annotation) is Literal:
+            return "|".join(map(str, get_args(name.annotation)))
+    return kind_of(group)
 
 
 def discriminator(group: type[Group]) -> str | None:
@@ -220,7 +233,8 @@ def _message(problem: ErrorDetails, group: type[Group]) -> str:
         tag = str(problem.get("ctx", {}).get("tag", ""))
         return f'there is no {name}="{tag}"{nearest(tag, kinds)}'
     if problem["type"] in ("model_type", "model_attributes_type", "dict_type"):
-        return f"{name}={shown(value)}: this is a group of options, choose {name}=NAME"
+        how = f"give {name}.OPTION=VALUE" if "." in name else f"choose {name}=NAME"
+        return f"{name}={shown(value)}: this is a group of options, {how}"
     if field is None:
         return f"{name}: {problem['msg']}"
     hint = ""
@@ -267,10 +281,11 @@ def _place(
 def unknown(name: str, group: type[Group], owner: type[Group] | None = None) -> str:
     """What to say of an option that does not exist; `owner`: the kind of group it was given to."""
     options = list(declared(group))
-    if kinds := [option.kind for option in options if option.name == name and option.kind]:
+    if kinds := [o.chosen_by for o in options if o.name == name and o.chosen_by]:
         prefix = name.split(".")[0]
         others = ", ".join(kinds).replace("|", ", ")
-        chosen = f"{prefix}={kind_of(owner)}" if owner and kind_of(owner) else f"this {prefix}"
+        own = choices_of(owner) if owner else None
+        chosen = f"this {prefix}" if own is None or "|" in own else f"{prefix}={own}"
         return (
             f"{name} does not exist with {chosen} (only with {prefix}={others}): give one of these,"
             " too, or leave it out"

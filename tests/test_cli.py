@@ -49,6 +49,11 @@ def run(*options: str, cwd: Path, code: int = 0) -> str:
         (["data.separator=,"], "data.separator=, cannot be read as OPTION=VALUE"),
         (["data.separator=;"], "is quoted once for the shell and once more within"),
         (["data.root=/my", "data/rows.csv"], "data/rows.csv cannot be read as OPTION=VALUE"),
+        (["lstm.hidden=64,128"], "several values, and a run takes one (train.py -m makes a run of"),
+        (["logger.wandb.project=x"], "(only with logger=wandb): give that, too, or leave it out"),
+        (["logger.wandb=true"], "give logger=wandb"),
+        (["model.head=5"], "give model.head.OPTION=VALUE"),
+        (["name='run-${hydra:job.num}'"], "job.num tells several runs (-m) apart"),
         (["resume=true"], "each start has a new one: add hydra.run.dir=DIR, or leave it out"),
         (["-m", "resume=true", "seed=0,1"], "add hydra.sweep.dir=DIR, or leave it out"),
         (["-m", "resume=true,false", "hydra/launcher=cores"], "add hydra.sweep.dir=DIR, or leave"),
@@ -187,6 +192,43 @@ def test_jobs_that_are_started_again_in_their_folder_may_go_on(
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     run_cli(script.main)
     assert [job[-1] for job in launched] == ["seed=0", "seed=1"]
+
+
+def test_a_file_without_its_package_is_told_what_it_lacks(tmp_path: Path, monkeypatch):
+    import train as script
+    from mmlabel.cli import run_cli
+
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("lstm:\n  hidden: 12\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    argv = ["train.py", "--config-dir", str(tmp_path), "experiment=mine"]
+    monkeypatch.setattr(sys, "argv", argv)
+    with pytest.raises(SystemExit, match="experiment=mine: the first .* has to be # @package _gl"):
+        run_cli(script.main)
+
+
+def test_options_may_name_the_number_of_a_job(quick: list[str], tmp_path: Path, monkeypatch):
+    import train as script
+    from mmlabel import training
+    from mmlabel.cli import run_cli
+
+    names = []
+
+    def train(settings, folder, **_):
+        names.append((settings.name, folder.name, sys.argv[-2:]))
+        return {"scores": {}}
+
+    monkeypatch.setattr(training, "train", train)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    numbered = ["seed=3,4", "name='run-${hydra:job.num}'", "hydra.sweep.subdir='j${hydra.job.num}'"]
+    monkeypatch.setattr(sys, "argv", ["train.py", "-m", *quick, *numbered])
+    run_cli(script.main)
+    assert names == [
+        ("run-0", "j0", ["seed=3", "name='run-0'"]),
+        ("run-1", "j1", ["seed=4", "name='run-1'"]),
+    ]
 
 
 def test_no_room_on_the_disk_is_a_message_wherever_it_shows(monkeypatch: pytest.MonkeyPatch):

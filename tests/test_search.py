@@ -296,6 +296,14 @@ def test_a_space_that_is_none_is_one_message(content: str, said: str, tmp_path: 
         load_space("defaul")
 
 
+def test_a_record_is_not_searched_from(settings_of, space: Path, tmp_path: Path):
+    """Its settings cannot be chosen, and the file of the best trial would be refused."""
+    train(settings_of("model=caption_only", "trainer.max_epochs=1"), tmp_path / "run")
+    with pytest.raises(UserError, match=r"repeat=.*run: a search chooses some of the settings"):
+        main([f"repeat={tmp_path / 'run'}", "--space", str(space), "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("option", "said"),
     [
@@ -303,6 +311,7 @@ def test_a_space_that_is_none_is_one_message(content: str, said: str, tmp_path: 
         ("lstm.layers=1,2", "tries several values"),
         ("test=true", "leave it out"),
         ("hydra.run.dir=x", "leave it out"),
+        ("resume=true", "resume=true: a search goes on by itself"),
         ("~loss", "OPTION=VALUE only"),
         ("backbone=vgg16", "no effect with model=caption_only"),
     ],

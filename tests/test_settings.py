@@ -306,6 +306,13 @@ def test_what_differs_from_the_defaults_and_the_kinds():
     assert all(option not in here for option in OPTIONAL)
 
 
+def test_help_names_only_what_train_py_takes():
+    text = help_text()
+    for group, kinds in re.findall(r"With (\w+)=([^:]+):", text):
+        assert set(re.findall(r"\w+", kinds)) <= set(choices(group)), group
+    assert not re.findall(r"^study=", text, re.MULTILINE)
+
+
 def test_help_has_every_option_with_its_sentence_and_default():
     text = " ".join(help_text().split())
     for option in OPTIONS:

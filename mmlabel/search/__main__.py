@@ -10,9 +10,11 @@ from mmlabel.cli import load_settings, parse, refuse_unused, run_cli, unused
 from mmlabel.data.digests import read_digests
 from mmlabel.errors import UserError
 from mmlabel.no_effect import unused_groups
+from mmlabel.options import shown
 from mmlabel.run_folder import hold
 from mmlabel.score_table import SCORES
 from mmlabel.search.space import Space, load_space
+from mmlabel.settings import Settings
 from mmlabel.study.launch import log_to_terminal
 
 HELP = """\
@@ -49,6 +51,7 @@ def main(given: Sequence[str] | None = None) -> None:
     overrides = _checked(arguments.options, space)
     own = [f"{key}={value}" for key, value in _OWN.items()]
     settings = load_settings([*overrides, *own], to_come=space.parameters)
+    _check_trial(settings)
     # Of single options what is chosen beside them decides.
     idle = unused_groups(settings)
     refuse_unused(overrides, idle)
@@ -98,6 +101,21 @@ def _checked(options: Sequence[str], space: Space) -> list[str]:
         if item.type is OverrideType.DEL:
             raise UserError(f"{text}: a search takes OPTION=VALUE only")
     return list(options)
+
+
+def _check_trial(settings: Settings) -> None:
+    """Refuse what neither a trial nor the experiment file of the best one can have.
+
+    Also where a file sets it (experiment=NAME).
+    """
+    why = {
+        "repeat": "a search chooses some of the settings, and a record has all of them",
+        "resume": "a search goes on by itself, with the next trial",
+        "ckpt_path": "a search trains its runs",
+    }
+    for name, reason in why.items():
+        if value := getattr(settings, name):
+            raise UserError(f"{name}={shown(value)}: {reason}; leave it out")
 
 
 if __name__ == "__main__":

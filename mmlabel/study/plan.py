@@ -115,8 +115,8 @@ def _of_another_kind(name: str, variant: Variant) -> bool:
     chosen = {item.partition("=")[2] for item in variant.overrides if override_key(item) == group}
     kinds: dict[str, set[str]] = {}
     for option in declared(Settings):
-        if option.kind and option.name.startswith(f"{group}."):
-            kinds.setdefault(option.name, set()).update(option.kind.split("|"))
+        if option.chosen_by and option.name.startswith(f"{group}."):
+            kinds.setdefault(option.name, set()).update(option.chosen_by.split("|"))
     if not chosen or name not in kinds:
         return False
     return not chosen & kinds[name] and chosen <= set().union(*kinds.values())

@@ -184,7 +184,7 @@ def explain(error: Exception) -> str:
             return "a search is run by python -m mmlabel.search, whose --help says how"
         if (CONF / key).is_dir():
             return f"{key} has no default to replace: give +{key}=NAME, one of {_list(key)}"
-        if key in option_names() and (having := _choices_with(key)):
+        if having := _choices_with(key):
             group = key.split(".")[0]
             return (
                 f"{key} does not exist with this {group} (only with {group}={', '.join(having)}):"
@@ -227,10 +227,22 @@ def of_a_file(error: YAMLError | UnicodeDecodeError) -> UserError:
 
 
 def _choices_with(option: str) -> list[str]:
-    """The choices of an option's group whose files have it: "logger.wandb.project" has wandb's."""
+    """The choices of an option's group whose files have it: "logger.wandb.project" has wandb's.
+
+    [] for one that is of a kind of its group, of which `unknown` speaks.
+    """
+    if option not in option_names() or any(
+        other.chosen_by for other in declared(Settings) if other.name == option
+    ):
+        return []
     group, _, rest = option.partition(".")
     files = {name: OmegaConf.load(CONF / group / f"{name}.yaml") for name in choices(group)}
-    return [name for name, file in files.items() if OmegaConf.select(file, rest) is not None]
+    plain = {name: OmegaConf.to_container(file, resolve=False) for name, file in files.items()}
+    return [
+        name
+        for name, content in plain.items()
+        if isinstance(content, dict) and rest in flatten(cast(dict[str, Any], content))
+    ]
 
 
 def _no_choice(group: str, name: str) -> str:

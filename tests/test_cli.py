@@ -51,6 +51,7 @@ def run(*options: str, cwd: Path, code: int = 0) -> str:
         (["data.root=/my", "data/rows.csv"], "data/rows.csv cannot be read as OPTION=VALUE"),
         (["lstm.hidden=64,128"], "several values, and a run takes one (train.py -m makes a run of"),
         (["logger.wandb.project=x"], "(only with logger=wandb): give that, too, or leave it out"),
+        (["logger.wandb.entity=x"], "logger.wandb.entity does not exist with this logger (only"),
         (["logger.wandb=true"], "give logger=wandb"),
         (["model.head=5"], "give model.head.OPTION=VALUE"),
         (["name='run-${hydra:job.num}'"], "job.num tells several runs (-m) apart"),

@@ -16,6 +16,7 @@ from mmlabel.repeating import has_changed
 from mmlabel.run_folder import finished, read_results
 from mmlabel.settings import Settings, differing, flatten
 from mmlabel.study.definition import Study, Variant, override_key
+from mmlabel.wording import listed
 
 log = logging.getLogger(__name__)
 
@@ -161,6 +162,7 @@ def plan(
         names = [f"study.name={study.name}", f"study.variant={variant.name}"]
         settings = configurations.settings_of(given)
         _check_trains_and_tests(variant, settings)
+        _check_seeds(variant, given, configurations.settings_of)
         data = configurations.data_key(settings)
         for seed in range(seeds):
             settings = settings.model_copy(update={"seed": seed})
@@ -221,6 +223,21 @@ def _check_trains_and_tests(variant: Variant, settings: Settings) -> None:
         raise UserError(
             f"variant {variant.name}: {name}={shown(given[name])}: a study trains and tests each of"
             " its runs; leave it out, or the file that sets it (debug=NAME, experiment=NAME)"
+        )
+
+
+def _check_seeds(
+    variant: Variant, given: Sequence[str], settings_of: Callable[[list[str]], Settings]
+) -> None:
+    """Refuse options that follow the seed (data.split_seed=${seed}), which are averaged over."""
+    if not any("${" in item or override_key(item) in ("experiment", "debug") for item in given):
+        return
+    one, other = (flatten(settings_of([*given, f"seed={seed}"]).plain()) for seed in (0, 1))
+    follow = [name for name in one if name != "seed" and one[name] != other.get(name)]
+    if follow:
+        raise UserError(
+            f"variant {variant.name}: {listed(follow)} would change with the seed, and a study"
+            " averages over runs that differ in their seed alone; give one value"
         )
 
 

@@ -38,6 +38,12 @@ def test_another_file_of_the_same_name_is_another_run(study: Study, tmp_path: Pa
     assert len(folders) == 2
 
 
+def test_what_would_change_with_the_seed_is_refused(study: Study, tmp_path: Path):
+    with pytest.raises(UserError, match=r"data.split_seed would change with the seed"):
+        planned(study, tmp_path, overrides=("data=usyd", "data.root=x", "data.split_seed=${seed}"))
+    assert planned(study, tmp_path, overrides=("experiment=demo", "name=a-${optimizer.lr}"))
+
+
 def record(job: Job, **lstm: object) -> None:
     """Change what a finished run has recorded of its BiLSTM; None: it recorded nothing of it."""
     results = read_results(job.folder)

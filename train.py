@@ -15,22 +15,18 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from mmlabel.cli import (
-    CONF,
-    Interrupted,
-    assigned,
-    fail,
+from mmlabel.cli import Interrupted, assigned, fail, run_cli
+from mmlabel.errors import UserError
+from mmlabel.help import CONF, help_text
+from mmlabel.hydra_job import (
     is_multirun,
     job_settings,
     one_job,
     output_folder,
-    run_cli,
     set_in_files,
     sweep_name,
     task_overrides,
 )
-from mmlabel.errors import UserError
-from mmlabel.help import help_text
 from mmlabel.large_imports import import_large
 from mmlabel.processes import ProcessLost, is_first_process
 from mmlabel.repeating import has_changed

@@ -360,7 +360,8 @@ def test_what_an_experiments_file_sets_is_known():
     """Its choices of groups too."""
     from hydra import initialize_config_dir
 
-    from mmlabel.cli import CONF, set_in_files
+    from mmlabel.help import CONF
+    from mmlabel.hydra_job import set_in_files
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         found = set_in_files(["experiment=report_vgg16", "lstm.layers=2"])
@@ -371,7 +372,8 @@ def test_what_an_experiments_file_sets_is_known():
 def test_what_an_experiments_file_inherits_is_known():
     from hydra import initialize_config_dir
 
-    from mmlabel.cli import CONF, set_in_files
+    from mmlabel.help import CONF
+    from mmlabel.hydra_job import set_in_files
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         own = set(set_in_files(["experiment=best"]))

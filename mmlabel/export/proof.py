@@ -97,13 +97,13 @@ def rows_of(predictor: Predictor, split: str, *, rows: int) -> Annotations:
     if [annotations.label_names[n] for n in numbers] != predictor.label_names:
         raise UserError("the data have other labels than the checkpoint by now")
     chosen = annotations.take(data.divide(annotations, cache_dir=cache_dir)[split][:rows])
+    if predictor.looks_at_pictures:
+        kept = [n for n, path in enumerate(chosen.pictures) if _is_readable(predictor, path)]
+        chosen = chosen.take(kept)
     if predictor.rows is not None:
         own = predictor.rows[split].ids.numpy() if split in predictor.rows else []
         if not np.isin(hashes(chosen.ids), own).all():
             raise UserError(f"the {split} rows are not those of the checkpoint's run by now")
-    if predictor.looks_at_pictures:
-        kept = [n for n, path in enumerate(chosen.pictures) if _is_readable(predictor, path)]
-        chosen = chosen.take(kept)
     if not len(chosen):
         raise UserError(f"the {split} split has no rows")
     return chosen

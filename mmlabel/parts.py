@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from mmlabel.cache import cache_folder, file_digest, fingerprint
 from mmlabel.checkpoint import Checkpoint, content, load_classifier
 from mmlabel.classifier import BACKBONE, Classifier
 from mmlabel.criterion import MeanOverKnown, positive_weights
+from mmlabel.data.annotations import Annotations
 from mmlabel.data.caption_states import StoredStates
 from mmlabel.data.datamodule import CaptionedPictures, StoredFeatures
 from mmlabel.data.digests import data_digests
@@ -45,7 +46,7 @@ from mmlabel.optimizers import build_optimizer, build_scheduler, parameter_group
 from mmlabel.repeating import DETECTOR_ALONE
 from mmlabel.resuming import check_inputs, check_rows, check_teachers
 from mmlabel.settings import Settings
-from mmlabel.wording import other_labels
+from mmlabel.wording import count, other_labels
 
 log = logging.getLogger("mmlabel")
 
@@ -249,6 +250,7 @@ def prepare(
         for line in label_summary(annotations):
             log.info("%s", line)
     rows = settings.data.divide(annotations, cache_dir=cache_dir)
+    check_known(annotations, rows, settings)
     if resumed is not None and annotations.label_names != resumed.label_names:
         raise UserError(
             f"{resumed.path} has other labels than the data: it"
@@ -284,9 +286,35 @@ def prepare(
         prepared.note(note)
     if resumed is not None:
         check_rows(resumed, prepared, settings)
+        check_known(annotations, prepared.rows, settings)  # rows may have been left out
     for teacher in teachers:
         check_teacher(teacher, prepared, allow_seen_rows=settings.distil.allow_seen_rows)
     return prepared
+
+
+def check_known(
+    annotations: Annotations, rows: Mapping[str, np.ndarray], settings: Settings
+) -> None:
+    """See that some label is known in each split that is learned or scored.
+
+    Raises UserError otherwise: loss and scores would be 0, which a best epoch would be chosen by.
+    """
+    known = annotations.known
+    if known is None:
+        return
+    looked_at = {
+        "train": settings.train and settings.optimizer is not None,
+        "val": settings.trainer.limit_val_batches != 0,
+        "test": settings.test and settings.trainer.limit_test_batches != 0,
+    }
+    for split, own in rows.items():
+        if looked_at[split] and len(own) and not known[own].any():
+            instead = " or add test=false" if split == "test" else " or data.uncertain=0"
+            raise UserError(
+                f"no label is known in the {split} split: in all of its"
+                f" {count(len(own), 'row')} data.label_columns are -1 or empty; divide the rows"
+                f" otherwise (data.splits, data.split_seed){instead}"
+            )
 
 
 def new_classifier(

@@ -78,6 +78,10 @@ def describe(
             test.known,
         )
     seen = {split: len(found.rows) for split, found in classifier.evaluated.items()}
+    with_label = {
+        split: len(found.rows) if found.known is None else int(found.known.any(dim=1).sum())
+        for split, found in classifier.evaluated.items()
+    }
     training = len(prepared.rows["train"])
     trained = classifier.rows_trained or training
     if settings["train"]:
@@ -88,6 +92,7 @@ def describe(
         "scores": classifier.scores,
         "threshold": classifier.threshold,
         "rows": rows | seen,
+        "rows_known": with_label,  # of which any label is known
         "labels": labels,
         "epochs": epochs,
         "best_epoch": best_epoch,

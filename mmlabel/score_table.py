@@ -31,12 +31,16 @@ MONITORED = tuple(f"val/{name}" for name in SCORES)
 FEW_ROWS = 30
 
 
-def too_few(rows: int) -> str | None:
+def too_few(known: int, rows: int) -> str | None:
     """What is to be said of scores on so few test rows; None if they are enough to say nothing.
+
+    `known` are those of the `rows` of which a label is known.
 
     Where 24 of 30 answers are right, the 95 % interval of their share is 0.61 to 0.92
     (Clopper and Pearson, 1934).
     """
-    if not 0 < rows < FEW_ROWS:
+    if not 0 < known < FEW_ROWS:
         return None
-    return f"{count(rows, 'test row')}: scores of so few are mostly chance, see their intervals"
+    which = " with a known label" if known < rows else ""
+    said = "scores of so few are mostly chance, see their intervals"
+    return f"{count(known, 'test row')}{which}: {said}"

@@ -93,7 +93,9 @@ def print_table(results: dict) -> None:
         rate = sum(results["rows"].values()) / max(seconds["detector"], 1e-9)
         facts.append(f"detection {seconds['detector']:.1f} s ({rate:.1f} pictures a second)")
     output.print(", ".join(facts))
-    if "test/loss" in results["scores"] and (warning := too_few(results["rows"]["test"])):
+    tested = results["rows"]["test"]
+    known = results.get("rows_known", {}).get("test", tested)
+    if "test/loss" in results["scores"] and (warning := too_few(known, tested)):
         output.print(f"Careful: {warning}")
     for note in results["notes"]:
         output.print(f"Note: {printable(note)}")

@@ -43,6 +43,8 @@ def write_run_report(run_folder: Path, annotations: "Annotations | None") -> Pat
     run = read_run(run_folder)
     results = run.results
     title = _title(run)
+    known = len(run.predictions.ids)
+    warning = too_few(known, results.get("rows", {}).get("test", known))
     names = label_names([run], annotations)
     sections = [
         Section("scores", "Scores", _scores(run)),
@@ -65,7 +67,7 @@ def write_run_report(run_folder: Path, annotations: "Annotations | None") -> Pat
         command=shlex.join(["python", "train.py", *(results.get("overrides") or [])]),
         question="",
         failed="",
-        warnings=[f"{warning}."] if (warning := too_few(len(run.predictions.ids))) else [],
+        warnings=[f"{warning}."] if warning else [],
         notes=notes_of([run]),
     )
     path = Path(run_folder) / "report.html"

@@ -27,6 +27,7 @@ from mmlabel.data.prepare import (
     with_tokens,
     without_captions,
 )
+from mmlabel.data.splits import note_of_left_out
 from mmlabel.data.subwords import Subwords
 from mmlabel.data.transforms import shape_of
 from mmlabel.distillation import (
@@ -284,6 +285,7 @@ def prepare(
         )
     for note in annotations.notes:
         prepared.note(note)
+    prepared.note(note_of_left_out(annotations.ids, rows))
     if resumed is not None:
         check_rows(resumed, prepared, settings)
         check_known(annotations, prepared.rows, settings)  # rows may have been left out

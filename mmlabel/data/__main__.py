@@ -21,6 +21,7 @@ from mmlabel.data.overview import (
     labels_of,
     pictures_of,
 )
+from mmlabel.data.splits import note_of_left_out
 from mmlabel.errors import UserError
 from mmlabel.models.options import Captions as CaptionOptions
 from mmlabel.report.data_page import DataSet, write_data_page
@@ -87,6 +88,7 @@ def look_at(settings: Settings) -> DataSet:
     captioned = "caption" in settings.inputs
     annotations = data.read(cache_dir=cache_dir, require_pictures=False, require_captions=captioned)
     rows = data.divide(annotations, cache_dir=cache_dir)
+    left_out = note_of_left_out(annotations.ids, rows)
     captions, notes = _captions(settings, annotations, rows["train"]) if captioned else (None, [])
     pictures = None
     if "image" in settings.inputs:
@@ -98,7 +100,7 @@ def look_at(settings: Settings) -> DataSet:
         labels=labels_of(annotations, rows),
         captions=captions,
         pictures=pictures,
-        notes=[*annotations.notes, *notes],
+        notes=[*annotations.notes, *([left_out] if left_out else []), *notes],
     )
 
 

@@ -21,6 +21,7 @@ from mmlabel.progress import progress
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
+NO_SPLIT = "none"  # of a picture that data.splits leaves out
 _AT_ONCE = 256  # pictures whose pixels are in memory at a time, at most
 
 
@@ -112,12 +113,17 @@ class Pictures:
     @cached_property
     def leaks(self) -> list[list[Copy]]:
         """The groups whose pictures stand in several splits."""
-        return [group for group in self.copies if len({copy.split for copy in group}) > 1]
+        return [group for group in self.copies if len(splits_of(group)) > 1]
 
     @cached_property
     def contradictions(self) -> list[list[Copy]]:
         """The groups whose pictures have different labels."""
         return [group for group in self.copies if len({copy.labels for copy in group}) > 1]
+
+
+def splits_of(group: Sequence[Copy]) -> set[str]:
+    """The splits in which copies of a picture stand; some may be in none."""
+    return {copy.split for copy in group} - {NO_SPLIT}
 
 
 def labels_of(annotations: Annotations, rows: Mapping[str, np.ndarray]) -> Labels:
@@ -221,7 +227,7 @@ def pictures_of(
                 sizes[seen.size] += 1
                 copy = Copy(
                     id,
-                    split_of.get(id, "none"),
+                    split_of.get(id, NO_SPLIT),
                     annotations.pictures[row],
                     _names(annotations, row),
                 )

@@ -1,6 +1,6 @@
 """Which rows are for training, validation and test: drawn evenly by label, or read from a file."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -174,6 +174,16 @@ def read_splits(file: Path, ids: Sequence[str]) -> dict[str, np.ndarray]:
         if not rows[name]:
             raise UserError(f"{file}: no row has the split {name}; train, val and test need some")
     return {name: np.array(sorted(numbers)) for name, numbers in rows.items()}
+
+
+def note_of_left_out(ids: Sequence[str], rows: Mapping[str, np.ndarray]) -> str | None:
+    """What is to be said of rows that a splits file does not name; None if it names all.
+
+    Further captions of a picture that it names are not left out, see `split_rows`.
+    """
+    named = {ids[row] for own in rows.values() for row in own.tolist()}
+    left = sum(image_id not in named for image_id in ids)
+    return f"data.splits leaves out {left:,} of {count(len(ids), 'row')}" if left else None
 
 
 def _named_splits(file: Path) -> list[tuple[int, str, str]]:

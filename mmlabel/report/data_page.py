@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from markupsafe import Markup
 
-from mmlabel.data.overview import Captions, Labels, Pictures
+from mmlabel.data.overview import Captions, Labels, Pictures, splits_of
 from mmlabel.report.charts import Series, line_chart
 from mmlabel.report.gallery import PICTURE_BUDGET, thumbnail
 from mmlabel.report.pages import Section, render, write_page
@@ -46,7 +46,7 @@ def write_data_page(path: Path, found: DataSet, *, command: Sequence[str]) -> Pa
     if pictures is not None and pictures.leaks:
         warnings.append(
             f"{count(len(pictures.leaks), 'picture stands', 'pictures stand')} in several"
-            " splits: scores on the test rows are partly those of training rows."
+            f" splits: {_harm(pictures)}."
         )
     if pictures is not None and pictures.unreadable:
         warnings.append(f"{count(len(pictures.unreadable), 'picture')} cannot be read.")
@@ -74,6 +74,17 @@ def write_data_page(path: Path, found: DataSet, *, command: Sequence[str]) -> Pa
         sections.append(Section("pictures", "Pictures", _pictures(pictures)))
         sections.append(Section("copies", "The same picture twice", _copies(pictures)))
     return write_page(path, title=f"data={found.name}", header=header, sections=sections)
+
+
+def _harm(pictures: Pictures) -> str:
+    """What is wrong with scores where the same picture stands in several splits."""
+    kinds = {"train": "training", "val": "validation", "test": "test"}
+    shared = [splits_of(group) for group in pictures.leaks]
+    return "; ".join(
+        f"scores on the {kinds[later]} rows are partly those of {kinds[earlier]} rows"
+        for earlier, later in (("train", "test"), ("val", "test"), ("train", "val"))
+        if any({earlier, later} <= splits for splits in shared)
+    )
 
 
 def _labels(labels: Labels, rows: dict[str, int]) -> Markup:

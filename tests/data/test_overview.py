@@ -10,6 +10,7 @@ from PIL import Image
 
 from mmlabel.cli import load_settings
 from mmlabel.data.__main__ import look_at, main
+from mmlabel.report.data_page import write_data_page
 
 COMMON = ["captions.lemmas=none", "embedding=learned"]
 
@@ -93,6 +94,36 @@ def test_pictures_that_are_there_twice_and_unreadable_ones(faulty: Path, cache: 
     bad = dict(pictures.unreadable)
     assert set(bad) == {f"data/{n}.jpg" for n in (30, 31, 32)}
     assert bad["data/30.jpg"] == "not an image file" and "No such file" in bad["data/32.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("splits", "said"),
+    [
+        (("train", "test"), "scores on the test rows are partly those of training rows."),
+        (("train", "val"), "scores on the validation rows are partly those of training rows."),
+        (("val", "test"), "scores on the test rows are partly those of validation rows."),
+        (("train", ""), ""),
+        (("train", "train"), ""),
+    ],
+)
+def test_a_leak_is_between_splits_and_its_harm_is_said(
+    splits: tuple[str, str], said: str, faulty: Path, cache: Path, tmp_path: Path
+):
+    """A copy that data.splits leaves out leaks nowhere, and one for validation spoils no test."""
+    given = dict(zip(("data/20.jpg", "data/60.jpg"), splits, strict=True))
+    with open(faulty / "splits.csv", newline="") as file:
+        lines = {id: given.get(id, split) for id, split in list(csv.reader(file))[1:]}
+    with open(faulty / "splits.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("ImageID", "split"), *((i, s) for i, s in lines.items() if s)])
+    found = look_at(load_settings(options_for(faulty, cache)))
+    assert found.pictures is not None and len(found.pictures.copies) == 2
+    assert len(found.pictures.leaks) == bool(said)
+    page = write_data_page(tmp_path / "data.html", found, command=["python"]).read_text()
+    if said:
+        assert f"1 picture stands in several splits: {said}" in page
+    else:
+        assert "partly those" not in page
+    assert found.notes == ([] if all(splits) else ["data.splits leaves out 1 of 72 rows"])
 
 
 def test_words_without_a_vector(made: Path, cache: Path, tmp_path: Path):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmlabel.data.splits import SPLITS, fold_rows, read_splits, split_rows
+from mmlabel.data.splits import SPLITS, fold_rows, note_of_left_out, read_splits, split_rows
 from mmlabel.errors import UserError
 
 
@@ -240,6 +240,13 @@ def test_a_splits_file(start, tmp_path):
 def test_a_splits_file_with_other_columns_in_another_order(tmp_path):
     file = written(tmp_path, "who,split,ImageID\nme,train,a.jpg\nme,val,b.jpg\nme,test,c.jpg\n")
     assert read_splits(file, IDS)["test"].tolist() == [2]
+
+
+def test_rows_that_a_splits_file_does_not_name_are_counted(tmp_path):
+    rows = read_splits(written(tmp_path, GOOD), [*IDS, "e.jpg"])
+    assert note_of_left_out([*IDS, "e.jpg"], rows) == "data.splits leaves out 3 of 6 rows"
+    captions = ["a.jpg", "b.jpg", "b.jpg", "c.jpg"]  # the second of b.jpg is of a named picture
+    assert note_of_left_out(captions, read_splits(tmp_path / "splits.csv", captions)) is None
 
 
 GOOD = "ImageID,split\na.jpg,train\nb.jpg,val\nc.jpg,test\n"

@@ -24,6 +24,7 @@ from mmlabel.hydra_job import (
     one_job,
     output_folder,
     set_in_files,
+    sources,
     sweep_name,
     task_overrides,
 )
@@ -88,6 +89,7 @@ def one_run(cfg: DictConfig, folder: Path) -> float | None:
             settings,
             folder,
             overrides=task_overrides(),
+            sources=sources(),
             set_in_files=set_in_files(task_overrides()),
             group=sweep_name(),
             notes=notes,

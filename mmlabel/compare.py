@@ -52,9 +52,7 @@ def _compare(options: argparse.Namespace) -> None:
         check_folder(options.out, files=STUDY_FILES, command="mmlabel.compare")
     runs = read_runs(run_folders(options.folders))
     jobs, notes = grouped(runs)
-    command = "\n".join(
-        shlex.join(["python", "train.py", *(run.results.get("overrides") or [])]) for run in runs
-    )
+    command = "\n".join(run.command for run in runs)
     study = _study(jobs, metric=f"test/{options.metric}", notes=notes)
     annotations = None if options.out is None else annotations_of(runs[0])
     report = study_report(study, jobs, command=command, annotations=annotations)

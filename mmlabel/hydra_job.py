@@ -219,6 +219,11 @@ def task_overrides() -> list[str]:
     return list(HydraConfig.get().overrides.task)
 
 
+def sources() -> list[str]:
+    """The flags and options by which this run was told of configuration files of one's own."""
+    return _sources()
+
+
 def set_in_files(overrides: Sequence[str]) -> list[str]:
     """The options, and the groups, set by files that may set any, such as conf/experiment's."""
     searchpath = HydraConfig.get().searchpath if HydraConfig.initialized() else []

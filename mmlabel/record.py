@@ -30,6 +30,7 @@ def describe(
     study: str | None,
     variant: str | None,
     overrides: list[str],
+    sources: list[str],
     prepared: PreparedData,
     data: CaptionedPictures,
     classifier: Classifier,
@@ -47,6 +48,7 @@ def describe(
         study: whose run it is, None for a run of its own.
         variant: of that study.
         overrides: what the run was given on the command line.
+        sources: by which it was told there where files of one's own are.
         prepared, data: what it read.
         classifier: as evaluated last.
         pretrained: where the weights of its parts come from, in words.
@@ -97,6 +99,7 @@ def describe(
         "epochs": epochs,
         "best_epoch": best_epoch,
         "overrides": overrides,
+        "sources": sources,
         "settings": settings,
         "features": data.features_key,
         "study": study,

@@ -12,6 +12,7 @@ best.ckpt, last.ckpt
 import csv
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -77,6 +78,12 @@ class RunRecord:
     results: dict
     history: list[dict[str, float]]
     predictions: Predictions
+
+    @property
+    def command(self) -> str:
+        """The command line that makes the same run, as a shell takes it."""
+        given = [*self.results.get("sources", []), *(self.results.get("overrides") or [])]
+        return shlex.join(["python", "train.py", *given])
 
     @property
     def answers(self) -> np.ndarray:

@@ -59,6 +59,7 @@ def train(
     folder: Path,
     *,
     overrides: Sequence[str] = (),
+    sources: Sequence[str] = (),
     set_in_files: Sequence[str] | None = None,
     group: str | None = None,
     notes: Sequence[str] = (),
@@ -70,6 +71,7 @@ def train(
         settings: of the run.
         folder: where the run's files go.
         overrides: what the run was given on the command line; names the run.
+        sources: the flags and options there that say where files of one's own are.
         set_in_files: the options, and the groups, set by files that it named (experiment=NAME);
             None: not known.
         group: what the runs of a sweep have in common.
@@ -172,6 +174,7 @@ def train(
             study=settings.study.name,
             variant=settings.study.variant,
             overrides=overrides,
+            sources=list(sources),
             prepared=run.prepared,
             data=run.data,
             classifier=run.classifier,

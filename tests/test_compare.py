@@ -62,6 +62,18 @@ def test_seeds_are_grouped_and_differences_are_those_of_the_evidence(tmp_path: P
     assert "lstm.layers=8" in (tmp_path / "out" / "report.html").read_text()
 
 
+def test_the_commands_of_runs_name_files_of_ones_own(tmp_path: Path):
+    data = ["data=usyd", f"data.root={tmp_path}/gone"]
+    folders = [write_run(tmp_path / str(seed), *data, seed=seed) for seed in (0, 1)]
+    change(folders[0], "results.json", '"overrides": []', '"overrides": ["experiment=found"]')
+    change(
+        folders[0], "results.json", '"notes"', '"sources": ["--config-dir", "my files"], "notes"'
+    )
+    assert run(*folders, "--out", tmp_path / "out") == 0
+    command = "python train.py --config-dir 'my files' experiment=found"
+    assert f"#   {command}\n" in (tmp_path / "out" / "results.csv").read_text()
+
+
 def test_what_follows_from_a_choice_is_no_part_of_a_name(tmp_path: Path, capsys):
     folders = [
         write_run(tmp_path / "a"),

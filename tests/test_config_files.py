@@ -1,7 +1,10 @@
 """Files that may set any option, beside a command line that chooses something else."""
 
+import re
+import shlex
 import subprocess
 import sys
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -99,15 +102,25 @@ def test_what_another_kind_does_not_have_is_left_out_and_said(settings_beside, c
 
 
 def test_a_run_says_what_it_goes_without(quick: list[str], folder: Path, tmp_path: Path):
-    """Once, in its notes."""
+    """Once, in its notes; and its page has the command that makes it again, files included."""
     command = [sys.executable, str(REPOSITORY / "train.py"), "--config-dir", str(folder), *quick]
-    command += [*CAPTIONS, "experiment=mine", "hydra.run.dir=run", "trainer.max_epochs=1"]
+    command += [
+        *CAPTIONS,
+        "experiment=mine",
+        "hydra.run.dir=run",
+        "trainer.max_epochs=1",
+        "report=true",
+    ]
     command = [text for text in command if not text.startswith(("backbone", "features"))]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=300)
     results = results_of(tmp_path / "run")
     assert results["settings"]["optimizer"]["lr"] == 2e-3
     (note,) = [note for note in results["notes"] if "left out" in note]
     assert note.startswith("embedding.name=glove-wiki-gigaword-50 of experiment=mine: ")
+    assert results["sources"] == ["--config-dir", str(folder)]
+    html = (tmp_path / "run" / "report.html").read_text()
+    shown = shlex.split(unescape(re.search(r"<code>(.*?)</code>", html, re.S)[1]))
+    assert shown == ["python", "train.py", *results["sources"], *results["overrides"]]
 
 
 def test_every_choice_beside_the_projects_own_experiment():

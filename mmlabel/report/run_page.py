@@ -1,6 +1,5 @@
 """The page of one run."""
 
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,7 +63,7 @@ def write_run_report(run_folder: Path, annotations: "Annotations | None") -> Pat
         css="run",
         facts=_facts(run),
         about=about([run]),
-        command=shlex.join(["python", "train.py", *(results.get("overrides") or [])]),
+        command=run.command,
         question="",
         failed="",
         warnings=[f"{warning}."] if warning else [],

@@ -96,6 +96,11 @@ def test_a_run_says_what_it_was_made_of_and_how_to_repeat_it(tmp_path):
     }
     command = unescape(re.search(r"<code>(.*?)</code>", html, re.S)[1])
     assert shlex.split(command) == ["python", "train.py", *results["overrides"]]
+    results["sources"] = ["--config-dir", "my files"]
+    (tmp_path / "run" / "results.json").write_text(json.dumps(results))
+    html = write_run_report(tmp_path / "run", None).read_text()
+    command = unescape(re.search(r"<code>(.*?)</code>", html, re.S)[1])
+    assert shlex.split(command)[2:] == ["--config-dir", "my files", *results["overrides"]]
 
 
 def test_f1_comes_before_the_loss(tmp_path):

@@ -33,9 +33,14 @@ class AnsweredRows:
     runs: int
 
     @property
+    def answered(self) -> np.ndarray:
+        """(N, K) bool: a label that was answered; none of which it is not known whether it is."""
+        return (self.probs >= self.thresholds) & self.known
+
+    @property
     def wrong(self) -> np.ndarray:
         """(N, K) bool: a label that was missed, or answered without being there."""
-        return ((self.probs >= self.thresholds) != self.targets) & self.known
+        return (self.answered != self.targets) & self.known
 
     @property
     def sureness(self) -> np.ndarray:

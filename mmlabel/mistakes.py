@@ -122,7 +122,8 @@ def _label_names(runs: Sequence[RunRecord], annotations: Annotations | None) -> 
 def write_table(path: Path, found: Mistakes) -> None:
     """A line for each row with a mistake or a suspected label, the likeliest label errors first.
 
-    Columns: ImageID, given (labels in the data), answered, missed, extra (the model's mistakes),
+    Columns: ImageID, given (labels in the data), answered (of those of which it is known whether
+    the row has them), missed, extra (the model's mistakes),
     sureness (of the worst of them, 0..1), probably_missing and probably_not_there (labels that may
     be errors of the data), label_quality (0..1, how likely the labels are right), caption. Between
     labels stands what stands between those that `mmlabel.predict` answers: a space, or | where
@@ -144,7 +145,7 @@ def write_table(path: Path, found: Mistakes) -> None:
         )
         for row in found.in_order():
             rows = found.rows
-            answered = rows.probs[row] >= rows.thresholds[row]
+            answered = rows.answered[row]
             wrong = rows.wrong[row]
             quality = "" if found.suspected is None else f"{found.suspected.quality[row]:.4f}"
             cells = [

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from fake_runs import write_fake_run
 from mmlabel.cli import load_settings
 from mmlabel.errors import UserError
 from mmlabel.label_errors import answered_rows, suspicion
-from mmlabel.mistakes import main
+from mmlabel.mistakes import main, write_table
+from mmlabel.report.mistakes_page import Mistakes, write_mistakes_page
 from mmlabel.run_folder import Predictions, RunRecord, read_run, seal
 
 pytest.importorskip("cleanlab", reason="cleanlab is not installed: pip install -e '.[mistakes]'")
@@ -111,6 +113,19 @@ def test_runs_that_contradict_each_other_are_refused():
     targets[3, 0] = ~targets[3, 0]
     with pytest.raises(UserError, match="other labels for 3.jpg"):
         answered_rows([first, record(ids_of(np.arange(300)), targets, probs)])
+
+
+def test_a_label_of_which_nothing_is_known_is_not_shown_as_answered(tmp_path: Path):
+    targets, known = np.zeros((1, 3), dtype=bool), np.array([[True, False, True]])
+    run = record(["a.jpg"], targets, np.array([[0.8, 0.95, 0.1]]), known)
+    found = Mistakes(answered_rows([run]), None, None, {1: "cat", 3: "dog", 17: "bird"}, [])
+    write_table(tmp_path / "mistakes.csv", found)
+    with open(tmp_path / "mistakes.csv", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row["answered"] == row["extra"] == "cat"
+    write_mistakes_page(tmp_path / "report.html", found, runs=[run], most=9, command="c")
+    (card,) = re.findall("<figure.*?</figure>", (tmp_path / "report.html").read_text(), re.S)
+    assert "cat 0.80" in card and "dog" not in card
 
 
 # ---- The command -------------------------------------------------------------------------------

@@ -171,7 +171,7 @@ def _gallery(found: Mistakes, most: int, *, upright: bool) -> Markup:
 def _card(found: Mistakes, row: int, picture: str | None) -> Card:
     rows = found.rows
     given, probs = rows.targets[row], rows.probs[row]
-    answered, wrong = probs >= rows.thresholds[row], rows.wrong[row]
+    answered, wrong = rows.answered[row], rows.wrong[row]
     chips = [
         Chip(
             ("missed" if given[k] else "extra") if wrong[k] else "",

@@ -292,7 +292,7 @@ def _costs(study: StudyReport) -> Markup:
 
 
 def _repeat(study: StudyReport, runs: list[RunRecord]) -> Markup:
-    settings = {run.folder: flat(run.results.get("settings", {})) for run in runs}
+    settings = {run.folder: _made_with(run) for run in runs}
     names = dict.fromkeys(name for one in settings.values() for name in one)
     fixed, varied = {}, []
     for name in names:
@@ -301,9 +301,6 @@ def _repeat(study: StudyReport, runs: list[RunRecord]) -> Markup:
             fixed[name] = values.pop()
         else:
             varied.append(name)
-    if fixed:
-        versions = runs[0].results.get("versions", {})
-        fixed |= {f"version, {name}": str(value) for name, value in versions.items()}
 
     def value(variant: VariantSummary, name: str) -> str:
         return ", ".join(dict.fromkeys(settings[run.folder].get(name, "") for run in variant.runs))
@@ -314,11 +311,26 @@ def _repeat(study: StudyReport, runs: list[RunRecord]) -> Markup:
         varied=varied,
         lines=[(one, [value(one, name) for name in varied]) for one in study.variants],
         weights={
-            f"{part}, {variant.label}": str(used)
+            f"{part}, {variant.label}": used
             for variant in study.variants
-            for part, used in (
-                variant.runs[0].results.get("pretrained", {}) if variant.runs else {}
-            ).items()
+            for part, used in _weights(variant).items()
         },
         fixed=fixed,
     )
+
+
+def _made_with(run: RunRecord) -> dict[str, str]:
+    """The settings of a run and the versions that it ran with, by name."""
+    versions = run.results.get("versions", {})
+    return flat(run.results.get("settings", {})) | {
+        f"version, {name}": str(value) for name, value in versions.items()
+    }
+
+
+def _weights(variant: VariantSummary) -> dict[str, str]:
+    """The pretrained parts that a variant's runs used; several where these differ."""
+    used: dict[str, dict[str, None]] = {}
+    for run in variant.runs:
+        for part, weights in run.results.get("pretrained", {}).items():
+            used.setdefault(part, {})[str(weights)] = None
+    return {part: "; ".join(several) for part, several in used.items()}

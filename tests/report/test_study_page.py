@@ -124,3 +124,21 @@ def test_without_published_figures_there_is_no_column_for_them(study, tmp_path):
     assert "a cross is" not in html and "| Report |" not in markdown_table(bare)
     lines = markdown_table(bare).splitlines()
     assert len({len(re.split(r"(?<!\\)\|", line)) for line in lines}) == 1
+
+
+def test_versions_and_weights_of_some_runs_are_not_given_as_those_of_all(study, tmp_path):
+    study = with_runs(study, tmp_path / "runs", seeds=2, epochs=5)
+    for variant in study.variants:
+        for run in variant.runs:
+            run.results["versions"] = {"torch": "2.9", "numpy": "2.1"}
+    other = study.variants[1].runs[1].results
+    other["versions"] = {"torch": "2.10", "numpy": "2.1"}
+    other["pretrained"] = {"backbone": "a file", "embedding": "glove"}
+    html = write_study_report(tmp_path, study).read_text()
+    varied, weights, fixed = (
+        html.split(f'<table id="{id}">')[1].split("</table>")[0]
+        for id in ("varied", "weights", "fixed")
+    )
+    assert "version, torch" in varied and ">2.9, 2.10<" in varied
+    assert "version, torch" not in fixed and "version, numpy" in fixed and ">2.1<" in fixed
+    assert "none; a file" in weights and ">glove<" in weights

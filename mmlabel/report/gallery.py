@@ -166,8 +166,9 @@ def _choose(shared: Answers, limit: int) -> list[int]:
     """Rows for the gallery.
 
     Of a single run two thirds are the mistakes that it was surest of, surest first. Of several
-    variants half are rows on which they differ, then rows that any has wrong, in file order. The
-    others are taken evenly over the file, so that nobody picks the nice ones.
+    variants half are rows on which they differ, a quarter rows that any has wrong, in file order;
+    where none differ, half are wrong. The others are taken evenly over the file, so that nobody
+    picks the nice ones.
     """
     wrong = ~shared.right.all(axis=0)
     if shared.probs is not None:
@@ -177,8 +178,10 @@ def _choose(shared: Answers, limit: int) -> list[int]:
         return [*taken.tolist(), *_evenly(right, limit - len(taken))]
     kinds = [shared.differ, wrong & ~shared.differ, ~wrong]
     groups = [np.flatnonzero(kind) for kind in kinds]
-    shares = [limit // 2, limit // 4, limit // 4] if shared.differ.any() else [0, limit // 2] * 2
-    sizes = [min(len(group), share) for group, share in zip(groups, shares, strict=False)]
+    shares = [limit // 2, limit // 4, limit // 4]
+    if not shared.differ.any():
+        shares = [0, limit // 2, limit // 2]
+    sizes = [min(len(group), share) for group, share in zip(groups, shares, strict=True)]
     for place, group in enumerate(groups):
         sizes[place] += min(len(group) - sizes[place], limit - sum(sizes))
     chosen: list[int] = []

@@ -86,6 +86,22 @@ def test_with_several_seeds_an_answer_needs_more_than_half_of_the_runs(tmp_path)
     assert found["0.jpg"][0] == {"wrong"} and found["1.jpg"][0] == {"right"}
 
 
+def test_where_no_variants_differ_half_of_the_rows_are_right(tmp_path):
+    ids, targets = [f"{n}.jpg" for n in range(300)], np.ones((300, 3), bool)
+    probs = np.where(np.arange(300)[:, None] % 3 == 0, [0.1, 0.9, 0.9], 0.9)  # 100 are wrong
+    runs = [
+        write_run(tmp_path / str(seed), ids=ids, targets=targets, probs=probs) for seed in (0, 1)
+    ]
+    study = StudyReport(
+        title="t", question="q", baseline="A", metric="test/f1_micro", published_label="Report",
+        variants=[VariantSummary(name="A", label="A", runs=runs, scores={})], command="c",
+        annotations=pictures(tmp_path / "pictures", ["one"] * 300),
+    )  # fmt: skip
+    found = cards(write_study_report(tmp_path, study).read_text())
+    kinds = [kind for kinds, _ in found.values() for kind in kinds]
+    assert kinds.count("wrong") == kinds.count("right") == 30
+
+
 def test_a_run_shows_the_mistakes_it_was_surest_of_first(tmp_path):
     random = np.random.default_rng(0)
     targets = random.random((300, 3)) < 0.4

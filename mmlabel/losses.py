@@ -59,7 +59,8 @@ class BcePosWeight(LossOptions):
     name: Literal["bce_pos_weight"]
     beta: Share | None = None
     """What counts is the effective number (1 - beta^n) / (1 - beta) of n rows (Cui et al. 2019):
-    0 weighs all labels alike, 0.999 nearly as null does, by n itself."""
+    0 weighs all labels alike, null by n itself, and beta the more as null does the nearer to 1 it
+    is: 0.999 tells numbers apart up to some 1,000 rows, 0.9999 up to some 10,000."""
     max_weight: Positive | None = None
     """Rarer labels weigh no more than this; null: no limit."""
     weighs_positives = True

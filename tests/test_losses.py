@@ -152,6 +152,18 @@ def test_effective_numbers_by_hand_and_a_limit() -> None:
     assert positive_weights(targets, known, beta=0.5).tolist() == [1.0, 1.0, 1 / 1.5]
 
 
+def test_effective_numbers_tell_apart_up_to_one_over_one_minus_beta() -> None:
+    """As `loss.beta` is described: 0.999 does not weigh as the numbers themselves do."""
+    targets = np.zeros((14_400, 2), dtype=np.uint8)
+    targets[:100, 0] = targets[:9_000, 1] = 1
+    by_number, weights = positive_weights(targets), positive_weights(targets, beta=0.999)
+    assert by_number.tolist() == [143.0, 0.6]
+    assert weights[0] < by_number[0] / 10 and weights[1] == pytest.approx(1, abs=0.01)
+    assert positive_weights(targets, beta=0.99999)[0] == pytest.approx(by_number[0], rel=0.1)
+    described = " ".join((BcePosWeight.model_fields["beta"].description or "").split())
+    assert "0.999 tells numbers apart up to some 1,000 rows" in described
+
+
 def test_weights_are_part_of_a_checkpoint_and_of_no_other_loss() -> None:
     state = MeanOverKnown(BcePosWeight(name="bce_pos_weight"), pos_weight=WEIGHTS).state_dict()
     assert state["pos_weight"].tolist() == WEIGHTS.tolist()

@@ -79,6 +79,7 @@ def _show(options: argparse.Namespace) -> None:
     found = Mistakes(rows, suspected, annotations, _label_names(runs, annotations), notes)
     out = options.out
     command = ["python", "-m", "mmlabel.mistakes", *map(str, options.folders), "--out", str(out)]
+    command += ["--pictures", str(options.pictures)]
     try:
         out.mkdir(parents=True, exist_ok=True)
         write_mistakes_page(

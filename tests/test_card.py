@@ -22,3 +22,13 @@ def test_names_of_labels_are_told_apart(settings_of: Callable, tmp_path: Path):
     said = card(settings, folder=run, labels=names, pretrained={}, made=[], notes=[])
     assert 'a picture has: blue, "wine, old", a|b.' in said
     assert r"| a\|b | 3 | 0.500 |" in said  # one cell
+
+
+def test_what_becomes_of_unknown_words_is_said(settings_of: Callable, tmp_path: Path):
+    limits = {}
+    for way in ("one", "similar"):
+        settings = settings_of("model=caption_only", f"captions.unknown_words={way}")
+        said = card(settings, folder=tmp_path, labels=["a"], pretrained={}, made=[], notes=[])
+        (limits[way],) = [line for line in said.splitlines() if line.startswith("- Words that")]
+    assert "lack are all the same word to it" in limits["one"]
+    assert "lack are read as the ones there that are spelt most like them" in limits["similar"]

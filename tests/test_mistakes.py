@@ -3,7 +3,9 @@
 import csv
 import json
 import re
+import shlex
 import sys
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +164,8 @@ def test_the_table_and_the_page_show_mistakes_with_their_rows(made: Path, tmp_pa
         assert said["sureness"] == "0.9000" and said["caption"] == captions[id]
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count('<img src="data:image/jpeg') == 10
+    command = unescape(re.search("<code>(.*?)</code>", page, re.S)[1])
+    assert shlex.split(command)[-2:] == ["--pictures", "10"]
 
 
 def test_names_with_commas_and_spaces_can_be_taken_apart(made: Path, tmp_path: Path, capsys):

@@ -71,6 +71,7 @@ class Captions:
         words: how many different ones the training rows have.
         without_vector: those without a ready-made vector and how often they occur there, commonest
             first; None where there are no ready-made vectors.
+        asked_for: whether ready-made vectors are, to be had or not.
         share_without: of the training rows' words, 0..1.
         source: of the vectors.
     """
@@ -79,6 +80,7 @@ class Captions:
     repeated: int
     words: int
     without_vector: list[tuple[str, int]] | None = None
+    asked_for: bool = False
     share_without: float = 0.0
     source: str = ""
 
@@ -165,6 +167,7 @@ def captions_of(
         lengths=np.diff(tokenised.offsets),
         repeated=sum(n for caption, n in times.items() if n > 1 and caption.strip()),
         words=len(vocabulary) - len(SPECIAL_WORDS),
+        asked_for=embeddings is not None,
     )
     if embeddings is None or not embeddings.pretrained:
         return found

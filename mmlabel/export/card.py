@@ -110,9 +110,13 @@ def _limits(settings: Settings) -> list[str]:
         "It answers each label by itself and never says that it does not know.",
     ]
     if "caption" in settings.inputs:
+        similar = settings.captions is not None and settings.captions.unknown_words == "similar"
+        unknown = "Words that the training captions lack are"
+        if similar:
+            unknown += " read as the ones there that are spelt most like them, and where none are,"
         limits.append(
-            "Words that the training captions lack are all the same word to it; captions in other"
-            " languages are made of nothing else."
+            f"{unknown} all the same word to it; captions in other languages are made of nothing"
+            " else."
         )
     if settings.inputs == ("image", "caption"):
         limits.append("It was trained with captions: without one its answers are less sure.")

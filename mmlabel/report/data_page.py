@@ -147,6 +147,8 @@ def _captions(captions: Captions) -> Markup:
     middle, most = np.percentile(captions.lengths, [50, 95]).round().astype(int)
     lacking = captions.without_vector
     without = "no ready-made vectors are asked for"
+    if captions.asked_for:
+        without = "the ready-made vectors could not be had, see the notes"
     if lacking is not None:
         share = f"{100 * captions.share_without:.1f} % of the text"
         without = f"{len(lacking):,}, {share} ({captions.source})"

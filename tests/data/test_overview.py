@@ -10,6 +10,7 @@ from PIL import Image
 
 from mmlabel.cli import load_settings
 from mmlabel.data.__main__ import look_at, main
+from mmlabel.data.gensim_data import NotToBeHad
 from mmlabel.report.data_page import write_data_page
 
 COMMON = ["captions.lemmas=none", "embedding=learned"]
@@ -94,6 +95,22 @@ def test_pictures_that_are_there_twice_and_unreadable_ones(faulty: Path, cache: 
     bad = dict(pictures.unreadable)
     assert set(bad) == {f"data/{n}.jpg" for n in (30, 31, 32)}
     assert bad["data/30.jpg"] == "not an image file" and "No such file" in bad["data/32.jpg"]
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_vectors_that_could_not_be_had_were_asked_for(
+    missing: bool, faulty: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def none_there(name: str) -> Path:
+        raise NotToBeHad(f"{name} is not to be had")
+
+    monkeypatch.setattr("mmlabel.data.embeddings.gensim_file", none_there)
+    options = options_for(faulty, cache)
+    options = [*options[:-1], "embedding=glove"] if missing else options
+    found = look_at(load_settings(options))
+    page = write_data_page(tmp_path / "data.html", found, command=["python"]).read_text()
+    assert ("the ready-made vectors could not be had" in page) == missing
+    assert ("no ready-made vectors are asked for" in page) == (not missing)
 
 
 @pytest.mark.parametrize(

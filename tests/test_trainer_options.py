@@ -14,7 +14,10 @@ from mmlabel.errors import UserError
 from mmlabel.help import choices
 from mmlabel.options import declared
 from mmlabel.settings import Settings
+from mmlabel.trainer_options import OWN
 from mmlabel.training import train
+
+REPOSITORY = Path(__file__).resolve().parent.parent
 
 # 60, 24 and 24 rows: with 10 rows a batch these are 6, 3 and 3 batches.
 COMMON = ["model=caption_only", "data.batch_size=10", "patience=null", "scheduler=none"]
@@ -78,6 +81,13 @@ def test_epochs_and_steps_end_training(settings_of, tmp_path: Path):
     results = run(settings_of, tmp_path / "steps", "trainer.max_epochs=null", "trainer.max_steps=9")
     assert results["epochs"] == 2, "9 steps are one epoch and a half"
     assert results["rows"]["train"] == 30, "of the last epoch"
+
+
+def test_the_documents_say_how_many_options_are_refused():
+    assert len(OWN) == 12
+    for name in ("README.md", "docs/faults.md"):
+        text = (REPOSITORY / name).read_text(encoding="utf-8")
+        assert "but the twelve that `train.py` sets itself" in text
 
 
 def test_time_ends_training(settings_of, tmp_path: Path):

@@ -9,6 +9,7 @@ from mmlabel.cache import fingerprint, kept
 from mmlabel.data.sources.delimited import NotDelimited, column_number, parse_delimited
 from mmlabel.data.sources.text import read_text
 from mmlabel.errors import UserError, nearest
+from mmlabel.spreadsheet import from_cell
 from mmlabel.wording import count
 
 SPLITS = ("train", "val", "test")
@@ -135,7 +136,8 @@ def fold_rows(
 def read_splits(file: Path, ids: Sequence[str]) -> dict[str, np.ndarray]:
     """Read a split from a CSV with the columns `ImageID` and `split` (train, val or test).
 
-    Rows of the data that the file does not name are left out.
+    Rows of the data that the file does not name are left out. Ids may be written as cells of
+    mmlabel's own files are, see `spreadsheet.to_cell`.
 
     Args:
         file: the CSV.
@@ -154,8 +156,10 @@ def read_splits(file: Path, ids: Sequence[str]) -> dict[str, np.ndarray]:
         rows_of_id.setdefault(image_id, []).append(row)
     rows: dict[str, list[int]] = {name: [] for name in SPLITS}
     unknown, seen = [], set()
-    for number, image_id, split in _named_splits(file):
-        where = f"{file}: row {number} ({image_id})"
+    for number, cell, split in _named_splits(file):
+        # Copied from a file that mmlabel has written, unless the data has it as it stands.
+        image_id = cell if cell in rows_of_id else from_cell(cell)
+        where = f"{file}: row {number} ({cell})"
         if split not in rows:
             raise UserError(f'{where}: "{split}" is not a split{nearest(split, SPLITS)}')
         if image_id in seen:
@@ -164,7 +168,7 @@ def read_splits(file: Path, ids: Sequence[str]) -> dict[str, np.ndarray]:
         if image_id in rows_of_id:
             rows[split] += rows_of_id[image_id][: None if split == "train" else 1]
         else:
-            unknown.append(f"{image_id} (row {number})")
+            unknown.append(f"{cell} (row {number})")
     if unknown:
         raise UserError(
             f"{file}: {count(len(unknown), 'image id')} that the data does not have: "

@@ -9,6 +9,7 @@ import pytest
 
 from mmlabel.data.splits import SPLITS, fold_rows, note_of_left_out, read_splits, split_rows
 from mmlabel.errors import UserError
+from mmlabel.spreadsheet import to_cell
 
 
 def random_targets(rows: int, *, seed: int = 0) -> np.ndarray:
@@ -240,6 +241,21 @@ def test_a_splits_file(start, tmp_path):
 def test_a_splits_file_with_other_columns_in_another_order(tmp_path):
     file = written(tmp_path, "who,split,ImageID\nme,train,a.jpg\nme,val,b.jpg\nme,test,c.jpg\n")
     assert read_splits(file, IDS)["test"].tolist() == [2]
+
+
+def test_ids_as_predictions_csv_has_them(tmp_path):
+    """With an apostrophe before what could be a formula; an id may have one of its own, too."""
+    ids = ["-1.jpg", "'=b.jpg", "'tis.jpg", "d.jpg"]
+    lines = "".join(f"{to_cell(i)},{s}\n" for i, s in zip(ids, ["train", *SPLITS], strict=True))
+    splits = read_splits(written(tmp_path, f"ImageID,split\n{lines}"), ids)
+    assert [splits[name].tolist() for name in SPLITS] == [[0, 1], [2], [3]]
+    lines = "".join(f"{i},{s}\n" for i, s in zip(ids, ["train", *SPLITS], strict=True))
+    splits = read_splits(written(tmp_path, f"ImageID,split\n{lines}"), ids)
+    assert [splits[name].tolist() for name in SPLITS] == [[0, 1], [2], [3]]
+    with pytest.raises(UserError, match=r"row 5 \('-1.jpg\): this image id is named twice"):
+        read_splits(written(tmp_path, f"ImageID,split\n{lines}'-1.jpg,train\n"), ids)
+    with pytest.raises(UserError, match=r"does not have: '-9.jpg \(row 5\)"):
+        read_splits(written(tmp_path, f"ImageID,split\n{lines}'-9.jpg,train\n"), ids)
 
 
 def test_rows_that_a_splits_file_does_not_name_are_counted(tmp_path):

@@ -12,8 +12,6 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
 
-from mmlabel.callbacks import is_whole_epoch
-
 
 class AveragedWeights(WeightAveraging):
     """An average of weights that stands for them from validation on.
@@ -41,6 +39,14 @@ class AveragedWeights(WeightAveraging):
         # Of a resumed run that had been trained to its end Lightning begins and ends no training.
         if self._average_model is not None:
             self.on_train_end(trainer, pl_module)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
+        if self._average_model is not None and self._average_model.n_averaged == 0:
+            # There is no average yet: the weights that were validated are those of now.
+            checkpoint["state_dict"] = dict(checkpoint["current_model_state"])
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -78,12 +84,18 @@ class EpochAverage(AveragedWeights):
     """The mean of the weights at each epoch's end (SWA, Izmailov et al. 2018, arXiv:1803.05407).
 
     Args:
-        start: the first epoch that counts; before its end the last weights stand for themselves.
+        start: the first epoch that counts; before its end the weights of now stand for themselves.
     """
 
     def __init__(self, start: int) -> None:
         super().__init__(lambda number: 1 / (number + 1))
         self.start = start
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # A checkpoint of an earlier version has an average of the epoch before it begins, too.
+        if trainer.current_epoch <= self.start:
+            assert self._average_model is not None
+            self._average_model.n_averaged.zero_()
 
     def on_train_batch_end(
         self,
@@ -94,20 +106,6 @@ class EpochAverage(AveragedWeights):
         batch_idx: int,
     ) -> None:
         # At the epoch's end it would be too late: the epoch's validation comes before.
-        if batch_idx + 1 < trainer.num_training_batches:
-            return
-        assert self._average_model is not None
-        if trainer.current_epoch <= self.start:
-            self._average_model.n_averaged.zero_()
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-
-    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # Within an epoch of which the average is not to have earlier weights, they stand for
-        # themselves until its end.
-        self._swaps = trainer.current_epoch > self.start or is_whole_epoch(trainer)
-        if self._swaps:
-            super().on_validation_epoch_start(trainer, pl_module)
-
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self._swaps:
-            super().on_validation_epoch_end(trainer, pl_module)
+        is_last = batch_idx + 1 >= trainer.num_training_batches
+        if is_last and trainer.current_epoch >= self.start:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)

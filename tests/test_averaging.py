@@ -69,6 +69,37 @@ def test_within_an_epoch_before_it_begins_the_weights_of_now_are_validated(
     assert history(tmp_path / "late", "val/loss") == losses and len(set(losses)) == 6
 
 
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_an_end_within_an_epoch_before_there_is_an_average_keeps_the_weights_of_now(
+    settings_of, tmp_path: Path, epoch: int
+):
+    weights: list[Tensor] = []
+
+    def stop(self, trainer, module, outputs, batch, batch_idx) -> None:
+        weights.append(module.state_dict()[LAYER].clone())
+        if trainer.current_epoch == epoch and batch_idx == 1:
+            trainer.should_stop = True  # as trainer.max_time does
+
+    options = ["data.batch_size=15", "callbacks.swa_start=1", "monitor=val/loss"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(callbacks.StopOnNaN, "on_train_batch_end", stop, raising=False)
+        results = run(settings_of, tmp_path, *CAPTIONS, *options)
+    assert results["best_epoch"] == epoch
+    last = history(tmp_path, "val/loss")[-1]
+    assert results["scores"]["val/loss"] == pytest.approx(last, rel=1e-6)
+    assert torch.equal(read_file(tmp_path / "best.ckpt")["state_dict"][LAYER], weights[-1])
+
+
+def test_without_validation_the_last_weights_stand_where_there_is_no_average(
+    settings_of, tmp_path: Path
+):
+    options = ["data.batch_size=15", "trainer.limit_val_batches=0", "trainer.max_epochs=4",
+               "trainer.max_steps=6"]  # fmt: skip
+    plain = run(settings_of, tmp_path / "plain", *CAPTIONS, *options)
+    late = run(settings_of, tmp_path / "late", *CAPTIONS, *options, "callbacks.swa_start=3")
+    assert late["scores"] == plain["scores"]
+
+
 @pytest.mark.parametrize(
     "options", [["callbacks.ema=0.6", "features=off"], ["callbacks.swa_start=1", CAPTIONS[0]]]
 )

@@ -214,14 +214,15 @@ class Comparison:
         interval: confidence interval of `difference` at 1 - alpha, within the -1..1 that there is.
         p_value: two-sided; of this comparison alone, see `holm`.
         detectable: the smallest true difference that this study would call significant at `alpha`
-            with 80 % power; above 1 where it would have called none so that there can be, None
-            when the answers do not vary enough to tell.
+            with 80 % power, were it the only one among its `comparisons`; above 1 where it would
+            have called none so that there can be, None when the answers do not vary enough to tell.
         standard_error: of `difference`.
         degrees: degrees of freedom of the t distribution used.
         seeds: how many training seeds; with 1, the noise of training was not measured.
         rows: how many test rows.
         changed: test rows that some seed's two systems answer differently.
         alpha: error rate of the interval, of `detectable` and of the verdict.
+        comparisons: how many the verdict is corrected for, see `holm`.
     """
 
     difference: float
@@ -234,6 +235,7 @@ class Comparison:
     rows: int
     changed: int
     alpha: float
+    comparisons: int = 1
 
 
 def compare(
@@ -245,6 +247,7 @@ def compare(
     resamples: int = 10_000,
     seed: int = 0,
     alpha: float = 0.05,
+    comparisons: int = 1,
 ) -> Comparison:
     """Paired test of a variant against the baseline on the same test rows and training seeds.
 
@@ -283,6 +286,8 @@ def compare(
         resamples: how many resamples of the rows.
         seed: of the resampling.
         alpha: error rate of the interval, of `detectable` and of the verdict.
+        comparisons: how many are made, this one among them, for which `holm` corrects the verdict
+            and, with the factor of the smallest p value of so many, `detectable` is corrected.
 
     Raises:
         ValueError: shapes differ, or fewer than two test rows; and as `scores`.
@@ -307,18 +312,19 @@ def compare(
     changed = int((baseline.astype(bool) != variant.astype(bool)).any(axis=(0, 2)).sum())
     p_value = _two_sided(difference, error, degrees)
     margin = _t_quantile(1 - alpha / 2, degrees) * error
-    power = _t_quantile(0.8, degrees) * error
+    found = _t_quantile(1 - alpha / (2 * comparisons), degrees) + _t_quantile(0.8, degrees)
     return Comparison(
         difference=difference,
         interval=(max(-1.0, difference - margin), min(1.0, difference + margin)),
         p_value=min(1.0, max(p_value, 2.0 ** (1 - changed))),
-        detectable=margin + power if error else None,
+        detectable=found * error if error else None,
         standard_error=error,
         degrees=degrees,
         seeds=seeds,
         rows=rows,
         changed=changed,
         alpha=alpha,
+        comparisons=comparisons,
     )
 
 
@@ -405,10 +411,10 @@ def explain(comparison: Comparison, p_value: float | None = None) -> str:
     elif comparison.detectable > 1:
         words += f"; {count(comparison.seeds, 'seed')} cannot tell any difference that there can be"
     else:
-        words += (
-            f"; the smallest difference this study could have seen is"
-            f" {100 * comparison.detectable:.2f} points"
-        )
+        words += "; the smallest difference this study could have seen"
+        if comparison.comparisons > 1:
+            words += f", after correction for {comparison.comparisons} comparisons,"
+        words += f" is {100 * comparison.detectable:.2f} points"
     if comparison.seeds == 1:
         words += "; one seed each, so the noise of training was not measured"
     return words

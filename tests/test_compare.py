@@ -52,6 +52,7 @@ def test_seeds_are_grouped_and_differences_are_those_of_the_evidence(tmp_path: P
             variant=answers(group),
             targets=targets,
             metric="f1_samples",
+            comparisons=2,
         )
         for group in groups[1:]
     ]

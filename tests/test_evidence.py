@@ -397,6 +397,28 @@ def test_the_detectable_difference_is_found_four_times_in_five() -> None:
     assert np.mean(found) == pytest.approx(0.8, abs=0.09)
 
 
+def test_the_detectable_difference_among_others_is_found_four_times_in_five() -> None:
+    better, among = 0.43, 6
+    truth = study(np.random.default_rng(14), rows=200_000, seeds=1, seed_noise=0, better=better)
+    base, variant = (
+        scores(truth["targets"], truth[name], "f1_micro")[0] for name in ("baseline", "variant")
+    )
+    found, detectable = [], []
+    for trial in range(200):
+        random = np.random.default_rng([14, trial])
+        data = study(random, rows=300, seeds=1, seed_noise=0, better=better)
+        options = {"metric": "f1_micro", "resamples": 300, "seed": trial, "comparisons": among}
+        results = [compare(**data, **options)]
+        for _ in range(among - 1):
+            none = study(random, rows=300, seeds=1, seed_noise=0)
+            results.append(compare(**none, **options))
+        p_value = holm([result.p_value for result in results])[0]
+        found.append(verdict(results[0], p_value) == "better")
+        detectable.append(results[0].detectable)
+    assert np.mean(detectable) == pytest.approx(variant - base, rel=0.05)
+    assert np.mean(found) == pytest.approx(0.8, abs=0.09)
+
+
 @pytest.mark.parametrize(
     ("raw", "adjusted"),
     [
@@ -444,6 +466,10 @@ def test_explanations() -> None:
     several = explain(comparison(), p_value=0.09)
     assert several.startswith("no difference shown: +2.00 F1 points")
     assert "p = 0.09 corrected for several comparisons" in several
+    assert explain(comparison(comparisons=3)).endswith(
+        "; the smallest difference this study could have seen, after correction for 3 comparisons,"
+        " is 2.30 points"
+    )
     assert explain(comparison(seeds=1)).endswith(
         "; one seed each, so the noise of training was not measured"
     )

@@ -30,8 +30,9 @@ METHOD = (
     "seeds; their variance adds that of a paired bootstrap over rows (Koehn 2004) and that between "
     "seeds (Bouthillier et al. 2021), held against Student's t with the degrees of freedom of "
     "Welch (1947) and Satterthwaite (1946). p values are corrected for the number of variants "
-    "(Holm 1979); intervals of differences are not. Seconds are the median run's, as the first one "
-    "may have had features to compute."
+    "(Holm 1979), and so is the smallest difference that could have been seen; intervals of "
+    "differences are not. Seconds are the median run's, as the first one may have had features to "
+    "compute."
 )
 
 NOT_COMPARED = "not compared: the baseline has no finished run on the same test rows and seeds"
@@ -132,7 +133,7 @@ def comparisons(
         runs: variant -> seed -> run.
         resamples: how many resamples of the test rows.
     """
-    found = {}
+    found: dict[str, list[tuple[RunRecord, RunRecord]]] = {}
     for variant in study.variants:
         ours, base = runs[variant.name], runs[study.baseline]
         seeds = sorted(ours.keys() & base.keys())
@@ -141,14 +142,18 @@ def comparisons(
         pairs = [(base[seed], ours[seed]) for seed in seeds]
         if not all(_same_rows(base[seeds[0]], run) for pair in pairs for run in pair):
             continue
-        found[variant.name] = compare(
+        found[variant.name] = pairs
+    return {
+        name: compare(
             baseline=np.stack([run.answers for run, _ in pairs]),
             variant=np.stack([run.answers for _, run in pairs]),
             targets=pairs[0][0].predictions.targets,
             metric=study.metric.removeprefix("test/"),
             resamples=resamples,
+            comparisons=len(found),
         )
-    return found
+        for name, pairs in found.items()
+    }
 
 
 def _leave_out_other_rows(runs: Mapping[str, dict[int, RunRecord]]) -> list[str]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from made_up_study import finish, planned
 
-from mmlabel.evidence import bootstrap_interval, compare, holm
+from mmlabel.evidence import bootstrap_interval, compare, explain, holm
 from mmlabel.run_folder import seal
 from mmlabel.study.definition import Study
 from mmlabel.study.output import write_study
@@ -30,13 +30,15 @@ def test_the_tables_figures_are_those_of_the_evidence(study: Study, tmp_path: Pa
             targets=targets,
             metric="f1_micro",
             resamples=500,
+            comparisons=2,
         )
         for name in ("b", "c")
     ]
     assert [b.difference, c.difference] == [one.difference for one in compared]
     assert [b.p_value, c.p_value] == holm([one.p_value for one in compared])
     assert c.verdict == "worse" and a.verdict == "" and a.difference is None
-    assert "smallest difference this study could have seen" in b.explanation
+    assert b.explanation == explain(compared[0], b.p_value)
+    assert "could have seen, after correction for 2 comparisons, is" in b.explanation
 
     values = [run.results["scores"]["test/f1_macro"] for run in b.runs]
     score = b.scores["test/f1_macro"]

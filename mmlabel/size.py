@@ -87,8 +87,11 @@ def sizes(
 def _tensors(
     module: nn.Module, in_half: Callable[[str], bool] = lambda name: False
 ) -> Iterator[tuple[str, Size]]:
+    kept = module.state_dict(keep_vars=True)  # not the training rows' label order and the like
     for names, weights in ((module.named_parameters(), True), (module.named_buffers(), False)):
         for name, tensor in names:
+            if name not in kept:
+                continue
             halved = tensor.is_floating_point() and in_half(name)
             width = 2 if halved else tensor.element_size()
             yield name, Size(tensor.numel() * weights, tensor.numel() * width / 1e6)

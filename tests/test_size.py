@@ -43,6 +43,22 @@ def test_auxiliary_classifiers_are_no_part_of_a_prediction() -> None:
     assert sizes(network(fusion="gated"))["fusion"].parameters == 16 * (12 + 8 + 20)
 
 
+def test_the_label_order_of_the_training_rows_is_no_part_of_a_prediction() -> None:
+    def decoder(given_order: torch.Tensor | None) -> nn.Module:
+        return build_network(
+            options.DecoderModel(name="decoder"),
+            num_labels=5,
+            image_features=12,
+            backbone=None,
+            lstm=None,
+            decoder=options.Decoder(hidden=8, embedding_dim=4, order="as_given"),
+            given_order=given_order,
+        )
+
+    order = torch.zeros(1000, 5, dtype=torch.int8)
+    assert sizes(decoder(order)) == sizes(decoder(None))
+
+
 def test_a_backbone_beside_the_network_words_and_half_the_precision() -> None:
     backbone = nn.Linear(10, 10, bias=False)
     words = Vocabulary(["<pad>", "<unk>", "dog"], {"dogs": "dog"})

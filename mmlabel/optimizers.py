@@ -59,11 +59,14 @@ def build_optimizer(
 
 
 def _one_cycle(optimizer: Optimizer, *, steps: int, warmup: float) -> LRScheduler:
+    steps = max(steps, 2)
+    if warmup * steps == 1:
+        warmup *= 1 - 1e-9  # torch divides by the steps of the rise but the first
     # Momentum is left alone: not every optimizer here has one.
     return OneCycleLR(
         optimizer,
         max_lr=[group["lr"] for group in optimizer.param_groups],
-        total_steps=max(steps, 2),
+        total_steps=steps,
         pct_start=warmup,
         cycle_momentum=False,
     )

@@ -100,6 +100,21 @@ def test_no_schedule_and_a_run_of_one_step() -> None:
     assert build_scheduler(sgd(), name="none", steps=1, monitor="val/map", mode="max") is None
 
 
+@pytest.mark.parametrize(("steps", "warmup"), [(10, 0.1), (2, 0.5), (1, 0.5), (4, 0.25)])
+def test_a_rise_of_one_step_begins_at_the_full_rate(steps: int, warmup: float) -> None:
+    optimizer = sgd(lr=1.0)
+    plan = build_scheduler(
+        optimizer, name="one_cycle", steps=steps, monitor="", mode="max", warmup=warmup
+    )
+    rates = [optimizer.param_groups[0]["lr"]]
+    for _ in range(max(steps, 2) - 1):
+        optimizer.step()
+        plan["scheduler"].step()
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates[0] == pytest.approx(1.0)
+    assert rates == sorted(rates, reverse=True) and rates[-1] < 1e-3
+
+
 def test_for_how_many_steps_a_schedule_was_laid_out() -> None:
     for name, options in (
         ("one_cycle", {"warmup": 0.3}),

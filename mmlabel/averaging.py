@@ -1,11 +1,12 @@
 """Averages of the weights of many steps, which are validated, kept and tested in their place.
 
-Lightning's `WeightAveraging` keeps the average beside the weights that are trained, swaps the two
-around validation, and writes both into checkpoints: a resumed run goes on from the one, and
-whoever reads the checkpoint is given the other.
+Lightning's `WeightAveraging` keeps the average beside the weights that are trained, in single
+precision whatever theirs is, puts it in their place for validation, and writes both into
+checkpoints: a resumed run goes on from the one, whoever reads the checkpoint is given the other.
 """
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import pytorch_lightning as pl
@@ -24,6 +25,7 @@ class AveragedWeights(WeightAveraging):
         super().__init__(
             avg_fn=lambda average, new, number: _moved(average, new, share(int(number)))
         )
+        self._aside: list[Tensor] | None = None  # the weights that are trained, in validation
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         # It may give the network a backbone, which the average is a copy of.
@@ -55,8 +57,17 @@ class AveragedWeights(WeightAveraging):
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
 
     def _swap_models(self, pl_module: pl.LightningModule) -> None:
-        if self._average_model is not None and self._average_model.n_averaged > 0:
-            super()._swap_models(pl_module)
+        # Lightning's way puts each into the other's place, where it may lose half of its bits.
+        if self._average_model is None or self._average_model.n_averaged == 0:
+            return
+        own = list(chain(pl_module.parameters(), pl_module.buffers()))
+        if self._aside is None:
+            self._aside = [tensor.detach().clone() for tensor in own]
+            self._copy_average_to_current(pl_module)
+        else:
+            for tensor, value in zip(own, self._aside, strict=True):
+                tensor.data.copy_(value)
+            self._aside = None
 
     def _copy_average_to_current(self, pl_module: pl.LightningModule) -> None:
         if self._average_model is not None and self._average_model.n_averaged > 0:
@@ -65,7 +76,7 @@ class AveragedWeights(WeightAveraging):
 
 def _moved(average: Tensor, new: Tensor, share: float) -> Tensor:
     # What does not change, such as a frozen backbone, stays the same to the last bit.
-    return average.lerp(new, share) if average.is_floating_point() else new
+    return average.lerp(new.to(average.dtype), share) if average.is_floating_point() else new
 
 
 class MovingAverage(AveragedWeights):

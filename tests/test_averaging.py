@@ -32,23 +32,31 @@ def trained(settings_of, folder: Path, *options: str) -> tuple[dict, list[list[T
     return results, steps
 
 
-def test_a_moving_average_by_hand(settings_of, tmp_path: Path):
-    _, steps = trained(settings_of, tmp_path, "callbacks.ema=0.3", "trainer.max_epochs=3")
-    average = steps[0][0]
+PRECISIONS = pytest.mark.parametrize("precision", ["32-true", "bf16-true", "64-true"])
+
+
+@PRECISIONS
+def test_a_moving_average_by_hand(settings_of, tmp_path: Path, precision: str):
+    options = ("callbacks.ema=0.3", "trainer.max_epochs=3", f"trainer.precision={precision}")
+    _, steps = trained(settings_of, tmp_path, *options)
+    average = steps[0][0].float()
     for number, weights in enumerate([weights for epoch in steps for weights in epoch][1:], 1):
         decay = min(0.3, (1 + number) / (10 + number))
-        average = decay * average + (1 - decay) * weights
+        average = decay * average + (1 - decay) * weights.float()
     last = read_file(tmp_path / "last.ckpt")
     torch.testing.assert_close(last["state_dict"][LAYER], average)
     assert torch.equal(last["current_model_state"][LAYER], steps[-1][-1])
 
 
+@PRECISIONS
 @pytest.mark.parametrize("start", [0, 2])
-def test_the_mean_of_epochs_by_hand(settings_of, tmp_path: Path, start: int):
-    options = (f"callbacks.swa_start={start}", "trainer.max_epochs=4")
-    _, steps = trained(settings_of, tmp_path, *options)
-    expected = torch.stack([epoch[-1] for epoch in steps[start:]]).mean(0)
-    torch.testing.assert_close(read_file(tmp_path / "last.ckpt")["state_dict"][LAYER], expected)
+def test_the_mean_of_epochs_by_hand(settings_of, tmp_path: Path, start: int, precision: str):
+    options = (f"callbacks.swa_start={start}", f"trainer.precision={precision}")
+    _, steps = trained(settings_of, tmp_path, *options, "trainer.max_epochs=4")
+    expected = torch.stack([epoch[-1].float() for epoch in steps[start:]]).mean(0)
+    last = read_file(tmp_path / "last.ckpt")
+    torch.testing.assert_close(last["state_dict"][LAYER], expected)
+    assert torch.equal(last["current_model_state"][LAYER], steps[-1][-1])
 
 
 def test_before_it_begins_the_weights_stand_for_themselves(settings_of, tmp_path: Path):

@@ -101,6 +101,12 @@ def test_other_seeds_are_paired_in_order_and_said_to_be(tmp_path: Path, capsys):
     assert explain(found) in printed
 
 
+def test_one_test_row_is_said_to_be_too_few(tmp_path: Path, capsys):
+    folders = [write_run(tmp_path / "a", rows=1), write_run(tmp_path / "b", "loss=focal", rows=1)]
+    assert run(*folders) == 0
+    assert "loss=focal: not compared: fewer than two test rows" in capsys.readouterr().out
+
+
 def test_seeds_alone_are_shown_and_said_to_be_no_comparison(tmp_path: Path, capsys):
     assert run(*(write_run(tmp_path / str(seed), seed=seed) for seed in (0, 1))) == 0
     assert "nothing to compare" in capsys.readouterr().out

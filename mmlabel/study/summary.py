@@ -1,5 +1,6 @@
 """What a study's runs show: scores with intervals, and each variant against the baseline."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean, median
@@ -36,6 +37,7 @@ METHOD = (
 )
 
 NOT_COMPARED = "not compared: the baseline has no finished run on the same test rows and seeds"
+TOO_FEW_ROWS = "not compared: fewer than two test rows have a label that is known"
 
 
 def study_report(
@@ -90,7 +92,8 @@ def study_report(
                 p_value=p_value,
             )
         elif summary.runs and variant.name != study.baseline:
-            summary = replace(summary, verdict="not compared", explanation=NOT_COMPARED)
+            why = NOT_COMPARED if _can_be_compared(summary.runs[0]) else TOO_FEW_ROWS
+            summary = replace(summary, verdict="not compared", explanation=why)
         variants.append(summary)
     return StudyReport(
         title=study.title,
@@ -137,7 +140,7 @@ def comparisons(
     for variant in study.variants:
         ours, base = runs[variant.name], runs[study.baseline]
         seeds = sorted(ours.keys() & base.keys())
-        if variant.name == study.baseline or not seeds:
+        if variant.name == study.baseline or not seeds or not _can_be_compared(base[seeds[0]]):
             continue
         pairs = [(base[seed], ours[seed]) for seed in seeds]
         if not all(_same_rows(base[seeds[0]], run) for pair in pairs for run in pair):
@@ -180,6 +183,10 @@ def _same_rows(one: RunRecord, other: RunRecord) -> bool:
     )
 
 
+def _can_be_compared(run: RunRecord) -> bool:
+    return len(run.predictions.ids) > 1
+
+
 def _summary(
     study: Study, variant: Variant, runs: list[RunRecord], resamples: int
 ) -> VariantSummary:
@@ -217,6 +224,8 @@ def _summary(
 
 def _score(runs: list[RunRecord], metric: str, resamples: int) -> Score:
     mean, deviation = summarise([run.results["scores"][f"test/{metric}"] for run in runs])
+    if not len(runs[0].predictions.ids):  # no label is known: there is nothing to resample
+        return Score(mean, deviation, math.nan, math.nan)
     low, high = bootstrap_interval(
         runs[0].predictions.targets,
         np.stack([run.answers for run in runs]),

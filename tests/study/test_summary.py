@@ -82,6 +82,27 @@ def test_without_a_baseline_or_the_same_rows_nothing_is_compared(study: Study, t
     assert [v.verdict for v in report.variants] == ["", "not compared", "not compared"]
 
 
+@pytest.mark.parametrize("known", [1, 0])
+def test_fewer_than_two_test_rows_are_not_compared(study: Study, tmp_path: Path, known: int):
+    jobs = planned(study, tmp_path / "runs")
+    for job in jobs:
+        finish(job, rows=1)
+        if not known:
+            path = job.folder / "predictions.csv"
+            header, row = path.read_text().splitlines()
+            id, *cells = row.split(",")
+            path.write_text(f"{header}\n{','.join([id, '', '', '', *cells[3:]])}\n")
+            seal(job.folder)
+    report = study_report(study, jobs, command="c", annotations=None, resamples=200)
+    assert [v.verdict for v in report.variants] == ["", "not compared", "not compared"]
+    assert "fewer than two test rows" in report.variants[1].explanation
+    write_study(tmp_path / "mine", report, jobs=jobs, command="sweep that")
+    lines = (tmp_path / "mine" / "results.csv").read_text().splitlines()
+    (first, *_) = csv.DictReader(line for line in lines if line[0] != "#")
+    assert first["test/f1_micro"] and bool(first["test/f1_micro_low"]) == bool(known)
+    assert (tmp_path / "mine" / "report.html").is_file()
+
+
 def forget(folder: Path, row: int) -> None:
     """Make a target that is 0 one that is not known."""
     path = folder / "predictions.csv"

@@ -101,6 +101,17 @@ def test_other_seeds_are_paired_in_order_and_said_to_be(tmp_path: Path, capsys):
     assert explain(found) in printed
 
 
+def test_seeds_that_only_one_has_are_said_to_be_left_out(tmp_path: Path, capsys):
+    base = [write_run(tmp_path / f"a{seed}", seed=seed) for seed in (0, 1, 2)]
+    other = [write_run(tmp_path / f"b{n}", "loss=focal", seed=n) for n in (2, 3, 4)]
+    assert run(*base, *other) == 0
+    assert "loss=focal: compared on seed 2 alone, which the" in capsys.readouterr().out
+    assert run(*base, other[0], write_run(tmp_path / "b1", "loss=focal", seed=1)) == 0
+    assert "loss=focal: compared on seeds 1, 2 alone, which the" in capsys.readouterr().out
+    assert run(base[2], other[0]) == 0
+    assert "alone" not in capsys.readouterr().out
+
+
 def test_one_test_row_is_said_to_be_too_few(tmp_path: Path, capsys):
     folders = [write_run(tmp_path / "a", rows=1), write_run(tmp_path / "b", "loss=focal", rows=1)]
     assert run(*folders) == 0

@@ -24,6 +24,7 @@ from mmlabel.study.columns import COLUMNS
 from mmlabel.study.definition import Study, Variant
 from mmlabel.study.inputs import read_otherwise
 from mmlabel.study.plan import Job
+from mmlabel.wording import listed
 
 METHOD = (
     "Intervals of scores: bias-corrected and accelerated bootstrap over the test rows (Efron & "
@@ -75,6 +76,7 @@ def study_report(
         *read_otherwise([one for own in runs.values() for one in own.values()]),
     ]
     compared = comparisons(study, runs, resamples=resamples)
+    notes += _some_seeds_alone(study, runs, compared)
     adjusted = dict(zip(compared, holm([c.p_value for c in compared.values()]), strict=True))
     if not runs[study.baseline]:
         notes.append("No run of the baseline has finished, so nothing is compared.")
@@ -157,6 +159,24 @@ def comparisons(
         )
         for name, pairs in found.items()
     }
+
+
+def _some_seeds_alone(
+    study: Study, runs: Mapping[str, Mapping[int, RunRecord]], compared: Mapping[str, Comparison]
+) -> list[str]:
+    """Which variants have seeds that the baseline does not have, or the other way round."""
+    said = []
+    for variant in study.variants:
+        # As the runs have them: those of a comparison may be paired in the order given.
+        ours, base = (
+            {run.results["settings"]["seed"] for run in runs[name].values()}
+            for name in (variant.name, study.baseline)
+        )
+        both = sorted(ours & base)
+        if variant.name in compared and both and ours != base:
+            seeds = f"seed{'s' if len(both) > 1 else ''} {listed([str(seed) for seed in both])}"
+            said.append(f"{variant.label}: compared on {seeds} alone, which the baseline has, too.")
+    return said
 
 
 def _leave_out_other_rows(runs: Mapping[str, dict[int, RunRecord]]) -> list[str]:

@@ -66,6 +66,7 @@ def test_unfinished_runs_are_failures_and_seeds_pair_up(study: Study, tmp_path: 
         resamples=200,
     )
     assert set(pairs) == {"b"} and pairs["b"].seeds == 1
+    assert report.notes == ["B: compared on seed 1 alone, which the baseline has, too."]
 
 
 def test_without_a_baseline_or_the_same_rows_nothing_is_compared(study: Study, tmp_path: Path):

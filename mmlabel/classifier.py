@@ -14,6 +14,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 from mmlabel.data.batches import Batch
 from mmlabel.metrics import score
+from mmlabel.optimizers import step_plateau
 from mmlabel.thresholds import FINDERS, Raised
 
 if TYPE_CHECKING:
@@ -148,7 +149,8 @@ class Classifier(pl.LightningModule):
         # lack the step.
         for config in self.trainer.lr_scheduler_configs if self.validated else ():
             if isinstance(config.scheduler, ReduceLROnPlateau):
-                config.scheduler.step(self.trainer.callback_metrics[str(config.monitor)])
+                reached = self.trainer.callback_metrics[str(config.monitor)]
+                step_plateau(config.scheduler, reached, epoch=self.current_epoch)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         if batch_idx == 0:

@@ -101,6 +101,17 @@ def _cosine(optimizer: Optimizer, *, steps: int, warmup: float = 0.0) -> LRSched
     return CosineAnnealingLR(optimizer, T_max=max(steps, 1))
 
 
+def step_plateau(schedule: ReduceLROnPlateau, score: float | Tensor, *, epoch: int) -> None:
+    """Tell a schedule the score of an epoch, counted from 0, by its end.
+
+    Its patience is of epochs: those since the last one with a score have not been better either.
+    """
+    without = max(0, epoch - schedule.last_epoch)
+    schedule.num_bad_epochs += without
+    schedule.last_epoch += without
+    schedule.step(score)
+
+
 def planned_steps(schedule: LRScheduler | ReduceLROnPlateau) -> int | None:
     """For how many steps a schedule was laid out; None: for any number."""
     if isinstance(schedule, OneCycleLR | WarmupCosine):

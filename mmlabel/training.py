@@ -99,6 +99,7 @@ def train(
         if settings.train:
             check_length(settings, resumed)
     check_precision(settings)
+    check_schedule(settings)
 
     with loggers_for(
         settings,
@@ -286,6 +287,19 @@ def check_precision(settings: Settings) -> None:
         raise UserError(
             f"trainer.precision={precision}: an optimizer's steps are too small for weights in half"
             f" precision, which become NaN; {instead}"
+        )
+
+
+def check_schedule(settings: Settings) -> None:
+    """See that scheduler=plateau has scores to look at; raises UserError if not.
+
+    Not among the checks of settings: a finished run of an earlier version may say otherwise.
+    """
+    plateau = settings.scheduler is not None and settings.scheduler.name == "plateau"
+    if settings.train and plateau and settings.trainer.limit_val_batches == 0:
+        raise UserError(
+            f"scheduler=plateau with trainer.limit_val_batches=0: it cuts the rate by"
+            f" {settings.monitor}, and nothing is validated; take scheduler=none"
         )
 
 

@@ -12,6 +12,7 @@ from mmlabel.optimizers import (
     build_scheduler,
     parameter_groups,
     planned_steps,
+    step_plateau,
 )
 
 
@@ -69,6 +70,22 @@ def test_plateau_follows_the_direction_of_the_score(mode: str, scores: list[floa
         rates[direction].append(optimizer.param_groups[0]["lr"])
     assert rates[mode] == pytest.approx([0.5, 0.05])
     assert rates["max" if mode == "min" else "min"][0] < 0.5
+
+
+def test_patience_of_plateau_is_of_epochs_whichever_have_a_score() -> None:
+    rates = {}
+    for every in (1, 3):
+        optimizer = sgd()
+        options = {"steps": 9, "monitor": "val/map", "mode": "max", "factor": 0.1, "patience": 4}
+        plan = build_scheduler(optimizer, name="plateau", **options)
+        rates[every] = []
+        for epoch in range(12):
+            rates[every].append(optimizer.param_groups[0]["lr"])
+            if (epoch + 1) % every == 0:
+                step_plateau(plan["scheduler"], 0.5, epoch=epoch)
+    # Five epochs after the first score, or six, as there was no score after five.
+    assert rates[1] == pytest.approx([0.5] * 6 + [0.05] * 5 + [0.005])
+    assert rates[3] == pytest.approx([0.5] * 9 + [0.05] * 3)
 
 
 def test_steps_of_the_stepwise_schedules() -> None:

@@ -1,6 +1,7 @@
 """What a command line may change of a checkpoint, going on as if uninterrupted, and its rows."""
 
 import csv
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 from resumed_runs import CAPTIONS, history, results_of, run, run_killed_in_epoch
 from sklearn.metrics import f1_score
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from mmlabel.callbacks import FreshSchedule
 from mmlabel.checkpoint import read_checkpoint
@@ -81,6 +83,22 @@ def test_resumed_is_uninterrupted(settings_of, tmp_path: Path, scheduler: str, e
         assert again[name] == whole[name], name
     if scheduler == "plateau":
         assert len(set(history(tmp_path / "whole", "lr"))) > 1, "the rate was never cut"
+
+
+def test_plateau_counts_epochs_also_in_a_run_that_is_gone_on_with(
+    settings_of, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    # Only the first score is better than what there was before.
+    monkeypatch.setattr(ReduceLROnPlateau, "_is_better", lambda self, a, best: math.isinf(best))
+    options = [*CAPTIONS, "scheduler=plateau", "scheduler.patience=2", "trainer.max_epochs=8",
+               "trainer.check_val_every_n_epoch=3"]  # fmt: skip
+    run(settings_of, tmp_path / "whole", *options)
+    rate = 3e-3
+    expected = pytest.approx([rate] * 6 + [0.1 * rate] * 2)
+    assert history(tmp_path / "whole", "lr") == expected
+    last = run_killed_in_epoch(settings_of, tmp_path / "killed", 4, *options)
+    run(settings_of, tmp_path / "again", f"ckpt_path={last}")
+    assert history(tmp_path / "again", "lr") == expected
 
 
 def test_the_first_epoch_is_its_own_where_workers_decode(settings_of, tmp_path: Path, monkeypatch):

@@ -257,6 +257,14 @@ def test_captions_alone_in_another_precision(precision: str, settings_of, tmp_pa
     assert math.isfinite(losses[1]) and losses[1] < losses[0]
 
 
+def test_plateau_without_validation_is_refused(settings_of, tmp_path: Path):
+    options = ["model=caption_only", "scheduler=plateau", "trainer.limit_val_batches=0"]
+    with pytest.raises(
+        UserError, match="scheduler=plateau with trainer.limit_val_batches=0: .*none"
+    ):
+        run(settings_of, tmp_path, *options)
+
+
 def test_pictures_in_mixed_precision(settings_of, tmp_path: Path):
     options = ["model=image_only", "trainer.precision=bf16-mixed", "trainer.max_epochs=1"]
     assert math.isfinite(run(settings_of, tmp_path, *options)["scores"]["val/loss"])

@@ -94,6 +94,9 @@ class MovingAverage(AveragedWeights):
 class EpochAverage(AveragedWeights):
     """The mean of the weights at each epoch's end (SWA, Izmailov et al. 2018, arXiv:1803.05407).
 
+    Batch norms' running means and variances are averaged as the weights are. Algorithm 1 of the
+    paper computes them anew for the averaged weights, in one more pass over the training rows.
+
     Args:
         start: the first epoch that counts; before its end the weights of now stand for themselves.
     """

@@ -265,7 +265,8 @@ class Callbacks(Group):
     step (0.999); null: the weights."""
     swa_start: Index | None = None
     """Validate, keep and test the mean of the weights at the ends of this epoch, counted from 0,
-    and all later ones (Izmailov et al. 2018); null: the weights."""
+    and all later ones (Izmailov et al. 2018); batch norms have the mean of their statistics, which
+    are not computed anew for the mean of the weights; null: the weights."""
 
     @model_validator(mode="after")
     def _one_average(self) -> Callbacks:

@@ -87,7 +87,18 @@ class MeanOverKnown(nn.Module):
         cross-entropy of σ(logits / T) against σ(teacher / T), over all entries: what is not known
         the teacher has an opinion of. T² keeps the gradient's size (Hinton et al. 2015,
         arXiv:1503.02531, section 2, where labels exclude each other).
+
+        It is computed in single precision at least, whatever the logits are: in bfloat16
+        log(1 - 0.001) is 0.
         """
+        with torch.autocast(logits.device.type, enabled=False):
+            logits = logits if logits.dtype == torch.float64 else logits.float()
+            teacher = None if teacher is None else teacher.to(logits.dtype)
+            return self._loss(logits, targets.to(logits.dtype), known, teacher)
+
+    def _loss(
+        self, logits: Tensor, targets: Tensor, known: Tensor | None, teacher: Tensor | None
+    ) -> Tensor:
         loss = self._of_targets(logits, targets, known)
         if teacher is None:
             return loss

@@ -113,6 +113,18 @@ def test_an_answer_as_sure_as_can_be_has_a_loss_and_a_slope(options: LossOptions
     assert loss.isfinite() and gradient.isfinite().all()
 
 
+@pytest.mark.parametrize("options", [*OPTIONS, *FOCUSED], ids=str)
+def test_logits_in_half_precision_have_the_loss_of_single_precision(options: LossOptions) -> None:
+    logits, targets, known = rows()
+    logits = (3 * logits - 4).detach().bfloat16()
+    loss = MeanOverKnown(options, pos_weight=WEIGHTS, teacher_weight=0.3, temperature=2.0)
+    for given in ((targets,), (targets, known), (targets, None, logits.flip(0))):
+        expected = loss(logits.float(), *given)
+        assert torch.equal(loss(logits, *given), expected)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(loss(logits, *given), expected)
+
+
 @pytest.mark.parametrize("name", ["bce", "bce_pos_weight", "focal", "asymmetric"])
 def test_smoothed_targets_serve_training_alone(name: str) -> None:
     kinds = {"bce": Bce, "bce_pos_weight": BcePosWeight, "focal": Focal, "asymmetric": Asymmetric}

@@ -29,6 +29,7 @@ from mmlabel.hydra_job import (
     task_overrides,
 )
 from mmlabel.large_imports import import_large
+from mmlabel.preemption import queue_again_when_preempted
 from mmlabel.processes import ProcessLost, is_first_process
 from mmlabel.repeating import has_changed
 from mmlabel.run_folder import LAST, claim, failed, finished, read_results, write_failure
@@ -40,6 +41,7 @@ log = logging.getLogger("mmlabel")
 def main(cfg: DictConfig) -> float | None:
     """One run of the configuration; returns the monitored score, for searches."""
     folder = output_folder()
+    queue_again_when_preempted()
     try:
         if cfg.resume and (results := finished_before(cfg, folder)):
             log.info("%s has finished already: nothing is done", folder)

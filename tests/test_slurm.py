@@ -123,6 +123,31 @@ def test_a_job_whose_time_is_up_is_queued_again_and_goes_on(whole: Path, tmp_pat
     assert_same(folder, whole)
 
 
+def test_a_preempted_job_is_queued_again_and_goes_on(whole: Path, tmp_path: Path):
+    folder = tmp_path / "jobs" / "0"
+    started = start_multirun(*LONG, "seed=0", cwd=tmp_path, cache=tmp_path / "cache")
+    wait_for(has_epochs(folder, 10), "tenth epoch")
+    (job,) = {line.split()[0] for line in queue()}
+    preempt(job)
+    said, _ = started.communicate(timeout=300)
+    assert started.returncode == 0, said
+    assert_same(folder, whole)
+    logs = "".join(log.read_text() for log in (tmp_path / "jobs" / ".submitit").glob("*/*.err"))
+    assert "Caught signal SIGUSR2" in logs  # SLURM itself sends SIGTERM
+
+
+def test_a_cancelled_job_is_not_queued_again(tmp_path: Path):
+    started = start_multirun(*LONG, "seed=0", cwd=tmp_path, cache=tmp_path / "cache")
+    wait_for(has_epochs(tmp_path / "jobs" / "0", 3), "third epoch")
+    (job,) = {line.split()[0] for line in queue()}
+    slurm("scancel", job)
+    wait_for(lambda: not queue(), "end of the job")
+    time.sleep(5)  # longer than it takes to queue one again
+    assert not queue() and restarts(job) == 0
+    started.send_signal(signal.SIGINT)  # without accounting submitit does not hear of the end
+    started.communicate(timeout=60)
+
+
 def test_ctrl_c_ends_the_waiting_and_not_the_jobs(tmp_path: Path):
     started = start_multirun(*LONG, "seed=0", cwd=tmp_path, cache=tmp_path / "cache")
     wait_for(has_epochs(tmp_path / "jobs" / "0", 3), "third epoch")

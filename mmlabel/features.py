@@ -293,8 +293,9 @@ def _fill(options: argparse.Namespace) -> int:
     settings = command_settings(options.options)
     if settings.backbone is not None:
         # Of a model without captions, so that neither word vectors nor WordNet are needed; one that
-        # looks at the same maps.
-        plain = {"loss": {"name": "bce"}, **settings.plain(), "model": {"name": "image_only"}}
+        # looks at the same maps, and learns from no teacher, whose answers are not asked for.
+        own = {"model": {"name": "image_only"}, "distil": {}}
+        plain = {"loss": {"name": "bce"}, **settings.plain(), **own}
         if settings.looks_at_cells:
             plain["backbone"] = {**plain["backbone"], "attention": "residual"}
         settings = read_settings(plain)

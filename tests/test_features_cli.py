@@ -315,6 +315,13 @@ def test_a_run_finds_nothing_missing_after_a_fill(own, quick, settings_of, tmp_p
     stores_in(tmp_path)  # the only one
 
 
+def test_filling_asks_no_teacher(quick, tmp_path):
+    """Whose logits of all training rows each machine would compute, and which may lie elsewhere."""
+    teacher = f"distil.teacher={tmp_path / 'no.ckpt'}"
+    assert main(["fill", *quick, teacher, f"cache_dir={tmp_path}"]) == 0
+    assert len(open_store(stores_in(tmp_path)).entries()) == 2 * 60 + 24 + 24
+
+
 def stores_in(cache: Path) -> Path:
     (description,) = (cache / "features").glob("*/store.json")
     return description.parent

@@ -159,7 +159,7 @@ def teacher_logits(
     """The mean of the teachers' logits of the training rows, each computed once and kept.
 
     A label number that does not exist has logits of -infinity. With `on_bad_image` "skip" rows
-    whose pictures cannot be read are left out of the run.
+    whose pictures cannot be read are left out of the run; each run tries to read them anew.
 
     Raises UserError for such a picture otherwise.
     """
@@ -187,6 +187,13 @@ def teacher_logits(
             pack=lambda logits: {"logits": logits},
             unpack=lambda arrays: arrays["logits"],
         )
+        # What is kept may be of a run that left rows out, or of a failure that has passed.
+        again = np.flatnonzero(np.isnan(found).any(axis=1))
+        if len(again):
+            some = part.take(again)
+            found[again] = _computed(
+                teacher.path, some.pictures, some.captions, on_bad_image=on_bad_image
+            )
         mean[:, [numbers[name] for name in teacher.label_names]] += found / len(teachers)
     bad = np.isnan(mean).any(axis=1)
     prepared.leave_out(rows[bad], "as the teacher cannot read their pictures")

@@ -3,7 +3,7 @@
 import math
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -173,6 +173,40 @@ def test_the_logits_are_the_predictors_and_computed_once(
     )
     other = [n for n, name in enumerate(prepared.label_names) if name][-1]
     assert np.array_equal(computed().logits[:, number], alone.logits[:, other])
+
+
+def test_an_unreadable_picture_is_an_error_where_another_run_has_left_it_out(
+    settings_of, teachers: list[str], tmp_path: Path, monkeypatch
+):
+    found = read_teachers(teachers[:1])
+    prepared = prepare(settings_of(*STUDENT, f"distil.teacher={teachers[0]}"), None, found)
+    row, whole = prepared.rows["train"][1], {**prepared.rows}
+    pictures = prepared.annotations.pictures
+    good, pictures[row] = pictures[row], tmp_path / "bad.png"
+    pictures[row].write_bytes(good.read_bytes()[:300])
+
+    def computed(on_bad_image: Literal["error", "skip"]) -> TeacherLogits:
+        prepared.rows.update(whole)
+        return teacher_logits(found, prepared, cache_dir=tmp_path, on_bad_image=on_bad_image)
+
+    skipped = computed("skip")
+    assert row not in prepared.rows["train"] and np.isnan(skipped.logits[1]).any()
+    with pytest.raises(UserError, match=r"bad\.png is not a readable picture"):
+        computed("error")
+    # A failure that passes, as of the memory, is not remembered, nor are the others asked again.
+    looked_at = []
+    really = distillation._computed
+
+    def now_readable(path, pictures, captions, **options):
+        looked_at.extend(pictures)
+        return really(path, [good], captions, **options)
+
+    monkeypatch.setattr(distillation, "_computed", now_readable)
+    healed = computed("error")
+    assert looked_at == [pictures[row]] and row in prepared.rows["train"]
+    others = np.arange(len(healed.rows)) != 1
+    assert np.array_equal(healed.logits[others], skipped.logits[others])
+    assert not np.isnan(healed.logits).any()
 
 
 def test_only_training_sees_the_teacher(settings_of, teachers: list[str]):

@@ -345,7 +345,17 @@ def test_a_bad_picture_costs_the_runner_no_other(exported, made: Path, tmp_path:
     (tmp_path / "text.jpg").write_text("no picture")
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "cut.jpg").write_bytes(good[0].read_bytes()[:300])
+    values = np.linspace(0, 1, 40 * 40, dtype=np.float32).reshape(40, 40)
+    for name, value in (("nan.tif", np.nan), ("inf.tif", np.inf)):
+        values[3, 4] = value
+        Image.fromarray(values).save(tmp_path / name)
+    most = Image.MAX_IMAGE_PIXELS
+    assert most is not None
+    Image.new("1", (10_000, most // 10_000 + 1)).save(tmp_path / "large.png")
     bad = {
+        tmp_path / "nan.tif": "some of its values are no numbers",
+        tmp_path / "inf.tif": "some of its values are no numbers",
+        tmp_path / "large.png": "10000x8948 are more than 89,478,485 pixels",
         tmp_path / "text.jpg": "not an image file",
         tmp_path / "empty.jpg": "an empty file",
         tmp_path / "cut.jpg": "",

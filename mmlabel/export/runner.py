@@ -14,11 +14,15 @@ import logging
 import re
 import sys
 import unicodedata
+import warnings
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+
+# Pictures that Pillow would warn of are refused here.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 BATCH = 64
 RESIZED_PIXELS = 2**25  # that the middle of a narrow picture may be cut from
@@ -182,6 +186,9 @@ def _rgb(picture, *, upright):
         picture = Image.open(io.BytesIO(picture))
     elif isinstance(picture, np.ndarray):
         picture = Image.fromarray(picture)
+    most = Image.MAX_IMAGE_PIXELS
+    if most is not None and picture.width * picture.height > most:
+        raise Mistake(f"{picture.width}x{picture.height} are more than {most:,} pixels")
     picture.load()
     if upright:
         try:
@@ -199,6 +206,8 @@ def _rgb(picture, *, upright):
 def _scaled(picture):
     values = np.asarray(picture).astype(np.float64)
     low, high = float(values.min()), float(values.max())
+    if not np.isfinite([low, high]).all():
+        raise Mistake("some of its values are no numbers")
     if picture.mode.startswith("I;16") or picture.format in ("PNG", "PPM"):
         bits = getattr(picture, "tag_v2", {}).get(258)
         low, high = 0.0, 4095.0 if bits == (12,) else 65535.0

@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         "parts", nargs="+", type=Path, metavar="PART", help="a store's folder, or a cache folder"
     )
     export = commands.add_parser(
-        "export", parents=[common, one], help="write a store's rows with their ids"
+        "export", parents=[common, one], help="write a backbone's features with their ids"
     )
     export.add_argument(
         "out", type=_npz_or_npy, metavar="OUT", help="OUT.npz, or OUT.npy with OUT.csv beside it"
@@ -265,6 +265,10 @@ def _export(options: argparse.Namespace) -> int:
     from mmlabel.data.store_parts import export
 
     folder, names = _store_in(options.cache_dir, options.key), None
+    key = key_of(folder)
+    if "backbone" not in key:
+        what = "the states of captions' tokens" if "text" in key else "a detector's scores"
+        raise UserError(f"{folder} holds {what}: export writes the features of pictures alone")
     if options.pictures is not None:
         root = Path(os.path.expanduser(options.pictures))
         files = sorted(path for path in root.rglob("*") if path.is_file())

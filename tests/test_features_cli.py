@@ -15,7 +15,7 @@ from PIL import Image
 
 from mmlabel.cache import lock
 from mmlabel.data.feature_store import FeatureStore, detector_scores
-from mmlabel.data.row_store import open_store
+from mmlabel.data.row_store import RowStore, open_store
 from mmlabel.features import main
 from mmlabel.training import train
 
@@ -273,6 +273,21 @@ def test_rows_are_exported_under_the_names_of_pictures(stores, run, tmp_path):
     assert run("export", str(out))[0] == 1, "which of three stores is meant has to be said"
     with pytest.raises(SystemExit):
         run("export", str(tmp_path / "out.txt"), "--key", name)
+
+
+def test_what_is_no_backbones_is_not_exported(run, tmp_path):
+    """Neither a detector's seconds as a score nor a token's place as the side of a picture."""
+    pictures, out = [tmp_path / "0.png"], tmp_path / "out.npz"
+    Image.new("RGB", (4, 4)).save(pictures[0])
+    detector_scores(pictures, Width(), cache_dir=tmp_path / "cache")
+    status, said = run("export", str(out))
+    assert status == 1 and "holds a detector's scores" in said and not out.exists()
+    run("prune", "--all")
+    key: dict[str, object] = {"text": "tiny", "weights": "0"}
+    states = RowStore.open(tmp_path / "cache", key=key, width=2, dtype="float32")
+    states.append([bytes(33)], np.zeros((1, 2), np.float32))
+    status, said = run("export", str(out))
+    assert status == 1 and "holds the states of captions' tokens" in said and not out.exists()
 
 
 def test_machines_fill_parts_that_make_a_whole_store(quick, run, tmp_path):

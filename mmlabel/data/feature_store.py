@@ -31,6 +31,7 @@ from mmlabel.data.filling import (
 from mmlabel.data.pictures import BadPicture, decode
 from mmlabel.data.row_store import RowStore, StoreUnavailable
 from mmlabel.data.transforms import Size, picture_views, stack_views, transform_key
+from mmlabel.errors import UserError
 from mmlabel.progress import say
 
 if TYPE_CHECKING:
@@ -227,7 +228,8 @@ def detector_scores(
     result. A store that cannot be written is done without, and said on standard error. `quiet`
     hides progress.
 
-    Raises `BadPicture` unless `on_bad_image` is "skip", and what the detector raises.
+    Raises `BadPicture` unless `on_bad_image` is "skip", UserError for a picture that changes
+    meanwhile, and what the detector raises.
     """
     start = time.perf_counter()
     memo = digests_folder(cache_dir)
@@ -261,6 +263,15 @@ def detector_scores(
             unknown.append(n)
         else:
             array[n] = row
+    failed = {str(problem.path) for problem in bad}
+    unreadable = {digests[n] for n in unknown if str(pictures[n]) in failed}
+    if on_bad_image == "skip":
+        unreadable.add(None)
+    if changed := [n for n in unknown if digests[n] not in unreadable]:
+        raise UserError(
+            f"{pictures[changed[0]]} changed while its scores were computed, or could not be read"
+            " meanwhile: start it again"
+        )
     return Scores(
         array=np.ascontiguousarray(array[:, :-1]),
         bad=unknown,

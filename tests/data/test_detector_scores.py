@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmlabel.data import filling
+from mmlabel.data.digests import picture_digests
 from mmlabel.data.feature_store import DETECTOR_BATCH, Scores, detector_scores
 from mmlabel.data.pictures import BadPicture
 from mmlabel.data.row_store import stores
 from mmlabel.data.sources.report_csv import read_usyd
+from mmlabel.errors import UserError
 
 
 class MeanColour:
@@ -91,6 +94,41 @@ def test_scores_belong_to_content_and_detector(pictures: list[Path], score: Call
     assert np.array_equal(scores.array[:, 2], [0, 69, 69, 69])
     assert scores.computed == detector.seen == 1
     assert score(pictures[2:10], MeanColour("other")).computed == 8
+
+
+@pytest.mark.parametrize("on_bad_image", ["error", "skip"])
+def test_a_picture_that_changes_meanwhile_is_told_and_costs_no_row(
+    on_bad_image: str, pictures: list[Path], score: Callable
+) -> None:
+    class Changing(MeanColour):
+        def scores(self, seen: list[Image.Image]) -> np.ndarray:
+            Image.new("RGB", (8, 6), (200, 100, 50)).save(pictures[1])
+            return super().scores(seen)
+
+    with pytest.raises(UserError, match=r"1\.png changed while its scores were computed.*again"):
+        score(pictures[:3], Changing(), on_bad_image=on_bad_image)
+    assert score(pictures[:3], MeanColour()).bad == []
+
+
+def test_a_picture_that_cannot_be_read_once_is_told(
+    pictures: list[Path], score: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once = [True]
+
+    def digests(chosen: list[Path], memo: Path) -> list[bytes | None]:
+        found = picture_digests(chosen, memo)
+        return [None, *found[1:]] if once and once.pop() else found
+
+    monkeypatch.setattr(filling, "picture_digests", digests)
+    with pytest.raises(UserError, match=r"0\.png changed .* or could not be read meanwhile"):
+        score(pictures[:3], MeanColour())
+    assert score(pictures[:3], MeanColour()).bad == []
+
+
+def test_of_damaged_copies_each_is_left_out(pictures: list[Path], score: Callable) -> None:
+    for path in pictures[1:3]:
+        path.write_bytes(pictures[0].read_bytes()[:40])
+    assert score(pictures[:4], MeanColour(), on_bad_image="skip").bad == [1, 2]
 
 
 def test_interrupted_work_is_kept(pictures: list[Path], score: Callable) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import get_args
 
 from benchmarks.table import REPOSITORY, Bench, Figure, Level, as_json, markdown
+from mmlabel.commands import path_of
 from mmlabel.record import machine
 
 
@@ -85,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         default=_beside(),
         help="a folder of the report's data set; without it the built-in one is used",
     )
-    parser.add_argument("--out", type=Path, default=Path("bench.json"))
+    parser.add_argument("--out", type=path_of, default=Path("bench.json"))
     return parser
 
 
@@ -99,9 +100,9 @@ def _subjects(text: str) -> list[str]:
 def _folder(text: str) -> Path | None:
     if not text:
         return None
-    if not Path(text).is_dir():
+    if not path_of(text).is_dir():
         raise argparse.ArgumentTypeError(f"there is no folder {text}")
-    return Path(text)
+    return path_of(text)
 
 
 def _beside() -> Path | None:

@@ -1,6 +1,7 @@
 """What the commands besides train.py and sweep.py, such as `python -m mmlabel.compare`, have in
-common: how they end, and where they may write."""
+common: how they end, the paths that they are given, and where they may write."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -31,6 +32,11 @@ def run_command(work: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         say("mmlabel: interrupted")
         return 130
+
+
+def path_of(text: str) -> Path:
+    """A path on a command line: shells leave the ~ in --out=~/FOLDER as it is."""
+    return Path(os.path.expanduser(text))
 
 
 def check_folder(out: Path, *, files: Sequence[str], command: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mmlabel.commands import check_folder, run_command
+from mmlabel.commands import check_folder, path_of, run_command
 from mmlabel.errors import UserError
 from mmlabel.evidence import METRICS
 from mmlabel.finished_runs import annotations_of, read_finished, run_folders, settings_of
@@ -68,11 +68,11 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("folders", nargs="+", type=Path, metavar="FOLDER", help="of a run, or of several runs")
+    add("folders", nargs="+", type=path_of, metavar="FOLDER", help="of a run, or of several runs")
     add("--metric", choices=METRICS, default="f1_micro", help="(default: %(default)s)")
     add(
         "--out",
-        type=Path,
+        type=path_of,
         metavar="DIR",
         help="write report.html, table.md and CSV files there: a new folder, or that of an earlier"
         " comparison",

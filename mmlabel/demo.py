@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 
-from mmlabel.commands import run_command
+from mmlabel.commands import path_of, run_command
 from mmlabel.data.pictures import BadPicture, decode
 from mmlabel.errors import UserError
 from mmlabel.progress import say
@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
         description=HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("checkpoint", type=Path, help="best.ckpt of a run")
+    parser.add_argument("checkpoint", type=path_of, help="best.ckpt of a run")
     parser.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine only")
     parser.add_argument("--port", type=int, default=7860, help="default: 7860; 0: any that is free")
     return parser

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from mmlabel.commands import run_command
+from mmlabel.commands import path_of, run_command
 from mmlabel.data.digests import forget_digests
 from mmlabel.data.row_store import (
     RowStore,
@@ -36,10 +36,10 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    default = Path(os.path.expanduser(os.environ.get("MMLABEL_CACHE") or "~/.cache/mmlabel"))
+    default = path_of(os.environ.get("MMLABEL_CACHE") or "~/.cache/mmlabel")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
-        "--cache-dir", type=Path, default=default, help="the cache folder (default: %(default)s)"
+        "--cache-dir", type=path_of, default=default, help="the cache folder (default: %(default)s)"
     )
     parser = argparse.ArgumentParser(prog="python -m mmlabel.features", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
         help="add the rows of other stores of the same key, each checked first",
     )
     merge.add_argument(
-        "parts", nargs="+", type=Path, metavar="PART", help="a store's folder, or a cache folder"
+        "parts", nargs="+", type=path_of, metavar="PART", help="a store's folder, or a cache folder"
     )
     export = commands.add_parser(
         "export", parents=[common, one], help="write a backbone's features with their ids"
@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.add_argument(
         "--pictures",
-        type=Path,
+        type=path_of,
         metavar="DIR",
         help="ids are the names of the pictures in this folder, and only their rows are written; "
         "without it, the SHA-256 of the picture's file",
@@ -109,7 +109,7 @@ def _part(text: str) -> tuple[int, int]:
 def _npz_or_npy(text: str) -> Path:
     if Path(text).suffix not in (".npz", ".npy"):
         raise argparse.ArgumentTypeError(f'give a name that ends in .npz or .npy, not "{text}"')
-    return Path(os.path.expanduser(text))
+    return path_of(text)
 
 
 def _days(text: str) -> timedelta:
@@ -246,7 +246,6 @@ def _merge(options: argparse.Namespace) -> int:
 
 def _store_in(part: Path, key: str | None) -> Path:
     """A store's folder: `part` itself, or the one that it has as a cache folder."""
-    part = Path(os.path.expanduser(part))
     if (part / "store.json").is_file():
         open_store(part)
         return part
@@ -270,7 +269,7 @@ def _export(options: argparse.Namespace) -> int:
         what = "the states of captions' tokens" if "text" in key else "a detector's scores"
         raise UserError(f"{folder} holds {what}: export writes the features of pictures alone")
     if options.pictures is not None:
-        root = Path(os.path.expanduser(options.pictures))
+        root = options.pictures
         files = sorted(path for path in root.rglob("*") if path.is_file())
         if not files:
             raise UserError(f"--pictures {root}: there is no file in it")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmlabel.cache import atomic_write
-from mmlabel.commands import check_folder, run_command
+from mmlabel.commands import check_folder, path_of, run_command
 from mmlabel.data.annotations import Annotations
 from mmlabel.errors import UserError
 from mmlabel.finished_runs import annotations_of, read_finished, run_folders, settings_of
@@ -45,10 +45,10 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("folders", nargs="+", type=Path, metavar="FOLDER", help="of a run, or of several runs")
+    add("folders", nargs="+", type=path_of, metavar="FOLDER", help="of a run, or of several runs")
     add(
         "--out",
-        type=Path,
+        type=path_of,
         default=Path("mistakes"),
         metavar="DIR",
         help="a new folder, or that of earlier mistakes (default: %(default)s)",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypedDict
 from mmlabel import __version__
 from mmlabel.answer_files import SHOWN, Answers, form_of, write_parquet
 from mmlabel.cache import file_digest
-from mmlabel.commands import run_command
+from mmlabel.commands import path_of, run_command
 from mmlabel.data.pictures import BadPicture
 from mmlabel.data.sources.unlabelled import JSON_LINES, TABLES, Columns, Row, Rows, open_rows
 from mmlabel.errors import UserError
@@ -38,16 +38,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m mmlabel.predict", description=__doc__)
     add = parser.add_argument
-    add("checkpoint", type=Path, help="best.ckpt of a run")
-    add("what", type=Path, help="a CSV or TSV, JSON lines (.jsonl), a folder, or one picture")
+    add("checkpoint", type=path_of, help="best.ckpt of a run")
+    add("what", type=path_of, help="a CSV or TSV, JSON lines (.jsonl), a folder, or one picture")
     add("--caption", help="of one picture; those of a table are in a column of it")
-    add("--pictures", type=Path, help="folder of a table's pictures (default: as in training)")
+    add("--pictures", type=path_of, help="folder of a table's pictures (default: as in training)")
     add("--picture-column", help="of a table (default: as in training)")
     add("--caption-column", help="of a table (default: as in training)")
     add("--encoding", help="of a table (default: found out)")
     add(
         "--out",
-        type=Path,
+        type=path_of,
         help="a .csv, .jsonl or .parquet file (default: predictions.csv; for one picture the"
         " terminal)",
     )

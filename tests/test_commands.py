@@ -43,6 +43,26 @@ def test_a_mistake_is_a_line_and_1(capsys):
     assert capsys.readouterr().err == "mmlabel: x.csv, row 3: ?[31mred?[0m is no label\n"
 
 
+@pytest.mark.parametrize(
+    ("command", "given"),
+    [
+        ("compare", ["a", "b", "--out=~/new"]),
+        ("data.__main__", ["--out=~/new"]),
+        ("demo", ["~/new"]),
+        ("export.__main__", ["a", "--format=onnx", "--out=~/new"]),
+        ("features", ["list", "--cache-dir=~/new"]),
+        ("mistakes", ["a", "--out=~/new"]),
+        ("predict", ["a", "b", "--out=~/new"]),
+        ("predict", ["a", "b", "--pictures=~/new"]),
+    ],
+)
+def test_the_home_folder_is_meant_by_its_sign(command: str, given: list[str], monkeypatch):
+    """Which no shell expands behind an option's name."""
+    monkeypatch.setenv("HOME", "/home/me")
+    options = import_module(f"mmlabel.{command}")._parser().parse_args(given)
+    assert Path("/home/me/new") in vars(options).values()
+
+
 def test_other_errors_keep_their_traceback():
     with pytest.raises(ZeroDivisionError):
         run_command(lambda: 1 // 0)

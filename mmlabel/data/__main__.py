@@ -3,13 +3,12 @@
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from mmlabel.cache import cache_folder
 from mmlabel.cli import command_settings
-from mmlabel.commands import check_file, run_command
+from mmlabel.commands import check_file, path_of, run_command
 from mmlabel.data.annotations import Annotations
 from mmlabel.data.captions import Vocabulary, tokenise
 from mmlabel.data.embeddings import load_embeddings
@@ -72,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("options", nargs="*", metavar="OPTION=VALUE", help="as train.py takes them")
     parser.add_argument(
         "--out",
-        type=Path,
+        type=path_of,
         metavar="FILE",
         help="write a page there, as HTML: a new file, or an earlier page",
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, get_args
 
-from mmlabel.commands import run_command
+from mmlabel.commands import path_of, run_command
 from mmlabel.errors import UserError
 from mmlabel.terminal import printable
 
@@ -53,9 +53,15 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("checkpoint", type=Path, help="best.ckpt of a run")
+    add("checkpoint", type=path_of, help="best.ckpt of a run")
     add("--format", choices=FORMATS, required=True)
-    add("--out", type=Path, required=True, metavar="DIR", help="a new folder, or an earlier export")
+    add(
+        "--out",
+        type=path_of,
+        required=True,
+        metavar="DIR",
+        help="a new folder, or an earlier export",
+    )
     add(
         "--precision",
         choices=list(CLOSE),

@@ -7,6 +7,7 @@ from pathlib import Path
 from hydra.core.override_parser.types import OverrideType
 
 from mmlabel.cli import load_settings, parse, refuse_unused, run_cli, unused
+from mmlabel.commands import path_of
 from mmlabel.data.digests import read_digests
 from mmlabel.errors import UserError
 from mmlabel.no_effect import unused_groups
@@ -43,7 +44,7 @@ def main(given: Sequence[str] | None = None) -> None:
     add("options", nargs="*", metavar="OPTION=VALUE", help="of every trial, as train.py takes them")
     add("--trials", type=int, help="how many in all (default: as the space says)")
     add("--space", default="default", metavar="NAME", help="of conf/search, or a YAML file")
-    add("--out", type=Path, default=Path("search"), metavar="DIR", help="default: search")
+    add("--out", type=path_of, default=Path("search"), metavar="DIR", help="default: search")
     arguments = parser.parse_intermixed_args(given)
     if arguments.trials is not None and arguments.trials < 1:
         raise UserError(f"--trials {arguments.trials}: give how many, 1 or more")

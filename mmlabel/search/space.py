@@ -1,5 +1,6 @@
 """What a search chooses from, and the experiment file of what it has chosen."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -47,7 +48,7 @@ class Space(BaseModel):
 
 def load_space(name: str) -> Space:
     """A space by its name, or of a file. Raises UserError for what is none."""
-    path = Path(name)
+    path = Path(os.path.expanduser(name))
     if path.suffix not in (".yaml", ".yml"):
         known = sorted(path.stem for path in (CONF / "search").glob("*.yaml"))
         if name not in known:

@@ -26,6 +26,7 @@ from mmlabel.terminal import printable
 from mmlabel.wording import count, listed
 
 if TYPE_CHECKING:
+    from mmlabel.data.options import DataSource
     from mmlabel.predictor import Predictor
     from mmlabel.streaming import Answer
 
@@ -41,7 +42,12 @@ def _parser() -> argparse.ArgumentParser:
     add("checkpoint", type=path_of, help="best.ckpt of a run")
     add("what", type=path_of, help="a CSV or TSV, JSON lines (.jsonl), a folder, or one picture")
     add("--caption", help="of one picture; those of a table are in a column of it")
-    add("--pictures", type=path_of, help="folder of a table's pictures (default: as in training)")
+    add(
+        "--pictures",
+        type=path_of,
+        help="folder of a table's pictures (default: as in training, in data.root of data=csv or"
+        " beside the table)",
+    )
     add("--picture-column", help="of a table (default: as in training)")
     add("--caption-column", help="of a table (default: as in training)")
     add("--encoding", help="of a table (default: found out)")
@@ -196,9 +202,9 @@ def _say_notes(predictor: "Predictor") -> None:
 def _open(predictor: "Predictor", options: argparse.Namespace) -> Rows:
     data = predictor.settings.data
     if data.name == "csv":
-        picture, caption, folder = data.picture_column, data.caption_column, "."
+        picture, caption = data.picture_column, data.caption_column
     else:
-        picture, caption, folder = "ImageID", "Caption", "data"
+        picture, caption = "ImageID", "Caption"
     given = options.picture_column, options.caption_column
     usual = [picture, "ImageID", "picture"], [caption, "Caption", "caption"]
     pictures, captions = (
@@ -213,10 +219,21 @@ def _open(predictor: "Predictor", options: argparse.Namespace) -> Rows:
             need_picture=predictor.looks_at_pictures or given[0] is not None,
             need_caption=given[1] is not None,
         ),
-        pictures=options.pictures or options.what.parent / folder,
+        pictures=options.pictures or _pictures(data, options.what.parent),
         caption=options.caption,
         encoding=options.encoding,
     )
+
+
+def _pictures(data: "DataSource", beside: Path) -> Path:
+    """Where the pictures of a table in the folder `beside` are, as in training.
+
+    A data.root that is no longer there, or is not on this machine, is passed over.
+    """
+    if data.name == "csv":
+        root = None if data.root is None else path_of(data.root)
+        return root if root is not None and root.is_dir() else beside
+    return beside / (data.pictures if data.name == "usyd" else "data")
 
 
 def _check_files(rows: Iterable[Row]) -> None:

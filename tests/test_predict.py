@@ -107,6 +107,36 @@ def test_a_trained_backbone_of_which_cells_are_looked_at(
         assert list(one.probabilities.values()) == pytest.approx(probs, abs=1e-4)
 
 
+@pytest.mark.parametrize("name", ["csv", "usyd"])
+def test_a_tables_pictures_are_where_they_were_in_training(
+    name: str, settings_of, made: Path, tmp_path: Path
+):
+    data = tmp_path / "data"
+    data.mkdir()
+    if name == "csv":
+        options = [f"data.file={data}/table.csv", f"data.root={made}"]
+        shutil.copy(made / "rows.csv", data / "table.csv")
+    else:
+        options = [f"data.root={data}", "data.pictures=photos", "data.file=table.csv"]
+        shutil.copy(made / "train.csv", data / "table.csv")
+        (data / "photos").symlink_to(made / "data")
+    given = [f"data={name}", *options, "model=image_only", "trainer.max_epochs=1"]
+    train(settings_of(*given), tmp_path / "run")
+    out, best = tmp_path / "out.csv", tmp_path / "run" / "best.ckpt"
+    assert run(best, data / "table.csv", "--out", out) == 0
+    assert len(answers(out)) == 72
+
+
+def test_a_root_that_is_gone_is_passed_over(settings_of, made: Path, tmp_path: Path):
+    root = tmp_path / "root"
+    root.symlink_to(made)
+    given = ["data=csv", f"data.file={made}/rows.csv", f"data.root={root}", "model=image_only"]
+    train(settings_of(*given, "trainer.max_epochs=1"), tmp_path / "run")
+    root.unlink()
+    out, best = tmp_path / "out.csv", tmp_path / "run" / "best.ckpt"
+    assert run(best, made / "rows.csv", "--out", out) == 0
+
+
 def test_a_mistake_is_one_message(tmp_path: Path, capsys):
     assert main([str(tmp_path / "no.ckpt"), "no.csv"]) == 1
     assert "there is no file" in capsys.readouterr().err

@@ -146,7 +146,19 @@ class BackboneSource:
     def key(self, engine: Engine) -> dict[str, object]:
         """All that a feature depends on besides the picture, as plain values."""
         cut = {"trained_stages": self.unfreeze} if self.maps else {}
-        return {"backbone": self.info.title, "weights": self.digest, **cut, **engine.key()}
+        return {
+            "backbone": self.info.title,
+            "weights": self.digest,
+            **self._colours(),
+            **cut,
+            **engine.key(),
+        }
+
+    def _colours(self) -> dict[str, object]:
+        """How pictures are normalised for timm's models, of which another version may say else."""
+        infos = [info for info, _ in self._parts if info.model_name is not None]
+        colours = [[list(info.mean), list(info.std)] for info in infos]
+        return {"mean and deviation": colours} if colours else {}
 
 
 def _check_timm(beside: str) -> None:

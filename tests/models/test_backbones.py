@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 import os
 import socket
 import subprocess
@@ -17,10 +18,14 @@ from web import Server, serving
 
 from mmlabel import network
 from mmlabel.errors import UserError
+from mmlabel.models import build
 from mmlabel.models.backbone_table import BACKBONES
 from mmlabel.models.backbones import Backbone
 from mmlabel.models.backbones import build_backbone as build_from
-from mmlabel.models.picture_networks import backbone_info
+from mmlabel.models.build import BackboneSource
+from mmlabel.models.engines import Engine
+from mmlabel.models.picture_networks import BackboneInfo, backbone_info
+from mmlabel.models.picture_options import NamedBackbone, TimmBackbone
 from mmlabel.models.weights import ResolvedWeights, download_path, resolve_weights
 from mmlabel.models.weights import weights_digest as digest_of
 
@@ -243,6 +248,37 @@ def test_timm_weights_from_a_file(tmp_path: Path, suffix: str, keep_classifier: 
     with torch.no_grad():
         expected = plain(by_hand(pictures(), config.mean, config.std))
     torch.testing.assert_close(backbone(pictures()), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_what_timm_says_of_colours_is_in_the_key_of_stored_features(monkeypatch) -> None:
+    timms = {"name": "timm", "model_name": SMALL, "weights": "none"}
+    chosen = {
+        "timm": TimmBackbone.model_validate(timms),
+        "named": NamedBackbone.model_validate({"name": "resnet18", "weights": "none"}),
+        "beside": NamedBackbone.model_validate(
+            {"name": "resnet18", "weights": "none", "beside": SMALL, "beside_weights": "none"}
+        ),
+    }
+
+    def keys() -> dict[str, dict[str, object]]:
+        engine = Engine("torch", "float32")
+        return {
+            name: BackboneSource(each, seed=0, on_missing="error").key(engine)
+            for name, each in chosen.items()
+        }
+
+    before = keys()
+    json.dumps(before)  # as a store keeps them
+    # Stores of the backbones with a name stay what they were.
+    assert before["named"].keys() == {"backbone", "weights", "precision", "torch"}
+
+    def other(**named) -> BackboneInfo:
+        return dataclasses.replace(backbone_info(**named), mean=(0.1, 0.2, 0.3))
+
+    monkeypatch.setattr(build, "backbone_info", other)
+    after = keys()
+    assert after["named"] == before["named"]
+    assert after["timm"] != before["timm"] and after["beside"] != before["beside"]
 
 
 def test_a_file_in_half_precision_and_without_step_counters(

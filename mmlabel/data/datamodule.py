@@ -212,7 +212,9 @@ class CaptionedPictures(pl.LightningDataModule):
         """
         assert self.stored is not None
         store, _ = self._open_store(self.stored, device)
-        return store.folder, self._fill(store, self.stored, device, rank=part, world_size=parts)
+        # Each machine's cache has its own part alone.
+        filled = self._fill(store, self.stored, device, rank=part, world_size=parts, shared=False)
+        return store.folder, filled
 
     def _open_store(
         self, stored: StoredFeatures, device: torch.device
@@ -243,6 +245,7 @@ class CaptionedPictures(pl.LightningDataModule):
         *,
         rank: int,
         world_size: int,
+        shared: bool = True,
     ) -> Filled:
         wanted, pictures = self._wanted(), self.prepared.annotations.pictures
         with pass_threads():
@@ -255,6 +258,7 @@ class CaptionedPictures(pl.LightningDataModule):
                 workers=stored.workers,
                 rank=rank,
                 world_size=world_size,
+                shared=shared,
                 on_bad_image=self.on_bad_image,
             )
         if filled.views:

@@ -130,6 +130,7 @@ class FeatureStore:
         workers: int | None = None,
         rank: int = 0,
         world_size: int = 1,
+        shared: bool = True,
         on_bad_image: OnBadImage = "error",
     ) -> Filled:
         """Compute what is missing: the plain view of every picture, the flipped one where asked.
@@ -139,10 +140,11 @@ class FeatureStore:
         (B, width). `batch_size` counts views and `workers` processes that decode (0: none); None
         chooses for the device, on a CPU threads. Of `world_size` processes, each computes the share
         of its `rank`; wait for all of them before `rows`. Where another job computes the same
-        share, this one waits and uses its result.
+        share, this one waits and uses its result. `shared`: the others' shares come into this
+        store, too, and count in the disk that it needs.
 
         Raises `BadPicture` unless `on_bad_image` is "skip", and `StoreUnavailable` where the store
-        cannot be read or written; what is complete by then is kept.
+        cannot be read or written, or would be too large; what is complete by then is kept.
         """
         start = time.perf_counter()
         # One picture may have many rows (captions), which are not to end up in several shares.
@@ -156,10 +158,16 @@ class FeatureStore:
         views, missing = 0, missing_views(jobs, self._store)
         if missing:
             entries, name = entries_of(missing), f"{rank}-of-{world_size}"
-            self._store.check_space(len(entries), most=self._max_gigabytes, quiet=rank > 0)
+            every = jobs
+            if shared and world_size > 1:
+                every, _ = jobs_of(list(distinct), list(distinct.values()), self._digests)
+            self._check_space(every, quiet=rank > 0)
             with self._store.turn(entries, share=name, work="features"):
+                # While this one waited, another job may have stored rows of other pictures.
+                if missing := missing_views(missing, self._store):
+                    self._check_space(every, quiet=True)
                 views = compute(
-                    missing_views(missing, self._store),
+                    missing,
                     work="features",
                     look=partial(_views, size=self.size, upright=self.upright),
                     join=stack_views,
@@ -173,6 +181,11 @@ class FeatureStore:
                     quiet=rank > 0,
                 )
         return Filled(views, time.perf_counter() - start, bad)
+
+    def _check_space(self, jobs: "list[Job]", *, quiet: bool) -> None:
+        """See that the store may have what it lacks of these; raises `StoreUnavailable`."""
+        lacking = len(entries_of(missing_views(jobs, self._store)))
+        self._store.check_space(lacking, most=self._max_gigabytes, quiet=quiet)
 
 
 class PictureScorer(Protocol):

@@ -6,6 +6,7 @@ import os
 import resource
 import shutil
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -426,6 +427,46 @@ def test_the_shares_of_two_ranks_complete_each_other(tmp_path, pictures, monkeyp
     assert run_together(work(0), work(1)) == [6, 6]
     assert_holds(store, pictures)
     assert fill(store, pictures, rank=1, world_size=2).views == 0
+
+
+def gigabytes(rows: int) -> float:
+    return rows * (WIDTH * 4 + row_store.ENTRY_BYTES + row_store.CHECKSUM_BYTES) / 1e9
+
+
+def test_the_limit_is_of_the_whole_store_and_not_of_a_share(tmp_path, pictures):
+    """Two processes of 6 rows each fill a store that may have 8 of them."""
+    store, counting = open_store(tmp_path, max_gigabytes=gigabytes(8)), Counting()
+    for rank in (0, 1):
+        with pytest.raises(StoreUnavailable, match=r"more than features\.max_gigabytes"):
+            fill(store, pictures, extract=counting, rank=rank, world_size=2)
+    assert counting.views == 0
+    # A machine with a cache of its own computes its part, and what others have is no new row.
+    assert fill(store, pictures, rank=0, world_size=2, shared=False).views == 6
+    whole = open_store(tmp_path, max_gigabytes=gigabytes(13))
+    assert fill(whole, pictures, rank=1, world_size=2).views == 6
+    assert_holds(whole, pictures)
+
+
+def test_the_limit_counts_what_another_job_has_stored_meanwhile(tmp_path, pictures):
+    """Two jobs of 6 rows of other pictures each, and a limit that holds one of them."""
+    stores = [open_store(tmp_path, max_gigabytes=gigabytes(8)) for _ in range(2)]
+    go_on = threading.Event()
+
+    def slow(views: torch.Tensor) -> torch.Tensor:
+        go_on.set()
+        time.sleep(0.5)
+        return pixels(views)
+
+    first = threading.Thread(
+        target=fill, args=(stores[0], pictures[:3]), kwargs={"extract": slow, "batch_size": 9}
+    )
+    first.start()
+    assert go_on.wait(20)
+    with pytest.raises(StoreUnavailable, match=r"more than features\.max_gigabytes"):
+        fill(stores[1], pictures[3:])
+    first.join()
+    assert_holds(stores[0], pictures[:3])
+    assert len(stores[0].array()) == 6
 
 
 # Damage, and stores of older versions

@@ -3,7 +3,7 @@
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, overload
 
@@ -20,8 +20,17 @@ from mmlabel.data.subwords import Subwords
 from mmlabel.data.transforms import Size, stack_views, views_of
 from mmlabel.errors import UserError
 from mmlabel.models.backbones import Backbone
-from mmlabel.models.engines import Engine, Extract, Precision, build_extract, choose_engine
+from mmlabel.models.engines import (
+    Engine,
+    Extract,
+    NoOpenVino,
+    Precision,
+    build_extract,
+    choose_engine,
+)
+from mmlabel.progress import say
 from mmlabel.repeating import DETECTOR_ALONE
+from mmlabel.terminal import printable
 
 Picture = str | Path | bytes | Image.Image | np.ndarray
 Seen = Tensor | list[Image.Image]  # (B, 3, S, S) uint8 for a backbone, pictures for a detector
@@ -297,10 +306,16 @@ class Predictor:
         stored = features is not None and features.mode != "off" and settings.frozen_backbone
         trained_on = features.precision if features is not None and stored else "float32"
         precision = self._precision or trained_on
-        engine = Engine("torch", precision)
+        build = partial(build_extract, self._backbone, device=self.device, size=settings.data.view)
         if self._fastest and features is not None:
-            engine = choose_engine(features.engine, precision=precision, device=self.device)
-        return build_extract(self._backbone, engine, device=self.device, size=settings.data.view)
+            try:
+                return build(
+                    choose_engine(features.engine, precision=precision, device=self.device)
+                )
+            except NoOpenVino as error:
+                # An option chooses torch for a run; here it is what is left.
+                say(printable(f"torch computes the features, more slowly: {error.reason}"))
+        return build(Engine("torch", precision))
 
     @property
     def _backbone(self) -> Backbone:

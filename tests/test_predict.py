@@ -19,6 +19,7 @@ import mmlabel
 from mmlabel.checkpoint_file import read_file, write_file
 from mmlabel.data.sources.unlabelled import Columns, open_rows
 from mmlabel.errors import UserError
+from mmlabel.models import engines
 from mmlabel.partial_file import resumable
 from mmlabel.predict import main
 from mmlabel.predictor import Predictor
@@ -140,6 +141,24 @@ def test_a_root_that_is_gone_is_passed_over(settings_of, made: Path, tmp_path: P
 def test_a_mistake_is_one_message(tmp_path: Path, capsys):
     assert main([str(tmp_path / "no.ckpt"), "no.csv"]) == 1
     assert "there is no file" in capsys.readouterr().err
+
+
+def test_what_openvino_cannot_compute_torch_does(
+    settings_of, made: Path, tmp_path: Path, monkeypatch, capsys
+):
+    pytest.importorskip("openvino")
+    given = ["data=csv", f"data.file={made}/rows.csv", "model=image_only", "trainer.max_epochs=1"]
+    train(settings_of(*given, "features.engine=auto"), tmp_path / "run")
+    best, out = tmp_path / "run" / "best.ckpt", tmp_path / "out.csv"
+    monkeypatch.setitem(engines.LARGEST_ERROR, "float32", 0.0)
+    capsys.readouterr()
+    assert run(best, made / "rows.csv", "--out", out, "--probabilities") == 0
+    said = capsys.readouterr().err
+    assert "torch computes the features, more slowly: OpenVINO cannot compute resnet18" in said
+    assert "features.engine" not in said
+    pictures = [made / row["ImageID"] for row in answers(out)]
+    found = [list(one.probabilities.values()) for one in mmlabel.load(best).predict(pictures)]
+    np.testing.assert_allclose(probabilities(out), found, atol=1e-5)
 
 
 @pytest.mark.parametrize("settings", [(1, 0), (7, 2), (32, 4)])

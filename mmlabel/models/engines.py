@@ -31,6 +31,14 @@ Extract = Callable[[Tensor], Tensor]
 LARGEST_ERROR: dict[Precision, float] = {"float32": 1e-4, "bfloat16": 0.1}
 
 
+class NoOpenVino(UserError):
+    """OpenVINO cannot be used; has `.reason`, which is the message without what a run can do."""
+
+    def __init__(self, reason: str, advice: str) -> None:
+        super().__init__(f"{reason}{advice}")
+        self.reason = reason
+
+
 @dataclass(frozen=True)
 class Engine:
     """What computes features, and in which precision."""
@@ -56,8 +64,8 @@ class Engine:
 def choose_engine(name: EngineName, *, precision: Precision, device: torch.device) -> Engine:
     """The engine of that name; with "auto" the fastest one installed.
 
-    That is OpenVINO on a CPU that computes in this precision, and torch otherwise. Raises UserError
-    where OpenVINO is asked for and cannot be had.
+    That is OpenVINO on a CPU that computes in this precision, and torch otherwise. Raises
+    NoOpenVino where it is asked for and cannot be had.
     """
     if name == "torch":
         return Engine("torch", precision)
@@ -65,7 +73,7 @@ def choose_engine(name: EngineName, *, precision: Precision, device: torch.devic
     if problem is None:
         return Engine("openvino", precision)
     if name == "openvino":
-        raise UserError(f"features.engine=openvino: {problem}; or features.engine=torch")
+        raise NoOpenVino(f"features.engine=openvino: {problem}", "; or features.engine=torch")
     return Engine("torch", precision)
 
 
@@ -77,7 +85,7 @@ def build_extract(
     Of a backbone some of whose stages are trained, it gives the rows of its trunk's maps. `size` is
     H and W, one number or two.
 
-    Raises UserError for a backbone that OpenVINO cannot compute as torch does.
+    Raises NoOpenVino for a backbone that it cannot compute as torch does.
     """
     backbone.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     network: Backbone | Trunk = backbone.trunk or backbone
@@ -176,15 +184,17 @@ def _compare(
     *,
     shape: tuple[int, int],
 ) -> None:
-    """Raise UserError unless a few made-up pictures have the same features as in torch."""
+    """Raise NoOpenVino unless a few made-up pictures have the same features as in torch."""
     generator = torch.Generator().manual_seed(0)
     pictures = torch.randint(0, 256, (3, 3, *shape), dtype=torch.uint8, generator=generator)
     with torch.inference_mode():
         expected = network(pictures)
-        error = (extract(pictures) - expected).norm() / expected.norm()
+        # Features may all be 0, as those of random weights.
+        length = expected.norm().clamp(min=torch.finfo(torch.float32).tiny)
+        error = (extract(pictures) - expected).norm() / length
     if not error <= LARGEST_ERROR[precision]:
         raise _failed(name, f"its features are {error:.1g} off torch's")
 
 
-def _failed(name: str, reason: str) -> UserError:
-    return UserError(f"OpenVINO cannot compute {name} ({reason}): features.engine=torch")
+def _failed(name: str, reason: str) -> NoOpenVino:
+    return NoOpenVino(f"OpenVINO cannot compute {name} ({reason})", ": features.engine=torch")

@@ -154,6 +154,16 @@ def test_keys_tell_engines_versions_and_precisions_apart(machine, monkeypatch):
 
 
 @installed
+def test_features_that_are_all_0_are_no_fault_of_the_conversion():
+    backbone = random_backbone("resnet18")
+    with torch.no_grad():
+        for weights in backbone.parameters():
+            weights.zero_()
+    extract = build_extract(backbone, Engine("openvino", "float32"), device=CPU, size=32)
+    assert not extract(made_up(2, 32)).any()
+
+
+@installed
 def test_a_conversion_that_changes_the_features_is_refused(monkeypatch):
     monkeypatch.setitem(engines.LARGEST_ERROR, "float32", 0.0)
     with pytest.raises(UserError, match="OpenVINO cannot compute resnet18 .*features.engine=torch"):

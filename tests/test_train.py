@@ -141,13 +141,14 @@ def test_a_resumed_run_takes_the_best_checkpoint_along(settings_of, tmp_path: Pa
     assert (second / "best.ckpt").is_file()
 
 
-def test_stored_features_change_nothing(settings_of, tmp_path: Path):
-    for model in ("fusion", "image_only"):
+@pytest.mark.parametrize("mixup", [0.0, 0.2])
+def test_stored_features_change_nothing(mixup: float, settings_of, tmp_path: Path):
+    for model in ("fusion", "image_only", "ensemble"):
         folders = {}
         for mode in ("auto", "off"):
             folders[mode] = tmp_path / f"{model}-{mode}"
             options = (f"model={model}", f"features.mode='{mode}'", "data.rows=[90,30,30]")
-            train(settings_of(*options), folders[mode])
+            train(settings_of(*options, f"model.mixup={mixup}"), folders[mode])
         for column in ("train/loss", "val/loss"):
             stored, live = (losses_of(folders[mode], column) for mode in ("auto", "off"))
             assert len(stored) >= 2
@@ -180,6 +181,7 @@ STAGES = ("backbone.unfreeze=2", "backbone.lr_scale=0.5")
     [
         ("float32", STAGES),
         ("float16", STAGES),
+        ("float32", (*STAGES, "model.mixup=0.2")),
         ("float32", ("backbone.attention=residual",)),
         ("float32", (*STAGES, "backbone.attention=query")),
         ("float32", ("model=fusion", "model.fusion=attention")),

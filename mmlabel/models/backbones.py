@@ -121,6 +121,11 @@ class Backbone(nn.Module):
         features, cells = seen
         return features.float(), cells.float()
 
+    def as_stored(self, images: Tensor) -> Tensor:
+        """What a store has of pictures (B, 3, H, W) for a frozen one: maps (B, trunk.width), or
+        features (B, F) where it has no trunk."""
+        return (self.trunk or self)(images)
+
     def normalised(self, images: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in 0..255 as the network takes them."""
         size = self.info.picture_size

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from mmlabel.criterion import Criterion
 from mmlabel.data.batches import Batch
 from mmlabel.models.encoder import own_losses
-from mmlabel.models.fusion import ImageEncoder, LateFusion
+from mmlabel.models.fusion import ImageEncoder, LateFusion, ready_to_mix
 from mmlabel.models.mixup import draw_mix
 
 
@@ -64,7 +64,7 @@ class Ensemble(nn.Module):
         mix = None
         if self.mixup and self.training:
             mix = draw_mix(len(batch.rows), alpha=self.mixup)
-            batch = mix.inputs(batch)
+            batch = mix.inputs(ready_to_mix(batch, self.encoders))
         batch = self._with_features(batch)
         networks = [*self.members, *self.auxiliary]
         losses = [network.loss(batch, criterion, mix) for network in networks]  # pyright: ignore

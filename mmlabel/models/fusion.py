@@ -81,6 +81,12 @@ class ImageEncoder(Encoder):
         """What `forward` takes to the backbone's features, and scores beside them (B, seen)."""
         return self._look_at(image)[0]
 
+    def as_stored(self, image: Tensor | None) -> Tensor | None:
+        """What a store has of live pictures of a frozen backbone; anything else as it is."""
+        if image is None or image.ndim != 4 or self.backbone is None or not self.backbone.frozen:
+            return image
+        return self.backbone.as_stored(image)
+
     def _look_at(self, image: Tensor | None) -> tuple[Tensor, Tensor | None]:
         if image is None:
             raise UserError("this model looks at pictures, but the batch has none")
@@ -177,6 +183,17 @@ def fused_features(encoders: Mapping[str, Encoder]) -> int:
     return sum(encoder.out_features for encoder in encoders.values())
 
 
+def ready_to_mix(batch: Batch, encoders: nn.ModuleDict) -> Batch:
+    """The batch with what a store would have in the place of live pictures.
+
+    A mixture of pictures has other features than the mixture of theirs, so that training would
+    depend on whether there is a store.
+    """
+    if "image" not in encoders:
+        return batch
+    return batch._replace(image=encoders["image"].as_stored(batch.image))  # pyright: ignore
+
+
 class LateFusion(nn.Module):
     """Label logits from a picture, its caption, or both.
 
@@ -267,7 +284,7 @@ class LateFusion(nn.Module):
         """
         if mix is None and self.mixup and self.training:
             mix = draw_mix(len(batch.rows), alpha=self.mixup)
-            batch = mix.inputs(batch)
+            batch = mix.inputs(ready_to_mix(batch, self.encoders))
         encodings = self._encodings(batch, mix)
         truth = (batch.targets, batch.known, batch.teacher)
         loss = criterion(self._logits(encodings), *truth)

@@ -1,7 +1,7 @@
 """Rows of a batch mixed in pairs (Zhang et al. 2018, arXiv:1710.09412).
 
-A picture, or its stored features or maps, is mixed as it comes in; a caption, whose words cannot
-be, as its encoding; targets are mixed alike.
+A picture is mixed as it comes in, or with a frozen backbone as its features or maps, stored or not;
+a caption, whose words cannot be mixed, as its encoding; targets are mixed alike.
 """
 
 from dataclasses import dataclass

@@ -119,8 +119,9 @@ class Mixing(Group):
     """What the networks with a loss of independent labels are trained on."""
 
     mixup: AtLeast0 = 0.0
-    """Rows of a batch are mixed in pairs in training, by a share from Beta(this, this): pictures or
-    what is stored of them, captions' encodings, targets (Zhang et al. 2018; 0.2); 0: not."""
+    """Rows of a batch are mixed in pairs in training, by a share from Beta(this, this): pictures
+    (of a frozen backbone its features or maps), captions' encodings, targets (Zhang et al. 2018;
+    0.2); 0: not."""
 
 
 class BothHalves(Mixing):

@@ -286,6 +286,7 @@ def _backbone_source(checkpoint: Checkpoint) -> BackboneSource | None:
         on_missing=settings.data.on_missing,
         cells=settings.looks_at_cells,
         shape=shape_of(settings.data.view),
+        precision=settings.frozen_precision,
         built_in=built_in,
     )
     then = (checkpoint.inputs or {}).get("backbone")

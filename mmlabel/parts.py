@@ -92,6 +92,7 @@ def build(settings: Settings, resumed: Checkpoint | None, *, wandb_id: str | Non
             on_missing=settings.data.on_missing,
             cells=settings.looks_at_cells,
             shape=shape_of(settings.data.view),
+            precision=settings.frozen_precision,
         )
         weights_notes = backbone.notes
     for note in weights_notes:

@@ -142,7 +142,8 @@ class Predictor:
         self._checkpoint = checkpoint
         self._inputs = read.inputs or {}
         self._fastest = fastest
-        self._precision: Precision | None = precision
+        if precision is not None and self.settings.backbone is not None:
+            self._backbone.precision = precision
         self.rows = read.rows
         self.weights_notes = read.notes
         self.uncalibrated = None
@@ -302,10 +303,7 @@ class Predictor:
     @cached_property
     def _extract(self) -> Extract:
         settings, features = self.settings, self.settings.features
-        # In the precision of the features that the network was trained on.
-        stored = features is not None and features.mode != "off" and settings.frozen_backbone
-        trained_on = features.precision if features is not None and stored else "float32"
-        precision = self._precision or trained_on
+        precision = self._backbone.precision
         build = partial(build_extract, self._backbone, device=self.device, size=settings.data.view)
         if self._fastest and features is not None:
             try:

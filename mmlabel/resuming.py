@@ -104,7 +104,14 @@ def with_checkpoint(
         _answer_at_own_threshold(kept, checkpoint, given=asked_for)
     if kept["data"]["name"] != flat_own["data.name"]:
         kept["data"] = asked["data"] | {name.partition(".")[2]: flat_own[name] for name in _SEEN}
-    return read_settings(kept)
+    found = read_settings(kept)
+    then, now = checkpoint.settings.frozen_precision, found.frozen_precision
+    if settings.train and found.features is not None and now != then:
+        raise UserError(
+            f"features={found.features.mode}: the frozen backbone would go on in {now}, and the"
+            f" checkpoint was trained in {then}: leave the option out"
+        )
+    return found
 
 
 def _answer_at_own_threshold(

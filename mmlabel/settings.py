@@ -243,6 +243,16 @@ class Settings(Group):
         return self.backbone is not None and self.backbone.frozen
 
     @property
+    def frozen_precision(self) -> Literal["float32", "bfloat16"]:
+        """In which what is frozen of the backbone computes.
+
+        That of features which are kept, or would be if there were room for them.
+        """
+        if self.features is None or self.features.mode == "off" or self.data.augment:
+            return "float32"
+        return self.features.precision if self.frozen_backbone else "float32"
+
+    @property
     def looks_at_cells(self) -> bool:
         """Whether the network looks at the cells of the backbone's last map."""
         if self.backbone is None:

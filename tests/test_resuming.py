@@ -5,6 +5,7 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from mmlabel.checkpoint import read_checkpoint
 from mmlabel.classifier import Classifier
 from mmlabel.errors import UserError
 from mmlabel.models.decoder import LabelDecoder
+from mmlabel.predictor import Predictor
 from mmlabel.training import train
 from mmlabel.training_options import Trainer
 
@@ -818,3 +820,41 @@ def test_a_run_that_is_refused_or_only_tried_leaves_what_was_there(left: Path, s
     with pytest.raises(UserError, match="max_megabytes"):
         run(settings_of, left, *CAPTIONS, "max_megabytes=0.001")
     assert {path: path.read_bytes() for path in left.iterdir() if path.is_file()} == before
+
+
+# ---- The precision of what is frozen ------------------------------------------------------------
+
+
+def in_bfloat16(made: Path, cache: Path, *own: str) -> list[str]:
+    rows = ["model=image_only", "data=csv", f"data.file={made}/rows.csv", f"cache_dir={cache}"]
+    return [*rows, "features.precision=bfloat16", "trainer.max_epochs=1", *own]
+
+
+@pytest.mark.parametrize("own", [(), ("backbone.unfreeze=1",)])
+@pytest.mark.parametrize("limit", ["50", "1e-4"])
+def test_bfloat16_is_kept_to_whether_features_are_stored_or_not(
+    limit: str, own: tuple[str, ...], settings_of, made: Path, tmp_path: Path
+):
+    """In training and its test, in predicting and in evaluating."""
+    folder, options = tmp_path / "run", [*own, f"features.max_gigabytes={limit}"]
+    results = run(settings_of, folder, *in_bfloat16(made, tmp_path, *options))
+    assert (results["features"] is None) is (limit == "1e-4")
+    ids, _, expected = predictions(folder)
+
+    def error(**options: Literal["float32"]) -> float:
+        found = Predictor(folder / "best.ckpt", **options).predict([made / name for name in ids])
+        return abs([list(one.probabilities.values()) for one in found] - expected).max()
+
+    assert error() < 1e-5
+    assert error(precision="float32") > 1e-4  # which it can be told from
+    evaluate(settings_of, folder / "best.ckpt", tmp_path / "again", f"cache_dir={tmp_path}")
+    assert abs(predictions(tmp_path / "again")[2] - expected).max() < 1e-5
+
+
+def test_a_run_does_not_go_on_in_another_precision(settings_of, made: Path, tmp_path: Path):
+    run(settings_of, tmp_path / "run", *in_bfloat16(made, tmp_path), "scheduler=none")
+    on = [f"ckpt_path={tmp_path}/run/last.ckpt", f"cache_dir={tmp_path}", "trainer.max_epochs=2"]
+    said = "features=off: the frozen backbone would go on in float32, .* trained in bfloat16"
+    with pytest.raises(UserError, match=said):
+        run(settings_of, tmp_path / "off", *on, "features=off")
+    assert run(settings_of, tmp_path / "on", *on, "features=on")["epochs"] == 2

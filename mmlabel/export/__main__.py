@@ -149,11 +149,11 @@ def _write(
     from mmlabel.export.proof import load_runner, prove, write_made_up_rows
 
     notes = [*predictor.weights_notes, *_write_model(predictor, options, folder)]
-    features = predictor.settings.features
-    if features and features.mode != "off" and features.precision != "float32":
+    precision = predictor.settings.frozen_precision
+    if precision != "float32":
         notes.append(
-            f"trained on features computed in {features.precision}; here they are in single"
-            " precision, so that answers differ a little from mmlabel's"
+            f"trained on features computed in {precision}; here they are in single precision, so"
+            " that answers differ a little from mmlabel's"
         )
     write_made_up_rows(folder / "check.json", predictor)
     difference = load_runner(folder).check(folder)

@@ -1,7 +1,9 @@
 """Networks that turn a picture into a feature vector (report section 3.1.2)."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,8 @@ from mmlabel.models.picture_networks import BackboneInfo, backbone_info, network
 from mmlabel.models.side_by_side import Colours, SideBySide
 from mmlabel.models.stages import flat, split, unflat, with_cells
 from mmlabel.models.weights import ResolvedWeights
+
+Precision = Literal["float32", "bfloat16"]
 
 
 class Backbone(nn.Module):
@@ -30,6 +34,7 @@ class Backbone(nn.Module):
             then the trunk that gives it.
         shape: height and width of its pictures, which the shape of maps depends on; only asked for
             with `unfreeze` or `cells`.
+        precision: in which `as_stored` computes.
 
     Attributes:
         cell_features: C, numbers a cell; 0 without `cells`.
@@ -49,6 +54,7 @@ class Backbone(nn.Module):
         unfreeze: int = 0,
         cells: bool = False,
         shape: tuple[int, int] | None = None,
+        precision: Precision = "float32",
     ) -> None:
         super().__init__()
         # Convolutions on the CPU are about a third faster in this layout.
@@ -57,6 +63,7 @@ class Backbone(nn.Module):
         self.out_features = info.out_features
         self.frozen = frozen
         self.unfreeze = unfreeze
+        self.precision: Precision = precision
         self.register_buffer("mean", torch.tensor(info.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(info.std).view(3, 1, 1), persistent=False)
         if frozen:
@@ -124,7 +131,9 @@ class Backbone(nn.Module):
     def as_stored(self, images: Tensor) -> Tensor:
         """What a store has of pictures (B, 3, H, W) for a frozen one: maps (B, trunk.width), or
         features (B, F) where it has no trunk."""
-        return (self.trunk or self)(images)
+        lower = self.precision == "bfloat16"
+        with torch.autocast(images.device.type, torch.bfloat16) if lower else nullcontext():
+            return (self.trunk or self)(images)
 
     def normalised(self, images: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in 0..255 as the network takes them."""
@@ -216,6 +225,7 @@ def build_backbone(
     unfreeze: int = 0,
     cells: bool = False,
     shape: tuple[int, int] | None = None,
+    precision: Precision = "float32",
     seed: int = 0,
 ) -> Backbone:
     """A backbone with its weights.
@@ -224,7 +234,7 @@ def build_backbone(
         name, model_name: as for `backbone_info`.
         weights: as `resolve_weights` found them.
         beside: others, whose features follow its own.
-        frozen, unfreeze, cells, shape: see `Backbone`.
+        frozen, unfreeze, cells, shape, precision: see `Backbone`.
         seed: of random weights; the same seed gives the same weights, and the caller's random
             state is left alone.
 
@@ -244,4 +254,5 @@ def build_backbone(
         unfreeze=unfreeze,
         cells=cells,
         shape=shape,
+        precision=precision,
     )

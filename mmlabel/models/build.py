@@ -58,6 +58,7 @@ class BackboneSource:
         cells: whether the network looks at the cells of its last map.
         shape: height and width of its pictures; None: 224 each.
         built_in: False: the weights will come from a checkpoint, so none are looked for.
+        precision: in which what is frozen of it looks at pictures, see `Backbone`.
 
     Raises UserError where the weights cannot be had.
     """
@@ -71,11 +72,13 @@ class BackboneSource:
         cells: bool = False,
         shape: tuple[int, int] | None = None,
         built_in: bool = False,
+        precision: Precision = "float32",
     ) -> None:
         self.frozen = chosen.frozen
         self.unfreeze = chosen.unfreeze
         self.cells = cells
         self._shape = shape
+        self._precision: Precision = precision
         # A frozen network of random weights stands in for a pretrained one: the same in every run.
         self._seed = 0 if self.frozen else seed
         wanted = [(chosen.name, chosen.model_name, chosen.weights, "backbone.weights")]
@@ -129,6 +132,7 @@ class BackboneSource:
             unfreeze=self.unfreeze,
             cells=self.cells,
             shape=self._shape,
+            precision=self._precision,
             seed=self._seed,
         )
 

@@ -17,13 +17,12 @@ import torch
 from torch import Tensor
 
 from mmlabel.errors import UserError
-from mmlabel.models.backbones import Backbone, Trunk
+from mmlabel.models.backbones import Backbone, Precision, Trunk
 
 if TYPE_CHECKING:
     from openvino import CompiledModel, Core
 
 EngineName = Literal["auto", "torch", "openvino"]
-Precision = Literal["float32", "bfloat16"]
 Extract = Callable[[Tensor], Tensor]
 
 # By which OpenVINO's features may differ from torch's in float32, relative to their length: more is

@@ -88,6 +88,7 @@ class ImageEncoder(Encoder):
         return self.backbone.as_stored(image)
 
     def _look_at(self, image: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        image = self.as_stored(image)
         if image is None:
             raise UserError("this model looks at pictures, but the batch has none")
         trunk = self.backbone.trunk if self.backbone else None

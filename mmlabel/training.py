@@ -48,6 +48,7 @@ from mmlabel.resuming import check_length, check_same_run, with_checkpoint
 from mmlabel.run_folder import LAST, read_history, remove_former, write_run
 from mmlabel.settings import Settings, flatten
 from mmlabel.size import Size, check_size, sizes
+from mmlabel.synced_norms import SyncedNorms
 from mmlabel.terminal import print_table
 from mmlabel.tracking import log_test, loggers_for, publish, run_id, summarise
 
@@ -440,6 +441,8 @@ def build_trainer(
     if (this := started()) and this.by == "SLURM":
         # Lightning would save within an epoch, which is not gone on with; see `resume`.
         plugins.append(SLURMEnvironment(auto_requeue=False))
+    if settings.trainer.sync_batchnorm:
+        plugins.append(SyncedNorms())
     with _trainer_errors():
         return pl.Trainer(
             **settings.trainer.model_dump(),

@@ -94,6 +94,11 @@ class Backbone(nn.Module):
         """From pictures to maps, each in one row; None: features are all that is wanted of them."""
         return self._cut and self._cut[0]
 
+    @property
+    def cut_parts(self) -> list[nn.Module]:
+        """The parts of one that is cut, which share its weights and are no modules of its own."""
+        return [part for part in self._cut or () if part is not None]
+
     def train(self, mode: bool = True) -> "Backbone":
         """As for every module, except that what is frozen stays in eval mode."""
         super().train(mode and not self.frozen)

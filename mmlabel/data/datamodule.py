@@ -310,6 +310,8 @@ class CaptionedPictures(pl.LightningDataModule):
         bad = unreadable_pictures(
             [pictures[row] for row in missing], size=self.image_size, cache_dir=self.cache_dir
         )
+        if bad and self.on_bad_image == "error":  # one that could be read before
+            raise next(iter(bad.values()))
         if len(bad) < len(missing):
             changed = next(row for at, row in enumerate(missing) if at not in bad)
             raise UserError(

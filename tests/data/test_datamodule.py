@@ -12,8 +12,10 @@ import torch
 
 from mmlabel.data.batches import EpochBatches
 from mmlabel.data.datamodule import CaptionedPictures
+from mmlabel.data.feature_store import FeatureStore
+from mmlabel.data.pictures import BadPicture
 from mmlabel.errors import UserError
-from mmlabel.parts import prepare
+from mmlabel.parts import build, prepare
 from mmlabel.settings import Settings
 
 
@@ -123,6 +125,23 @@ def test_a_caption_only_run_reads_no_picture(settings_of, scenes: Path, tmp_path
     assert batch.image is None
     with pytest.raises(UserError, match="picture"):
         prepared(settings_of("model=fusion", *options))
+
+
+def test_a_picture_that_is_gone_once_its_features_are_stored_is_an_error(
+    settings_of, made: Path, tmp_path: Path, monkeypatch
+):
+    root, really = shutil.copytree(made, tmp_path / "copy"), FeatureStore.fill
+
+    def fill(self, pictures, **options):
+        filled = really(self, pictures, **options)
+        pictures[0].unlink()
+        return filled
+
+    monkeypatch.setattr(FeatureStore, "fill", fill)
+    options = ["data=csv", f"data.file={root}/rows.csv", f"cache_dir={tmp_path}"]
+    run = build(settings_of("model=image_only", *options), None, wandb_id=None)
+    with pytest.raises(BadPicture):
+        run.data.setup("fit")
 
 
 def test_coco_through_the_settings(settings_of, shared: Path):

@@ -8,9 +8,9 @@ import subprocess
 def queue_again_when_preempted() -> None:
     """Let SIGTERM do, in a job of submitit's on SLURM, what submitit's own signal does.
 
-    SLURM sends SIGTERM to a job that it preempts and to one that somebody cancels, and submitit passes
-    over it. But srun, under which the job runs, ends with it, and the job would be done for SLURM before
-    its time of grace is over and it is queued again.
+    SLURM sends SIGTERM to a job that it preempts and to one that somebody cancels, and submitit
+    passes over it. But srun, under which the job runs, ends with it, and the job would be done for
+    SLURM before its time of grace is over and it is queued again.
     """
     own = signal.Signals[f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"]
     # Processes that Lightning starts for the job have its environment, and not submitit's handler.

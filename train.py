@@ -30,6 +30,7 @@ from mmlabel.hydra_job import (
 )
 from mmlabel.large_imports import import_large
 from mmlabel.preemption import queue_again_when_preempted
+from mmlabel.options import is_same
 from mmlabel.processes import ProcessLost, is_first_process
 from mmlabel.repeating import has_changed
 from mmlabel.run_folder import LAST, claim, failed, finished, read_results, write_failure
@@ -64,7 +65,7 @@ def finished_before(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
         return None
     results = read_results(folder)
     settings, _ = job_settings(cfg)
-    if results["settings"] != settings.plain():
+    if not is_same(results["settings"], settings.plain()):
         return None
     from mmlabel.data.digests import read_digests  # only now: it brings NumPy and Pillow
 

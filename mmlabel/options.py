@@ -209,6 +209,20 @@ def shown(value: object) -> str:
     return text if len(text) <= 200 else f"{text[:200]}…"
 
 
+def is_same(value: object, other: object) -> bool:
+    """Whether two plain values say the same: trainer.limit_train_batches=1 is one batch, 1.0 all.
+
+    >>> is_same({"limit": 1}, {"limit": 1}), is_same({"limit": 1}, {"limit": 1.0})
+    (True, False)
+    """
+    if isinstance(value, Mapping) and isinstance(other, Mapping):
+        same_names = value.keys() == other.keys()
+        return same_names and all(is_same(value[name], other[name]) for name in value)
+    if isinstance(value, list) and isinstance(other, list):
+        return len(value) == len(other) and all(map(is_same, value, other))
+    return type(value) is type(other) and value == other
+
+
 # ---- Messages -------------------------------------------------------------------------------
 
 

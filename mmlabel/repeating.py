@@ -7,7 +7,7 @@ from typing import Any
 
 from mmlabel.errors import UserError
 from mmlabel.former_settings import completed
-from mmlabel.options import declared, shown
+from mmlabel.options import declared, is_same, shown
 from mmlabel.run_folder import SUMS, damage, failure, read_results
 from mmlabel.settings import CHOSEN_BY_GROUP, MISSING, OPTIONAL, Settings, flatten, read_settings
 from mmlabel.wording import listed
@@ -86,7 +86,7 @@ def _choose(
     changed = {
         name: value
         for name, value in values.items()
-        if value not in (MISSING, defaults.get(name, MISSING))
+        if not (value == MISSING or is_same(value, defaults.get(name, MISSING)))
         or name == f"{group}.{NAMED.get(group)}"
     }
     if not kinds:
@@ -115,7 +115,7 @@ def refuse_if_nothing_is_set(
         given: the options and groups that the command line sets.
     """
     own = [name for name in asked if name not in given]
-    others = [name for name in own if name in theirs and asked[name] != theirs[name]]
+    others = [name for name in own if name in theirs and not is_same(asked[name], theirs[name])]
     if others and not [name for name in own if name in changed]:
         there = listed([f"{name}={shown(theirs[name])}" for name in others], most=3)
         instead = " ".join(f"{name}={shown(asked[name])}" for name in others[:3])
@@ -144,7 +144,7 @@ def not_the_same(record: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
     lines = []
     then = flatten(read_settings(completed(record["settings"])).plain())
     for name, value in flatten(now["settings"]).items():
-        if name.split(".")[0] not in _OWN and value != then.get(name, _ABSENT):
+        if name.split(".")[0] not in _OWN and not is_same(value, then.get(name, _ABSENT)):
             was = shown(then[name]) if name in then else "not there"
             lines.append(f"{name}={shown(value)} (then {was})")
     for name, version in now["versions"].items():

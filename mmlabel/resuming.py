@@ -16,7 +16,7 @@ import numpy as np
 from mmlabel.checkpoint import Checkpoint, SplitRecord, hashes, record_rows
 from mmlabel.data.prepare import PreparedData
 from mmlabel.errors import UserError
-from mmlabel.options import shown
+from mmlabel.options import is_same, shown
 from mmlabel.repeating import NAMED, WHOLE, has_changed, refuse_if_nothing_is_set
 from mmlabel.settings import CHOSEN_BY_GROUP, Settings, differing, flatten, read_settings
 from mmlabel.wording import count
@@ -170,8 +170,7 @@ def _keys(overrides: Sequence[str]) -> list[str]:
 
 
 def _is_same(value: object, theirs: object) -> bool:
-    # trainer.limit_train_batches=1 is one batch, 1.0 all of them; text may stand for any value.
-    return (value == theirs and type(value) is type(theirs)) or value == shown(theirs)
+    return is_same(value, theirs) or value == shown(theirs)  # text may stand for any value
 
 
 def _hint(name: str, *, rows: bool, training: bool) -> str:

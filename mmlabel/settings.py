@@ -41,6 +41,7 @@ from mmlabel.options import (
     Text,
     declared,
     discriminator,
+    is_same,
     shown,
     validate,
 )
@@ -400,7 +401,7 @@ def _differing(group: Group, prefix: str) -> Iterable[tuple[str, Any]]:
         elif (
             field.is_required()
             or name == discriminator(type(group))
-            or (value != field.get_default() and not (value is None and name in OPTIONAL))
+            or not (is_same(value, field.get_default()) or (value is None and name in OPTIONAL))
         ):
             yield f"{prefix}{name}", value
     for name, value in (group.model_extra or {}).items():

@@ -116,6 +116,12 @@ def test_what_a_file_of_ones_own_sets(captions: Path, cache: Path, tmp_path: Pat
     own = f"hydra.searchpath=[file://{tmp_path}]"
     settings = settings_with(captions, cache, "optimizer=fast", own)["optimizer"]
     assert (settings["lr"], settings["momentum"]) == (0.5, 0.7)
+    (tmp_path / "trainer").mkdir()
+    (tmp_path / "trainer" / "one_batch.yaml").write_text(
+        "defaults: [default]\nlimit_train_batches: 1\n"
+    )
+    settings = settings_with(captions, cache, "trainer=one_batch", own)["trainer"]
+    assert repr(settings["limit_train_batches"]) == "1", "one batch, and not all of them"
 
 
 def test_a_group_that_sets_nothing_is_refused_unless_it_is_so(
@@ -187,6 +193,14 @@ def test_differences_and_scores_in_words(captions: Path):
     assert not_the_same(record, moved) == [
         f"the code's commit is abc (then {record['commit']})",
         f"the machine is another (then {record['machine']})",
+    ]
+    limits = {"limit_train_batches": 1, "limit_test_batches": 1}  # of batches; 1.0: all of them
+    trainer = record["settings"]["trainer"]
+    short = {**record, "settings": record["settings"] | {"trainer": trainer | limits}}
+    assert not_the_same(short, now) == [
+        "trainer.limit_train_batches=1.0 (then 1)",
+        "trainer.limit_test_batches=1.0 (then 1)",
+        *unknown,
     ]
     older = {name: value for name, value in record.items() if name != "inputs"}
     assert any("no digests" in line for line in not_the_same(older, now))

@@ -10,6 +10,8 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
+from fake_runs import write_fake_run
+from omegaconf import DictConfig
 from PIL import Image
 from resumed_runs import CAPTIONS, history, results_of, run, run_killed_in_epoch
 from sklearn.metrics import f1_score
@@ -21,8 +23,10 @@ from mmlabel.classifier import Classifier
 from mmlabel.errors import UserError
 from mmlabel.models.decoder import LabelDecoder
 from mmlabel.predictor import Predictor
+from mmlabel.settings import Settings
 from mmlabel.training import train
 from mmlabel.training_options import Trainer
+from train import finished_before
 
 ROWS = ("data=csv", "data.file={made}/rows.csv", "data.fractions=[0.5,0.25,0.25]")
 
@@ -769,6 +773,21 @@ def test_going_on_is_for_training_alone(settings_of):
         settings_of("resume=true", "train=false", "ckpt_path=a.ckpt")
     with pytest.raises(UserError, match="resume=true with resume_lr"):
         settings_of("resume=true", "ckpt_path=a.ckpt", "resume_lr=0.1")
+
+
+def finished_as(monkeypatch, folder: Path, settings: Settings, *options: str) -> dict | None:
+    """What train.py finds in a run's folder when it is started once more, with resume=true."""
+    monkeypatch.setattr("train.job_settings", lambda config: (settings, []))
+    monkeypatch.setattr("train.task_overrides", lambda: list(options))
+    return finished_before(DictConfig({}), folder)
+
+
+def test_a_finished_run_of_one_batch_is_not_the_whole_one(settings_of, tmp_path: Path, monkeypatch):
+    one = settings_of(*CAPTIONS, "resume=true", "trainer.limit_train_batches=1")
+    write_fake_run(tmp_path / "run", seed=0, noise=0.1, settings=one.plain())
+    assert finished_as(monkeypatch, tmp_path / "run", one) == results_of(tmp_path / "run")
+    whole = settings_of(*CAPTIONS, "resume=true")
+    assert finished_as(monkeypatch, tmp_path / "run", whole) is None
 
 
 # ---- Another run's folder ----------------------------------------------------------------------

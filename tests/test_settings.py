@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from mmlabel.cli import CONF, explain, load_settings
 from mmlabel.errors import UserError
 from mmlabel.help import choices, help_text
-from mmlabel.options import Option, declared, members
+from mmlabel.options import Option, declared, is_same, members
 from mmlabel.settings import MISSING, OPTIONAL, Settings, differing, flatten, read_settings
 
 OPTIONS = list(declared(Settings))
@@ -225,7 +225,8 @@ def test_conf_holds_the_declared_options_with_their_defaults(group: str):
             continue  # these files exist to set something
         for name, option in own.items():
             if name in values and not option.choice and name != "detector.name":
-                assert values[name] == (MISSING if option.required else option.default), name
+                default = MISSING if option.required else option.default
+                assert is_same(values[name], default), name
     assert seen == {option.name for option in of_group}
 
 
@@ -237,7 +238,7 @@ def test_the_options_outside_groups_are_in_train_yaml():
     assert flat.keys() == plain.keys()
     for name, default in plain.items():
         if name != "cache_dir":  # an environment variable may name it
-            assert flat[name] == default, name
+            assert is_same(flat[name], default), name
 
 
 @pytest.mark.parametrize("folder", ["experiment", "debug"])
@@ -304,6 +305,8 @@ def test_what_differs_from_the_defaults_and_the_kinds():
     assert here["optimizer.name"] == "sgd"
     assert "lstm.hidden" not in here
     assert all(option not in here for option in OPTIONAL)
+    one_batch = differing(load_settings(["trainer.limit_train_batches=1"]))
+    assert "trainer.limit_train_batches" in one_batch, "all of them: 1.0"
 
 
 def test_help_names_only_what_train_py_takes():

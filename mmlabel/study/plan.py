@@ -11,7 +11,7 @@ from statistics import median
 from mmlabel import __version__
 from mmlabel.cache import file_digest, fingerprint
 from mmlabel.errors import UserError
-from mmlabel.options import declared, shown
+from mmlabel.options import declared, is_same, shown
 from mmlabel.repeating import has_changed
 from mmlabel.run_folder import finished, read_results
 from mmlabel.settings import Settings, differing, flatten
@@ -319,7 +319,7 @@ def changes(recorded: dict, wanted: dict, complete: Callable[[dict], dict]) -> l
     return [
         f"{name} was {then.get(name, 'not there')} and is now {now.get(name, 'not there')}"
         for name in sorted(then.keys() | now.keys())
-        if not is_recording(name) and then.get(name, MISSING) != now.get(name, MISSING)
+        if not is_recording(name) and not is_same(then.get(name, MISSING), now.get(name, MISSING))
     ]
 
 

@@ -69,6 +69,26 @@ def test_finished_runs_are_found_after_an_option_has_been_added(
     assert not {job.folder for job in other} & {job.folder for job in before}
 
 
+ONE_BATCH = ("trainer.limit_train_batches=1", "trainer.limit_test_batches=1")
+
+
+def test_a_run_of_one_batch_is_none_of_all(study: Study, tmp_path: Path, caplog):
+    """A whole number counts batches, and a fraction is a share: 1 is not 1.0."""
+    tried = planned(study, tmp_path / "runs", overrides=ONE_BATCH)
+    for job in tried:
+        finish(job)
+    assert all(
+        finished(job.folder) for job in planned(study, tmp_path / "runs", overrides=ONE_BATCH)
+    )
+    whole = planned(study, tmp_path / "runs")
+    assert not {job.folder for job in whole} & {job.folder for job in tried}
+    # In the folder of a whole run, where a version that told them not apart has written it.
+    finish(replace(whole[0], settings=tried[0].settings))
+    caplog.set_level("INFO")
+    assert not finished_ones(planned(study, tmp_path / "runs"))
+    assert "trainer.limit_train_batches was 1 and is now 1.0" in caplog.text
+
+
 def test_an_option_that_came_later_counts_as_what_the_runs_had_done(study: Study, tmp_path: Path):
     before = planned(study, tmp_path / "runs")
     for job in before:

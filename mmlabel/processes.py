@@ -5,6 +5,10 @@ folder. Those of torchrun and srun all have the user's command, and nobody else 
 """
 
 import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
@@ -132,3 +136,34 @@ def _store(this: Started) -> "Store":
 
 
 _PATIENCE = timedelta(minutes=10)  # between the first process and the last
+
+
+@contextmanager
+def ends_with_children(launched: Callable[[], list[subprocess.Popen]]) -> Iterator[None]:
+    """Where the block raises, the processes that Lightning has started end before all else.
+
+    A thread of Lightning's looks at its list of them every five seconds, and kills this process
+    once one of them has ended with an error: also while a multirun's next job is under way, or
+    before this one has written why it failed. With an empty list it ends.
+
+    Args:
+        launched: gives that very list.
+    """
+    try:
+        yield
+    except BaseException:
+        children = launched()
+        ended, children[:] = list(children), []
+        for child in ended:
+            child.terminate()
+        end = time.monotonic() + _GRACE
+        for child in ended:
+            try:
+                child.wait(max(0.0, end - time.monotonic()))
+            except subprocess.TimeoutExpired:  # it waits for the others, and hears of nothing
+                child.kill()
+                child.wait()
+        raise
+
+
+_GRACE = 5.0  # seconds between asking a process to end and killing it

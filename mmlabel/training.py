@@ -7,7 +7,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ from mmlabel.errors import UserError
 from mmlabel.half_precision import RoundedText
 from mmlabel.history import History
 from mmlabel.parts import Run, build, scheduler_for
-from mmlabel.processes import ProcessLost, started
+from mmlabel.processes import ProcessLost, ends_with_children, started
 from mmlabel.record import commit, describe, machine, versions
 from mmlabel.repeating import not_the_same, read_record, scores_compared
 from mmlabel.report import write_run_report
@@ -102,13 +102,16 @@ def train(
     check_precision(settings)
     check_schedule(settings)
 
-    with loggers_for(
-        settings,
-        folder=folder,
-        overrides=overrides,
-        group=group,
-        wandb_id=resumed.wandb_id if resumed and settings.train else None,
-    ) as loggers:
+    with (
+        loggers_for(
+            settings,
+            folder=folder,
+            overrides=overrides,
+            group=group,
+            wandb_id=resumed.wandb_id if resumed and settings.train else None,
+        ) as loggers,
+        ExitStack() as until_the_end,
+    ):
         pl.seed_everything(settings.seed, workers=True, verbose=False)
         run = build(settings, resumed, wandb_id=run_id(loggers))
         if settings.train and settings.max_megabytes is not None:
@@ -131,6 +134,9 @@ def train(
             further=callbacks,
         )
         check_shares(settings, trainer.world_size)
+        until_the_end.enter_context(
+            ends_with_children(lambda: getattr(trainer.strategy.launcher, "procs", []))
+        )
         trains = settings.train and any(p.requires_grad for p in run.classifier.parameters())
         goes_on = trains and begin is not None and begin.resolve().parent == folder.resolve()
         if trainer.is_global_zero and not (goes_on or settings.trainer.fast_dev_run):

@@ -356,6 +356,18 @@ def test_a_data_parallel_multirun_scores_as_single_runs_do(quick: list[str], tmp
         assert again["scores"] == pytest.approx(results["scores"], abs=1e-6)
 
 
+@pytest.mark.slow
+def test_a_data_parallel_job_that_fails_leaves_the_others(quick: list[str], tmp_path: Path):
+    """Lightning would kill the whole multirun some seconds after the job has failed."""
+    options = [option for option in quick if not option.startswith(("backbone", "features"))]
+    options += ["trainer=ddp", "model=caption_only", "optimizer=sgd", "hydra.sweep.dir=sweep"]
+    output = run("-m", *options, "optimizer.lr=1e30,0.01", cwd=tmp_path, code=1)
+    failed = json.loads((tmp_path / "sweep" / "0" / "failed.json").read_text())
+    assert "learning rate is too high" in failed["error"], output
+    results = json.loads((tmp_path / "sweep" / "1" / "results.json").read_text())
+    assert results["epochs"] == 2 and not (tmp_path / "sweep" / "1" / "failed.json").exists()
+
+
 def test_what_an_experiments_file_sets_is_known():
     """Its choices of groups too."""
     from hydra import initialize_config_dir

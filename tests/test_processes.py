@@ -134,6 +134,29 @@ def test_the_end_of_another_process_is_a_message(monkeypatch: pytest.MonkeyPatch
         raise RuntimeError("a bug")
 
 
+def test_where_a_run_fails_its_further_processes_end(monkeypatch: pytest.MonkeyPatch):
+    """Also one that hears of nothing. An empty list ends the thread of Lightning's, too."""
+    from mmlabel import processes
+
+    monkeypatch.setattr(processes, "_GRACE", 0.5)
+    ignores = "signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+    children = []
+    for first in ("pass", ignores):
+        program = f"import signal, time; {first}; print(flush=True); time.sleep(60)"
+        child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+        assert child.stdout is not None and child.stdout.readline()
+        child.stdout.close()
+        children.append(child)
+    those = list(children)
+    with processes.ends_with_children(lambda: children):
+        pass
+    assert [child.poll() for child in children] == [None, None]
+    with pytest.raises(RuntimeError, match="a bug"), processes.ends_with_children(lambda: children):
+        raise RuntimeError("a bug")
+    assert children == []
+    assert [child.returncode for child in those] == [-signal.SIGTERM, -signal.SIGKILL]
+
+
 def test_a_single_process_agrees_with_itself(alone: pytest.MonkeyPatch):
     assert agreed("outputs/here") == "outputs/here"
 

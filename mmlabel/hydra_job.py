@@ -33,7 +33,14 @@ from mmlabel.config_files import chosen_files, repository, set_by
 from mmlabel.errors import UserError
 from mmlabel.help import CONF
 from mmlabel.no_effect import without_effect
-from mmlabel.processes import agreed, check_multirun, check_processes, is_first_process, started
+from mmlabel.processes import (
+    agreed,
+    check_multirun,
+    check_processes,
+    is_first_process,
+    repeats_another,
+    started,
+)
 from mmlabel.run_folder import SUMS
 from mmlabel.settings import Settings
 
@@ -56,7 +63,8 @@ class BeforeRun(Callback):
                     )
             with _known_to_options(config):
                 settings = settings_from(config, overrides)
-            refuse_unused(overrides, without_effect(settings))
+            if not repeats_another():  # of a multirun's job, which may have them
+                refuse_unused(overrides, without_effect(settings))
             check_processes(settings.trainer)
             _check_folder(config, "run", resume=settings.resume)
             _own_folder(config, "run")
@@ -208,7 +216,7 @@ def job_settings(config: DictConfig) -> tuple[Settings, list[str]]:
     settings, left_out = read_command_line(config, task_overrides(), HydraConfig.get().searchpath)
     check_processes(settings.trainer)
     idle = without_effect(settings)
-    if not is_multirun():
+    if not (is_multirun() or repeats_another()):
         refuse_unused(task_overrides(), idle)
     left = unused(task_overrides(), idle)
     return settings, [*left_out, *(f"{text}: no effect with {why}" for text, why in left.items())]
@@ -254,7 +262,7 @@ def one_job(folder: Path) -> Iterator[None]:
     which the next job of the sweep would conclude that it has been started by somebody else.
     """
     arguments, environment = sys.argv, dict(os.environ)
-    sys.argv = [arguments[0], *_sources(), *task_overrides()]
+    sys.argv = [arguments[0], *_sources(), *map(_with_number, task_overrides())]
     config = cast(DictConfig, HydraConfig.get())
     with read_write(config):
         # Lightning puts it between quotation marks.
@@ -266,6 +274,16 @@ def one_job(folder: Path) -> Iterator[None]:
         os.environ.clear()
         os.environ.update(environment)
         _leave_process_group()
+
+
+def _with_number(override: str) -> str:
+    """An override with what tells this job of a multirun apart, which a single run has none of.
+
+    Hydra's sweeper gives seed=${hydra:job.num} on with a backslash before each of its signs.
+    """
+    job = HydraConfig.get().job
+    number = r"\$\\?\{hydra\\?:job\.(num|id)\\?\}"
+    return re.sub(number, lambda found: str(getattr(job, found[1])), override)
 
 
 def _sources() -> list[str]:

@@ -53,6 +53,11 @@ def is_first_process() -> bool:
     return "LOCAL_RANK" not in os.environ if this is None else this.rank == 0
 
 
+def repeats_another() -> bool:
+    """Whether Lightning has started this process, to repeat what another has checked and begun."""
+    return started() is None and not is_first_process()
+
+
 def check_processes(trainer: "Trainer") -> None:
     """See that as many processes have been started as a run asks for; raises UserError if not."""
     this, nodes = started(), trainer.num_nodes

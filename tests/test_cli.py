@@ -121,7 +121,8 @@ def test_processes_that_lightning_starts_have_the_settings_of_the_first(
     if not flags:
         given.append(f"{place}=[{assigned('', own).removeprefix('=')}]")
     call(*flags, *given, assigned("hydra.run.dir", f"{ODD}/run"))
-    call("-m", *flags, *given, "seed=5", assigned("hydra.sweep.dir", f"{ODD}/runs"))
+    idle = "lstm.dropout=0.1"  # with one layer, which a multirun leaves out
+    call("-m", *flags, *given, idle, "seed=5", assigned("hydra.sweep.dir", f"{ODD}/runs"))
     monkeypatch.setenv("LOCAL_RANK", "1")
     for settings, folder, command in list(calls):
         call(*command)
@@ -338,9 +339,13 @@ def test_each_job_of_a_multirun_is_a_wandb_run_of_its_own(quick: list[str], tmp_
 
 @pytest.mark.slow
 def test_a_data_parallel_multirun_scores_as_single_runs_do(quick: list[str], tmp_path: Path):
-    """Every job is whole, in its own folder, and no row counts twice: 25 rows on two processes."""
-    options = [*quick, "data.rows=[64,25,25]", "data.batch_size=16"]
-    run("-m", *options, "trainer=ddp", "lstm.layers=1,2", "hydra.sweep.dir=ddp", cwd=tmp_path)
+    """Every job is whole, in its own folder, and no row counts twice: 25 rows on two processes.
+
+    Also with an option that changes nothing in one of them, and the job's number.
+    """
+    options = [*quick, "data.rows=[64,25,25]", "data.batch_size=16", "lstm.dropout=0.2"]
+    options += ["trainer=ddp", "lstm.layers=1,2", "seed=${hydra:job.num}", "hydra.sweep.dir=ddp"]
+    run("-m", *options, cwd=tmp_path)
     folders = sorted(path.name for path in (tmp_path / "ddp").iterdir())
     assert folders == ["0", "1", "multirun.yaml"]
     assert not (tmp_path / "outputs").exists()
@@ -348,12 +353,32 @@ def test_a_data_parallel_multirun_scores_as_single_runs_do(quick: list[str], tmp
         folder = tmp_path / "ddp" / str(job)
         results = json.loads((folder / "results.json").read_text())
         assert results["settings"]["lstm"]["layers"] == layers
+        assert results["settings"]["seed"] == job
         assert len((folder / "predictions.csv").read_text().splitlines()) == 26
         checkpoint = folder / "best.ckpt"
         run(*quick, "data.rows=[64,25,25]", "train=false", f"ckpt_path={checkpoint}",
             f"hydra.run.dir=again{job}", f"lstm.layers={layers}", cwd=tmp_path)  # fmt: skip
         again = json.loads((tmp_path / f"again{job}" / "results.json").read_text())
         assert again["scores"] == pytest.approx(results["scores"], abs=1e-6)
+
+
+def test_the_further_processes_of_a_job_are_told_its_number(tmp_path: Path, monkeypatch):
+    from hydra import compose, initialize_config_dir
+    from hydra.core.hydra_config import HydraConfig
+
+    from mmlabel.help import CONF
+    from mmlabel.hydra_job import one_job
+
+    given = [r"seed=$\{hydra\:job.num\}", "name='run ${hydra:job.id}'", "lstm.layers=2"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        own = ["hydra.job.num=3", "hydra.job.id=four"]
+        config = compose("train", [*given, *own], return_hydra_config=True)
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
+    HydraConfig.instance().set_config(config)
+    monkeypatch.setattr(sys, "argv", ["train.py", "-m", *given])
+    with one_job(tmp_path):
+        assert sys.argv == ["train.py", "seed=3", "name='run four'", "lstm.layers=2"]
+    assert sys.argv[1] == "-m"
 
 
 @pytest.mark.slow

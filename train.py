@@ -65,6 +65,11 @@ def finished_before(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
         return None
     results = read_results(folder)
     settings, _ = job_settings(cfg)
+    if settings.ckpt_path is not None:
+        from mmlabel.resuming import as_begun  # only now: it brings torch
+
+        given = task_overrides()
+        settings = as_begun(settings, overrides=given, set_in_files=set_in_files(given))
     if not is_same(results["settings"], settings.plain()):
         return None
     from mmlabel.data.digests import read_digests  # only now: it brings NumPy and Pillow

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mmlabel.checkpoint import Checkpoint, SplitRecord, hashes, record_rows
+from mmlabel.checkpoint import Checkpoint, SplitRecord, hashes, read_checkpoint, record_rows
 from mmlabel.data.prepare import PreparedData
 from mmlabel.errors import UserError
 from mmlabel.options import is_same, shown
@@ -221,7 +221,7 @@ def check_same_run(settings: Settings, left: Checkpoint) -> None:
     those that it does not name included.
 
     Args:
-        settings: of the command line.
+        settings: of the command line, see `as_begun`.
         left: what an interrupted run has left in the run's folder.
     """
     asked, theirs = flatten(settings.plain()), flatten(left.settings.plain())
@@ -237,6 +237,26 @@ def check_same_run(settings: Settings, left: Checkpoint) -> None:
                 f" left, and {left.path} is another run's; give the options of that run, or choose"
                 " another folder"
             )
+
+
+def as_begun(
+    settings: Settings, *, overrides: Sequence[str], set_in_files: Iterable[str] | None
+) -> Settings:
+    """The settings that a command with `resume` had when it was given for the first time.
+
+    Those of the checkpoint that it names, if it names one: what the run has left, or finished with,
+    is of these. One that is not there any more tells nothing.
+
+    Args:
+        settings, overrides, set_in_files: see `with_checkpoint`.
+    """
+    if settings.ckpt_path is None or settings.repeat is not None:
+        return settings
+    path = Path(os.path.expanduser(settings.ckpt_path))
+    if not path.is_file():
+        return settings
+    first = read_checkpoint(path)
+    return with_checkpoint(settings, first, overrides=overrides, set_in_files=set_in_files)
 
 
 def _begun_with(ckpt_path: str | None, left: Checkpoint) -> str | None:

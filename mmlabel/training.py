@@ -44,7 +44,7 @@ from mmlabel.processes import ProcessLost, ends_with_children, started
 from mmlabel.record import commit, describe, machine, versions
 from mmlabel.repeating import not_the_same, read_record, scores_compared
 from mmlabel.report import write_run_report
-from mmlabel.resuming import check_length, check_same_run, with_checkpoint
+from mmlabel.resuming import as_begun, check_length, check_same_run, with_checkpoint
 from mmlabel.run_folder import LAST, read_history, remove_former, write_run
 from mmlabel.settings import Settings, flatten
 from mmlabel.size import Size, check_size, sizes
@@ -91,6 +91,7 @@ def train(
         resumed = read_checkpoint(begin)
         goes_on = settings.resume and begin == folder / LAST
         if goes_on:
+            settings = as_begun(settings, overrides=overrides, set_in_files=set_in_files)
             check_same_run(settings, resumed)
         # Every option counts where the same command goes on, and a record has all of its run's,
         # those that the checkpoint did not have included.

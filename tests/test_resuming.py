@@ -790,6 +790,33 @@ def test_a_finished_run_of_one_batch_is_not_the_whole_one(settings_of, tmp_path:
     assert finished_as(monkeypatch, tmp_path / "run", whole) is None
 
 
+def test_the_same_command_goes_on_where_it_began_with_a_checkpoint(
+    settings_of, tmp_path: Path, monkeypatch
+):
+    """Whose options it has from there: stopped, and once more when it has finished."""
+    first = [*CAPTIONS, "lstm.layers=2", "scheduler=none", "trainer.max_epochs=2"]
+    run(settings_of, tmp_path / "first", *first)
+    last = tmp_path / "first" / "last.ckpt"
+    on = [f"ckpt_path={last}", "trainer.max_epochs=4", "resume=true"]
+    whole = run(settings_of, tmp_path / "whole", *on)
+    run_killed_in_epoch(settings_of, tmp_path / "cut", 3, *on)
+    again = run(settings_of, tmp_path / "cut", *on)
+    assert again["epochs"] == 4 and again["scores"] == whole["scores"]
+    assert again["settings"] == whole["settings"] and again["settings"]["lstm"]["layers"] == 2
+    assert history(tmp_path / "cut") == history(tmp_path / "whole")
+    found = finished_as(monkeypatch, tmp_path / "cut", settings_of(*on), *on)
+    assert found is not None and found["scores"] == whole["scores"]
+    longer = [on[0], "trainer.max_epochs=5", "resume=true"]
+    assert finished_as(monkeypatch, tmp_path / "cut", settings_of(*longer), *longer) is None
+    run_killed_in_epoch(settings_of, tmp_path / "other", 3, *on)
+    with pytest.raises(UserError, match="lstm.layers=3, but the checkpoint was trained with"):
+        run(settings_of, tmp_path / "other", *on, "lstm.layers=3")
+    # Where that checkpoint is gone, the command's own options are compared.
+    last.rename(tmp_path / "gone.ckpt")
+    with pytest.raises(UserError, match="resume=true goes on with what the same command has left"):
+        run(settings_of, tmp_path / "other", *on)
+
+
 # ---- Another run's folder ----------------------------------------------------------------------
 
 

@@ -12,8 +12,9 @@ from mmlabel.run_folder import SUMS, damage, failure, read_results
 from mmlabel.settings import CHOSEN_BY_GROUP, MISSING, OPTIONAL, Settings, flatten, read_settings
 from mmlabel.wording import listed
 
-# Of this command line, whether given or not: where things are on this machine, and whose run it is.
-_OWN = ("repeat", "cache_dir", "study")
+# Of this command line, whether given or not: where things are on this machine, whose run it is, and
+# whether it goes on in its folder.
+_OWN = ("repeat", "cache_dir", "study", "resume")
 # Groups whose files are taken whole; of others without kinds, what is not its default.
 WHOLE = ("logger", "callbacks")
 # What the name of a group's file says, where it tells no kinds apart: features=off.

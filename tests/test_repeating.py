@@ -138,6 +138,19 @@ def test_a_group_that_sets_nothing_is_refused_unless_it_is_so(
     assert settings_with(former, cache, "lstm=default")["lstm"]["layers"] == 1
 
 
+def test_a_run_that_a_scheduler_could_stop_is_repeated_in_a_new_folder(
+    captions: Path, cache: Path, tmp_path: Path
+):
+    """`resume` is of the command line: it needs a folder of its own."""
+    former = record_of(captions, tmp_path / "former", "resume=true")
+    assert settings_with(former, cache)["resume"] is False
+    assert settings_with(former, cache, "resume=true")["resume"] is True
+    record = results_of(captions)
+    now = {name: record[name] for name in ("settings", "versions", "commit", "machine", "inputs")}
+    now["settings"] = record["settings"] | {"resume": True}
+    assert not [line for line in not_the_same(record, now) if "resume" in line]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -18,6 +18,7 @@ from hydra.core.global_hydra import GlobalHydra
 from mmlabel.cli import load_settings, settings_from
 from mmlabel.errors import UserError
 from mmlabel.help import CONF
+from mmlabel.processes import Started
 from mmlabel.search.__main__ import main
 from mmlabel.search.space import load_space, write_experiment
 from mmlabel.settings import Settings, option_names
@@ -311,6 +312,9 @@ def test_a_record_is_not_searched_from(settings_of, space: Path, tmp_path: Path)
         ("lstm.layers=1,2", "tries several values"),
         ("test=true", "leave it out"),
         ("hydra.run.dir=x", "leave it out"),
+        ("trainer=ddp", "trainer.devices=2: a trial is one process; start several searches"),
+        ("trainer.devices=-1", "trainer.devices=-1: a trial is one process"),
+        ("trainer.num_nodes=2", "trainer.num_nodes=2: a trial is one process"),
         ("resume=true", "resume=true: a search goes on by itself"),
         ("~loss", "OPTION=VALUE only"),
         ("backbone=vgg16", "no effect with model=caption_only"),
@@ -320,3 +324,15 @@ def test_options_that_a_search_cannot_have(option: str, said: str, options, spac
     with pytest.raises(UserError, match=said):
         search([*options, option], space)
     assert not (space.parent / "out").exists()
+
+
+def test_a_search_of_several_processes_is_refused(options, space: Path, monkeypatch):
+    """Each would begin a search of its own; one device by its number is one process."""
+    from mmlabel.search import __main__ as command
+    from mmlabel.search import trials
+
+    monkeypatch.setattr(trials, "train", lambda *_, **__: {"scores": {"val/f1_micro": 0.5}})
+    search([*options, "trainer.devices=[0]"], space, "--trials", "1")
+    monkeypatch.setattr(command, "started", lambda: Started("torchrun", 0, 2))
+    with pytest.raises(UserError, match="torchrun has started 2 processes: a trial is one"):
+        search(options, space)

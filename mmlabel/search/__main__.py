@@ -12,6 +12,7 @@ from mmlabel.data.digests import read_digests
 from mmlabel.errors import UserError
 from mmlabel.no_effect import unused_groups
 from mmlabel.options import shown
+from mmlabel.processes import started
 from mmlabel.run_folder import hold
 from mmlabel.score_table import SCORES
 from mmlabel.search.space import Space, load_space
@@ -117,6 +118,15 @@ def _check_trial(settings: Settings) -> None:
     for name, reason in why.items():
         if value := getattr(settings, name):
             raise UserError(f"{name}={shown(value)}: {reason}; leave it out")
+    # Further processes would each begin a search of their own.
+    alone = "a trial is one process; start several searches, each with an --out of its own"
+    devices, nodes = settings.trainer.devices, settings.trainer.num_nodes
+    if devices != 1 and not (isinstance(devices, list) and len(devices) == 1):
+        raise UserError(f"trainer.devices={shown(devices)}: {alone}, or leave it out (trainer=ddp)")
+    if nodes != 1:
+        raise UserError(f"trainer.num_nodes={nodes}: {alone}, or leave it out")
+    if (this := started()) is not None and this.processes > 1:
+        raise UserError(f"{this.by} has started {this.processes} processes: {alone}")
 
 
 if __name__ == "__main__":

@@ -259,6 +259,8 @@ def test_a_killed_search_goes_on(options: list[str], space: Path, tmp_path: Path
             "loss=focal",
             "patience=null",
         ],
+        ["backbone=vgg16", "backbone=resnet18", "optimizer.eps=1e-7", "optimizer.eps=1e-9"],
+        ["experiment=report_vgg16", "experiment=demo", "logger=csv"],
     ],
 )
 def test_an_experiment_gives_what_the_options_gave(given: list[str], tmp_path: Path):
@@ -266,6 +268,18 @@ def test_an_experiment_gives_what_the_options_gave(given: list[str], tmp_path: P
     write_experiment(tmp_path, given, chosen, "What it is.")
     options = [*given, "optimizer.lr=0.0123", "lstm.layers=2", "threshold=null"]
     assert best_of(tmp_path) == load_settings(options)
+
+
+def test_values_that_yaml_reads_as_text_are_numbers_in_the_file_too(tmp_path: Path):
+    (tmp_path / "space.yaml").write_text(
+        "trials: 1\nparameters: {optimizer.lr: [1e-3], test: ['false'], data.augment: ['[crop]']}"
+    )
+    allowed = load_space(str(tmp_path / "space.yaml")).parameters
+    chosen = {name: values[0] for name, values in allowed.items() if isinstance(values, list)}
+    assert chosen["optimizer.lr"] == "1e-3"
+    write_experiment(tmp_path, [], chosen, "What it is.")
+    given = ["optimizer.lr=1e-3", "test=false", "data.augment=[crop]"]
+    assert best_of(tmp_path) == load_settings(given)
 
 
 # ---- What it chooses from ----------------------------------------------------------------------
@@ -315,6 +329,7 @@ def test_a_record_is_not_searched_from(settings_of, space: Path, tmp_path: Path)
         ("trainer=ddp", "trainer.devices=2: a trial is one process; start several searches"),
         ("trainer.devices=-1", "trainer.devices=-1: a trial is one process"),
         ("trainer.num_nodes=2", "trainer.num_nodes=2: a trial is one process"),
+        ("debug=limit", "debug=limit: the file of the best trial cannot choose it"),
         ("resume=true", "resume=true: a search goes on by itself"),
         ("~loss", "OPTION=VALUE only"),
         ("backbone=vgg16", "no effect with model=caption_only"),

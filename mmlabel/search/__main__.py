@@ -96,6 +96,11 @@ def _checked(options: Sequence[str], space: Space) -> list[str]:
             raise UserError(
                 f"{text}: a search trains its runs and does not test them; leave it out"
             )
+        if key == "debug":
+            raise UserError(
+                f"{text}: the file of the best trial cannot choose it; give its options, or leave"
+                " it out"
+            )
         if key in space.parameters:
             raise UserError(
                 f"{text}: the search chooses {key}; leave it out, or give another --space"

@@ -74,6 +74,16 @@ def load_space(name: str) -> Space:
     return space
 
 
+def as_override(option: str, value: object) -> str:
+    """OPTION=VALUE as Hydra reads it.
+
+    >>> as_override("patience", None), as_override("test", True), as_override("seed", 3)
+    ('patience=null', 'test=true', 'seed=3')
+    """
+    text = "null" if value is None else str(value)
+    return f"{option}={text.lower() if isinstance(value, bool) else text}"
+
+
 def write_experiment(
     folder: Path, overrides: Sequence[str], chosen: Mapping[str, Any], comment: str
 ) -> Path:
@@ -83,16 +93,18 @@ def write_experiment(
     """
     groups: list[Any] = []
     values = OmegaConf.create({})
-    for item in parse(overrides):
-        key, value = item.key_or_group, item.value()
+    given = {item.key_or_group: item for item in parse(overrides)}  # of two the later one counts
+    for key, item in given.items():
+        value = item.value()
         if not (CONF / key).is_dir():
             OmegaConf.update(values, key, value)
         elif key == "experiment":
             groups = [*(value if isinstance(value, list) else [value]), *groups]
         else:
             groups.append({f"override /{key}": value})
-    for key, value in chosen.items():
-        OmegaConf.update(values, key, value)
+    for item in parse([as_override(key, value) for key, value in chosen.items()]):
+        # YAML takes 1e-3 for text, and the trial had it as Hydra reads it.
+        OmegaConf.update(values, item.key_or_group, item.value())
     content = OmegaConf.create({"defaults": [*groups, "_self_"]} if groups else {})
     merged = cast(DictConfig, OmegaConf.merge(content, values))
     path = folder / "experiment" / f"{FOUND}.yaml"

@@ -14,7 +14,7 @@ from mmlabel.cli import load_settings
 from mmlabel.errors import UserError
 from mmlabel.repeating import has_changed
 from mmlabel.run_folder import empty, finished, read_results, write_failure
-from mmlabel.search.space import Parameters, Range, write_experiment
+from mmlabel.search.space import Parameters, Range, as_override, write_experiment
 from mmlabel.study.inputs import differing_inputs
 from mmlabel.training import train
 from mmlabel.wording import count
@@ -103,7 +103,7 @@ def run_trials(
     while (done := _done(study)) < trials:
         trial = study.ask()
         chosen = {name: _draw(trial, name, allowed) for name, allowed in parameters.items()}
-        given = [f"{name}={_text(value)}" for name, value in chosen.items()]
+        given = [as_override(name, value) for name, value in chosen.items()]
         run = _folder(folder, trial.number)
         try:
             score, pruned = _run(trial, run, [*overrides, *given, *own], monitor)
@@ -133,7 +133,7 @@ def run_trials(
         command = _command(folder)
         write_experiment(folder, overrides, best.params, f"{found}\n  {command}")
     best = study.best_trial
-    shown = " ".join(f"{name}={_text(value)}" for name, value in best.params.items())
+    shown = " ".join(as_override(name, value) for name, value in best.params.items())
     print(f"the best of {count(_done(study), 'trial')}: {monitor} {best.value:.4f} with {shown}")
     print(f"{_command(folder)}   trains and tests it")
 
@@ -180,13 +180,6 @@ def database(folder: Path) -> RDBStorage:
     """
     url = f"sqlite:///{folder / DATABASE}"
     return RDBStorage(url, engine_kwargs={"poolclass": NullPool})
-
-
-def _text(value: object) -> str:
-    """As Hydra reads it."""
-    return (
-        "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-    )
 
 
 def _open(

@@ -176,6 +176,30 @@ def test_a_trial_that_fails_is_not_the_end(options: list[str], space: Path, tmp_
     assert states == ["FAIL", "COMPLETE", "FAIL", "COMPLETE"]
 
 
+def test_a_search_of_one_trial_after_one_that_failed(
+    options: list[str], space: Path, tmp_path: Path, monkeypatch, capsys
+):
+    """It makes another one: of none that failed is there a best."""
+    from mmlabel.search import trials
+
+    calls = iter([UserError("first"), UserError("second"), None])
+
+    def train_or_fail(*given, **options):
+        error = next(calls)
+        if error is not None:
+            raise error
+        return {"scores": {"val/f1_micro": 0.5}}
+
+    monkeypatch.setattr(trials, "train", train_or_fail)
+    for said in ("first", "second"):
+        with pytest.raises(UserError, match=said):
+            search(options, space, "--trials", "1")
+    search(options, space, "--trials", "1")
+    assert "val/f1_micro 0.5000 with" in capsys.readouterr().out
+    states = [trial.state.name for trial in trials_of(tmp_path / "out")]
+    assert states == ["FAIL", "FAIL", "COMPLETE"]
+
+
 def test_a_run_that_falls_behind_is_given_up(settings_of: Callable[..., Settings], tmp_path: Path):
     from mmlabel.search.trials import Prune
 

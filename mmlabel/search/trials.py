@@ -224,7 +224,12 @@ def _open(
 
 
 def _done(study: "Study") -> int:
-    """How many trials have ended by themselves."""
+    """How many trials have ended by themselves; while none has a score, failed ones do not count.
+
+    So that there is a best one when there are as many as asked for.
+    """
+    if not _scored(study):
+        return 0
     ended = (TrialState.COMPLETE, TrialState.PRUNED)
     trials = study.get_trials(deepcopy=False)
     return sum(trial.state in ended or _FAILED in trial.user_attrs for trial in trials)

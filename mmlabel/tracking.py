@@ -132,12 +132,17 @@ def summarise(loggers: Sequence[Logger], results: Mapping[str, Any]) -> None:
 def publish(
     loggers: Sequence[Logger], run: Settings, *, folder: Path, annotations: "Annotations"
 ) -> None:
-    """Log what `wandb_results` shows of a finished run, and say where; others have the page."""
+    """Log what `wandb_results` shows of a finished run, and say where; others have the page.
+
+    What wandb does not take is said and left out: the run's own files are written by now.
+    """
     for logger in loggers:
         if isinstance(logger, WandbLogger) and run.logger.wandb is not None:
             from mmlabel.wandb_results import log_results, say_where
 
-            if not logger.experiment.disabled:
+            if logger.experiment.disabled:
+                continue
+            try:
                 log_results(
                     logger.experiment,
                     run.logger.wandb,
@@ -145,7 +150,14 @@ def publish(
                     folder=folder,
                     annotations=annotations,
                 )
-                say_where(logger.experiment)
+            except Exception as error:
+                log.warning(
+                    "wandb has not taken all of the run's tables and artifacts (%s: %s); the run"
+                    " itself is whole",
+                    type(error).__name__,
+                    " ".join(str(error).split()),
+                )
+            say_where(logger.experiment)
 
 
 def wandb_logger(

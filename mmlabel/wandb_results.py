@@ -197,7 +197,11 @@ def _log_data(run: "Run", settings: Settings) -> None:
         return
     artifact = wandb.Artifact(f"data-{data.name}", type="dataset", metadata=data.model_dump())
     path = Path(os.path.expanduser(place)).absolute()
-    artifact.add_reference(path.as_uri(), checksum=False)
+    if path.is_dir():  # of which wandb would list all files
+        with artifact.new_file("place.txt", encoding="utf-8") as file:
+            file.write(path.as_uri())
+    else:
+        artifact.add_reference(path.as_uri(), checksum=False)
     if run.offline:  # what was used can be said online alone
         run.log_artifact(artifact)
     else:

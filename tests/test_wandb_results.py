@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from PIL import Image
 from sklearn.metrics import average_precision_score
 from wandb_records import records
 
-from mmlabel.run_folder import read_history, read_run
+from mmlabel.run_folder import finished, read_history, read_run
 from mmlabel.training import train
 
 OFFLINE = ["logger=wandb", "logger.wandb.mode=offline", "trainer.max_epochs=1"]
@@ -145,6 +146,34 @@ def test_nothing_large_is_kept_offline_unless_asked_for(
 def test_everything_can_be_turned_off(settings_of: Callable, tmp_path: Path):
     train(settings_of(*OFFLINE, "logger.wandb.labels=false"), tmp_path / "run")
     assert not list((tmp_path / "run").glob("wandb/**/*.table.json"))
+
+
+def test_the_files_of_the_data_are_not_looked_at_for_its_place(
+    settings_of: Callable, made: Path, tmp_path: Path
+):
+    """A link to nothing among them would have ended the run."""
+    root = Path(shutil.copytree(made, tmp_path / "made"))
+    (root / "data" / "gone.jpg").symlink_to("nowhere.jpg")
+    options = ["data=usyd", f"data.root={root}", "logger.wandb.data=true"]
+    train(settings_of(*options, *OFFLINE), tmp_path / "run")
+    (entry,) = artifacts(tmp_path / "run")["dataset"].manifest.contents
+    assert entry.path == "place.txt" and not entry.ref
+    assert entry.size == len(root.as_uri())
+
+
+def test_what_wandb_does_not_take_leaves_the_run_whole(
+    settings_of: Callable, tmp_path: Path, caplog, monkeypatch
+):
+    def refuse(*given):
+        raise OSError("no room")
+
+    monkeypatch.setattr("mmlabel.wandb_results._log_labels", refuse)
+    train(settings_of(*OFFLINE), tmp_path / "run")
+    assert finished(tmp_path / "run") and not (tmp_path / "run" / "failed.json").exists()
+    assert "wandb has not taken all of the run's tables and artifacts (OSError: no room)" in (
+        caplog.text
+    )
+    assert [r.exit.exit_code for r in content(tmp_path / "run") if r.HasField("exit")] == [0]
 
 
 def test_scores_are_over_epochs_and_steps_have_curves_of_their_own(

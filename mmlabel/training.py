@@ -84,7 +84,7 @@ def train(
     """
     quiet_lightning()
     started, overrides = time.monotonic(), list(overrides)
-    resumed, record = None, None
+    resumed, record, goes_on = None, None, False
     if settings.repeat is not None:
         record = read_record(settings.repeat)
     if (begin := begins_with(settings, folder)) is not None:
@@ -109,7 +109,7 @@ def train(
             folder=folder,
             overrides=overrides,
             group=group,
-            wandb_id=resumed.wandb_id if resumed and settings.train else None,
+            wandb_id=former_wandb_run(settings, resumed, own=goes_on, group=group),
         ) as loggers,
         ExitStack() as until_the_end,
     ):
@@ -232,6 +232,23 @@ def begins_with(settings: Settings, folder: Path) -> Path | None:
         log.info("an interrupted run has left %s: it is gone on with", left)
         return left
     return None if settings.ckpt_path is None else Path(os.path.expanduser(settings.ckpt_path))
+
+
+def former_wandb_run(
+    settings: Settings, resumed: Checkpoint | None, *, own: bool, group: str | None
+) -> str | None:
+    """The wandb run that a run goes on with; None for one of its own.
+
+    Args:
+        settings: of the run.
+        resumed: the checkpoint that it goes on from or evaluates.
+        own: whether it has left that itself.
+        group: what the runs of a sweep have in common: several may go on from one checkpoint.
+    """
+    if resumed is None or not settings.train:
+        return None
+    another = settings.repeat is not None or settings.resume_lr is not None or group is not None
+    return None if another and not own else resumed.wandb_id
 
 
 def size_of(run: Run, settings: Settings) -> dict[str, Size]:

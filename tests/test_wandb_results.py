@@ -15,6 +15,8 @@ from PIL import Image
 from sklearn.metrics import average_precision_score
 from wandb_records import records
 
+from mmlabel.checkpoint import read_checkpoint
+from mmlabel.cli import load_settings
 from mmlabel.run_folder import finished, read_history, read_run
 from mmlabel.training import train
 
@@ -217,6 +219,31 @@ def test_the_use_of_the_processor_is_in_wandb_alone(settings_of: Callable, tmp_p
     resumed = [*stats, f"ckpt_path={tmp_path}/run/last.ckpt", "logger=csv"]
     results = train(settings_of(*resumed), tmp_path / "more", overrides=resumed)
     assert any("callbacks.device_stats=true" in note for note in results["notes"])
+
+
+def test_only_the_same_run_goes_on_in_its_wandb_run(
+    settings_of: Callable, cache: Path, tmp_path: Path
+):
+    """Several runs may begin with one checkpoint, and repeat what another has done."""
+
+    def run_in_wandb(name: str, *options: str, group: str | None = None) -> str | None:
+        offline = ["logger=wandb", "logger.wandb.mode=offline", "logger.wandb.labels=false"]
+        train(settings_of(*offline, *options), tmp_path / name, overrides=options, group=group)
+        return read_checkpoint(tmp_path / name / "last.ckpt").wandb_id
+
+    first = run_in_wandb("first", "model=caption_only", "scheduler=none", "trainer.max_epochs=1")
+    on = f"ckpt_path={tmp_path / 'first' / 'last.ckpt'}"
+    longer = run_in_wandb("longer", on, "trainer.max_epochs=2")
+    assert first is not None and longer == first
+    other = run_in_wandb("rate", on, "trainer.max_epochs=2", "resume_lr=1e-4")
+    job = run_in_wandb("job", on, "trainer.max_epochs=2", "resume=true", group="jobs")
+    train(
+        load_settings([f"repeat={tmp_path / 'longer'}", f"cache_dir={cache}"]), tmp_path / "again"
+    )
+    again = read_checkpoint(tmp_path / "again" / "last.ckpt").wandb_id
+    assert None not in (other, job, again) and len({first, other, job, again}) == 4
+    longer_job = run_in_wandb("job", on, "trainer.max_epochs=3", "resume=true", group="jobs")
+    assert longer_job == job, "on with what it has left itself"
 
 
 def test_test_scores_stand_at_the_epoch_that_was_kept(settings_of: Callable, tmp_path: Path):

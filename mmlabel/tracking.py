@@ -184,8 +184,8 @@ def wandb_logger(
 
     mode = chosen.mode or os.environ.get("WANDB_MODE")
     if not mode:
-        mode = "online" if wandb.login(prompt=False, verify=False) else "offline"
-    elif mode == "online" and not wandb.login(prompt=False, verify=False):
+        mode = "online" if _logged_in() else "offline"
+    elif mode == "online" and not _logged_in():
         raise UserError("logger.wandb.mode=online, but nobody is logged in to wandb: wandb login")
 
     def begin(mode: str) -> WandbLogger:
@@ -220,4 +220,17 @@ def wandb_logger(
         raise UserError(
             f"wandb refuses the run's name, project, group or tags ({line}); see logger.wandb.* and"
             " name, or log without it: logger=csv"
+        ) from None
+
+
+def _logged_in() -> bool:
+    import wandb
+    from wandb.errors import Error
+
+    try:
+        return wandb.login(prompt=False, verify=False)
+    except (Error, ValueError) as error:  # a key in the environment or .netrc, a server's address
+        line = " ".join(str(error).split())
+        raise UserError(
+            f"wandb cannot log in ({line}): wandb login, or WANDB_MODE=offline, or logger=csv"
         ) from None

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+import wandb
 from PIL import Image
 from sklearn.metrics import average_precision_score
 from wandb_records import records
 
 from mmlabel.checkpoint import read_checkpoint
 from mmlabel.cli import load_settings
+from mmlabel.errors import UserError
 from mmlabel.run_folder import finished, read_history, read_run
 from mmlabel.training import train
 
@@ -143,6 +145,30 @@ def test_nothing_large_is_kept_offline_unless_asked_for(
         assert not list((tmp_path / "run").glob(f"wandb/**/{large}"))
     kept = [*(tmp_path / "run" / "wandb").rglob("*"), *staged.rglob("*")]
     assert sum(path.stat().st_size for path in kept if path.is_file()) < 200_000
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("WANDB_API_KEY", "short", "WANDB_API_KEY invalid: API key must have 40"),
+        ("WANDB_BASE_URL", "nonsense", "base_url"),
+        ("NETRC", "{folder}/netrc", "API key must have 40"),
+    ],
+)
+def test_a_login_that_cannot_be_is_a_message(
+    name: str, value: str, said: str, settings_of: Callable, tmp_path: Path, monkeypatch
+):
+    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password short\n")
+    for given in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL"):
+        monkeypatch.delenv(given, raising=False)
+    monkeypatch.setenv(name, value.format(folder=tmp_path))
+    wandb.teardown()  # which has read another environment
+    try:
+        with pytest.raises(UserError, match=rf"wandb cannot log in \(.*{said}.*logger=csv"):
+            train(settings_of("logger=wandb"), tmp_path / "run")
+    finally:
+        monkeypatch.undo()
+        wandb.teardown()
 
 
 def test_everything_can_be_turned_off(settings_of: Callable, tmp_path: Path):

@@ -58,8 +58,21 @@ def repeats_another() -> bool:
     return started() is None and not is_first_process()
 
 
+def check_strategy(strategy: str) -> None:
+    """Refuse processes that are this one's copies, of which Lightning brings nothing back.
+
+    Not among the checks of settings: a checkpoint of an earlier version may say otherwise.
+    """
+    if any(way in strategy for way in ("spawn", "fork", "notebook")):
+        raise UserError(
+            f"trainer.strategy={strategy}: what such processes have scored is lost with them; give"
+            " trainer.strategy=ddp"
+        )
+
+
 def check_processes(trainer: "Trainer") -> None:
     """See that as many processes have been started as a run asks for; raises UserError if not."""
+    check_strategy(trainer.strategy)
     this, nodes = started(), trainer.num_nodes
     if this is None:
         if nodes > 1 and is_first_process():

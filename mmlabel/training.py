@@ -40,7 +40,7 @@ from mmlabel.errors import UserError
 from mmlabel.half_precision import RoundedText
 from mmlabel.history import History
 from mmlabel.parts import Run, build, scheduler_for
-from mmlabel.processes import ProcessLost, ends_with_children, started
+from mmlabel.processes import ProcessLost, check_strategy, ends_with_children, started
 from mmlabel.record import commit, describe, machine, versions
 from mmlabel.repeating import not_the_same, read_record, scores_compared
 from mmlabel.report import write_run_report
@@ -102,6 +102,7 @@ def train(
             check_length(settings, resumed)
     check_precision(settings)
     check_schedule(settings)
+    check_strategy(settings.trainer.strategy)
 
     with (
         loggers_for(

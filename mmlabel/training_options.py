@@ -163,7 +163,7 @@ class Trainer(Group):
     num_nodes: Count = 1
     """Machines that take part."""
     strategy: Text = "auto"
-    """auto, ddp or another of Lightning's."""
+    """auto, ddp or another of Lightning's whose processes are started, not forked or spawned."""
     precision: Text = "32-true"
     """Of the arithmetic: 32-true, 16-mixed or bf16-mixed; with a model of captions alone bf16-true
     and 64-true, too."""

@@ -13,6 +13,7 @@ from mmlabel.classifier import Classifier
 from mmlabel.errors import UserError
 from mmlabel.help import choices
 from mmlabel.options import declared
+from mmlabel.processes import check_processes
 from mmlabel.settings import Settings
 from mmlabel.trainer_options import OWN
 from mmlabel.training import train
@@ -268,6 +269,16 @@ def test_plateau_without_validation_is_refused(settings_of, tmp_path: Path):
 def test_pictures_in_mixed_precision(settings_of, tmp_path: Path):
     options = ["model=image_only", "trainer.precision=bf16-mixed", "trainer.max_epochs=1"]
     assert math.isfinite(run(settings_of, tmp_path, *options)["scores"]["val/loss"])
+
+
+@pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_notebook_find_unused_parameters_true"])
+def test_processes_that_bring_nothing_back_are_refused(strategy: str, settings_of, tmp_path: Path):
+    given = f"trainer.strategy={strategy}"
+    with pytest.raises(UserError, match=f"{given}: .* give trainer.strategy=ddp$"):
+        run(settings_of, tmp_path, given, "trainer.devices=2")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match=given):
+        check_processes(settings_of(given).trainer)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

@@ -151,7 +151,10 @@ def _limits(settings: Settings) -> Found:
         yield "trainer.limit_test_batches", "test=false"
     if not settings.logger.has_curves:
         why = "logger.wandb=null and logger.tensorboard=false, which alone draw its figures"
-        yield "callbacks.device_stats", why
+        yield from _all(("callbacks.device_stats", "trainer.log_every_n_steps"), why)
+    if settings.logger.wandb is not None and not settings.test:
+        names = ("logger.wandb.labels", "logger.wandb.predictions")
+        yield from _all(names, "test=false: they are of test rows")
     if settings.logger.wandb is not None and not (settings.test and settings.report):
         off = "report=false" if settings.test else "test=false"
         yield "logger.wandb.page", f"{off}: there is no page"

@@ -75,6 +75,9 @@ IDLE = [
     (["train=false", "ckpt_path=x"], "max_megabytes=100", []),
     (["logger=csv"], "callbacks.device_stats=true", ["logger=wandb"]),
     (["logger.wandb=null"], "callbacks.device_stats=true", ["logger=tensorboard"]),
+    (["logger=csv"], "trainer.log_every_n_steps=5", ["logger=tensorboard"]),
+    (["logger=wandb", "test=false"], "logger.wandb.labels=false", ["logger=wandb"]),
+    (["logger=wandb", "test=false"], "logger.wandb.predictions=9", ["logger=wandb"]),
 ]  # fmt: skip
 
 

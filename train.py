@@ -29,8 +29,8 @@ from mmlabel.hydra_job import (
     task_overrides,
 )
 from mmlabel.large_imports import import_large
-from mmlabel.preemption import queue_again_when_preempted
 from mmlabel.options import is_same
+from mmlabel.preemption import queue_again_when_preempted
 from mmlabel.processes import ProcessLost, is_first_process
 from mmlabel.repeating import has_changed
 from mmlabel.run_folder import LAST, claim, failed, finished, read_results, write_failure

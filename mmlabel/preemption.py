@@ -12,10 +12,11 @@ def queue_again_when_preempted() -> None:
     passes over it. But srun, under which the job runs, ends with it, and the job would be done for
     SLURM before its time of grace is over and it is queued again.
     """
+    if os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
+        return
     own = signal.Signals[f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"]
     # Processes that Lightning starts for the job have its environment, and not submitit's handler.
-    ours = os.environ.get("SUBMITIT_EXECUTOR") == "slurm" and callable(signal.getsignal(own))
-    if ours and own is not signal.SIGTERM:
+    if own is not signal.SIGTERM and callable(signal.getsignal(own)):
         signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(own) if _runs() else None)
 
 
@@ -24,5 +25,8 @@ def _runs() -> bool:
     from submitit import JobEnvironment
 
     command = ["scontrol", "show", "job", JobEnvironment().job_id]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    try:
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return False  # without an answer it is left to SLURM, as submitit does
     return "JobState=RUNNING" in shown.stdout

@@ -309,8 +309,9 @@ def disturbed(soak: Soak, name: str, command: list[str], *, times: int, full: bo
         soak.faults.append(f"other scores: {got} instead of {scores}")
     elif went != histories:
         soak.faults.append("another history")
-    if "Traceback" in log.read_text(errors="replace"):
-        soak.faults.append(f"a traceback: {log.read_text(errors='replace')[-300:]}")
+    _, found, rest = log.read_text(errors="replace").partition("Traceback")
+    if found:
+        soak.faults.append(f"a traceback: {rest[:1000]}")
     left = temporary_files(folder)
     soak.faults += [f"left behind: {path.name}" for path in left]
     shutil.rmtree(folder, ignore_errors=True)

@@ -6,7 +6,6 @@ import re
 import select
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
@@ -26,6 +25,7 @@ from yaml import YAMLError
 from mmlabel.config_files import leave_out_of_other_kinds, repository
 from mmlabel.errors import UserError, nearest, of_the_disk
 from mmlabel.help import CONF, choices
+from mmlabel.interrupts import Signalled, answer, raise_until_answered
 from mmlabel.options import declared, unknown
 from mmlabel.processes import (
     is_first_process,
@@ -45,11 +45,11 @@ _INSTALLED_BY = {
 }
 
 
-class Interrupted(BaseException):
+class Interrupted(Signalled):
     """A signal asked the program to end."""
 
     def __init__(self, signum: int) -> None:
-        super().__init__(signal.Signals(signum).name)
+        super().__init__(signum)
         self.exit_code = 128 + signum
         self.hint = ""
 
@@ -99,6 +99,7 @@ def _answered_run(
         _check_groups(sys.argv[1:])
         main()
     except Interrupted as stop:
+        answer(stop)
         if is_first_process():  # all of them were told
             said = stop.hint or hint
             said = f"mmlabel: interrupted ({stop}){': ' if said else ''}{said}"
@@ -132,17 +133,12 @@ def _check_groups(arguments: Sequence[str]) -> None:
 
 
 _IMPATIENCE = 10.0  # seconds until another signal counts as a new one
-_interrupted: float | None = None
 
 
 def _interrupt(signum: int, _: FrameType | None) -> None:
-    global _interrupted
     if os.getpid() != _MAIN_PROCESS:
         os._exit(128 + signum)  # a forked worker: the main process does the talking
-    # The clean-up that follows must not be cut short by a second signal of the same kind.
-    if _interrupted is None or time.monotonic() - _interrupted > _IMPATIENCE:
-        _interrupted = time.monotonic()
-        raise Interrupted(signum)
+    raise_until_answered(Interrupted(signum), patience=_IMPATIENCE)
 
 
 def fail(error: Exception) -> NoReturn:

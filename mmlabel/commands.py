@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mmlabel.cache import is_temporary
 from mmlabel.errors import UserError, of_the_disk
-from mmlabel.interrupts import raise_on_interrupt
+from mmlabel.interrupts import answer, raise_on_interrupt
 from mmlabel.progress import say
 from mmlabel.terminal import escape_what_is_missing, printable
 
@@ -29,7 +29,8 @@ def run_command(work: Callable[[], int | None]) -> int:
             raise
         say(f"mmlabel: {printable(str(problem))}")
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
+        answer(stop)
         say("mmlabel: interrupted")
         return 130
 

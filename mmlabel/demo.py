@@ -7,7 +7,6 @@ import ipaddress
 import json
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Lock
@@ -19,6 +18,7 @@ import numpy as np
 from mmlabel.commands import path_of, run_command
 from mmlabel.data.pictures import BadPicture, decode
 from mmlabel.errors import UserError
+from mmlabel.interrupts import answer
 from mmlabel.progress import say
 from mmlabel.report.demo_page import POLICY, demo_page
 from mmlabel.terminal import printable
@@ -57,8 +57,10 @@ def _serve(options: argparse.Namespace) -> None:
         print(f"http://{_in_url(options.host)}:{server.server_port}", flush=True)
         if not _is_loopback(options.host):
             say(f"whoever reaches {options.host} can use this page")
-        with suppress(KeyboardInterrupt):  # how it is ended
+        try:
             server.serve_forever()
+        except KeyboardInterrupt as stop:  # how it is ended
+            answer(stop)
     say("mmlabel: ended")
 
 

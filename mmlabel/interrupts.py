@@ -1,9 +1,13 @@
-"""Ctrl-C while a program's libraries are imported, which takes seconds."""
+"""Ctrl-C and the signals of schedulers: heard while libraries are imported, and never lost."""
 
+import _thread
 import os
 import signal
 import sys
+import time
 from types import FrameType
+
+# ---- While a program's libraries are imported, which takes seconds ------------------------------
 
 
 def end_on_interrupt() -> None:
@@ -17,11 +21,104 @@ def end_on_interrupt() -> None:
 
 
 def raise_on_interrupt() -> None:
-    """Have Ctrl-C raise KeyboardInterrupt again."""
+    """Have Ctrl-C raise KeyboardInterrupt again, for whoever catches it to `answer`."""
     if signal.getsignal(signal.SIGINT) is _end:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, _raise)
 
 
 def _end(signum: int, _: FrameType | None) -> None:
     print("mmlabel: interrupted before it had begun; start it again", file=sys.stderr, flush=True)
     os._exit(128 + signum)  # an exit in order would go through what is half imported
+
+
+# ---- Afterwards ---------------------------------------------------------------------------------
+
+
+class Signalled(BaseException):
+    """What the handler of a signal raises, for the program to end.
+
+    Python passes over what is raised in a __del__ or in a callback of a weak reference, of the
+    garbage collector or of C, with a remark, and a library may catch whatever there is. The work
+    would go on as if nothing had been sent. So the signal comes again until it is answered.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+        self.raised_in: int | None = None  # the process; None: not by a handler, or answered
+
+    def __del__(self) -> None:
+        if self.raised_in == os.getpid():  # a child has a copy
+            _send_again(self.signum)
+
+
+class _CtrlC(Signalled, KeyboardInterrupt):
+    """Ctrl-C of a command that catches KeyboardInterrupt."""
+
+
+def raise_until_answered(stop: Signalled, *, patience: float = 0.0) -> None:
+    """Raise `stop` in the handler of its signal.
+
+    Args:
+        stop: which nothing else may hold: it is taken for lost when it goes.
+        patience: seconds in which further signals are passed over, as what is cleaned up because of
+            this one must not be cut short.
+    """
+    global _raised, _former_hook
+    if _raised is not None and time.monotonic() - _raised < patience:
+        return
+    _raised = time.monotonic()
+    if sys.unraisablehook is not _without_remark:
+        _former_hook, sys.unraisablehook = sys.unraisablehook, _without_remark
+    stop.raised_in = os.getpid()
+    try:
+        raise stop
+    finally:
+        del stop  # or the exception would be held by its own traceback
+
+
+_raised: float | None = None
+
+
+def answer(stop: BaseException) -> None:
+    """Take a signal for heard, and those in whose clean-up it came: the program ends, for instance.
+
+    Args:
+        stop: what was raised by its handler; anything else is passed over.
+    """
+    former: BaseException | None = stop
+    while former is not None:
+        if isinstance(former, Signalled):
+            former.raised_in = None
+        former = former.__context__
+
+
+def _raise(signum: int, _: FrameType | None) -> None:
+    raise_until_answered(_CtrlC(signum))
+
+
+def _without_remark(lost: "sys.UnraisableHookArgs") -> None:
+    if not isinstance(lost.exc_value, Signalled):
+        _former_hook(lost)
+
+
+_former_hook = sys.unraisablehook
+
+
+def _send_again(signum: int) -> None:
+    """Send this process the signal a moment later, when what has lost it may be over."""
+    global _raised
+    _raised = None
+
+    def send() -> None:
+        time.sleep(_MOMENT)
+        os.kill(os.getpid(), signum)
+
+    try:
+        # No threading.Thread, whose lock may be held by what has been interrupted.
+        _thread.start_new_thread(send, ())
+    except RuntimeError:  # Python is about to end
+        os._exit(128 + signum)
+
+
+_MOMENT = 0.05  # seconds

@@ -117,6 +117,73 @@ def test_ctrl_c_while_libraries_are_imported_is_a_line(
     assert said == "mmlabel: interrupted before it had begun; start it again\n"
 
 
+LOSES = {
+    "__del__": """
+class Loses:
+    def __del__(self): send()
+Loses()
+""",
+    "a callback of the garbage collector": """
+import gc
+gc.callbacks.append(lambda *_: send())
+gc.collect()
+gc.callbacks.clear()
+""",
+    "a callback of a weak reference": """
+import weakref
+class Object: pass
+held = Object()
+reference = weakref.ref(held, lambda _: send())
+del held
+""",
+    "whoever catches anything": """
+try:
+    send()
+except BaseException:
+    pass
+""",
+}
+
+
+@pytest.mark.parametrize("where", LOSES)
+@pytest.mark.parametrize(
+    ("runner", "number", "code", "line"),
+    [
+        ("cli.run_cli", signal.SIGTERM, 143, "mmlabel: interrupted (SIGTERM)"),
+        ("commands.run_command", signal.SIGINT, 130, "mmlabel: interrupted"),
+    ],
+)
+def test_a_signal_is_heard_also_where_its_exception_is_lost(
+    where: str, runner: str, number: signal.Signals, code: int, line: str, tmp_path: Path
+):
+    """And where it is lost again when it comes once more."""
+    module, function = runner.split(".")
+    work = "".join(f"    {text}\n" for text in LOSES[where].splitlines())
+    script = f"""
+import os, sys, time
+sys.argv = ["-m"]
+from mmlabel.{module} import {function}
+def send():
+    os.kill(os.getpid(), {int(number)})
+    time.sleep(0.01)
+def work():
+{work}{work}
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        time.sleep(0.01)
+    print("never heard of it")
+sys.exit({function}(work))
+"""
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-c", script]
+    run = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, cwd=tmp_path, env=environment
+    )
+    assert run.returncode == code, run.stderr
+    assert run.stderr == f"{line}\n"
+    assert not run.stdout
+
+
 def test_ctrl_c_before_training_says_what_to_do(quick: list[str], tmp_path: Path):
     with start(quick, *LONG, cwd=tmp_path) as process:
         end = time.monotonic() + 120

@@ -28,6 +28,7 @@ from mmlabel.hydra_job import (
     sweep_name,
     task_overrides,
 )
+from mmlabel.interrupts import behind
 from mmlabel.large_imports import import_large
 from mmlabel.options import is_same
 from mmlabel.preemption import queue_again_when_preempted
@@ -102,12 +103,15 @@ def one_run(cfg: DictConfig, folder: Path) -> float | None:
             group=sweep_name(),
             notes=notes,
         )
-    except Interrupted as stop:
-        last = folder / LAST
-        goes_on = f"go on with: python train.py {shlex.quote(assigned('ckpt_path', last))}"
-        stop.hint = goes_on if last.is_file() else "nothing was trained yet; start it again"
-        raise
-    except Exception as error:
+    except (Interrupted, Exception) as error:
+        stop = error if isinstance(error, Interrupted) else behind(error)
+        if isinstance(stop, Interrupted):
+            if stop is not error:
+                log.warning("the run could not be ended in order: %s", error)
+            last = folder / LAST
+            goes_on = f"go on with: python train.py {shlex.quote(assigned('ckpt_path', last))}"
+            stop.hint = goes_on if last.is_file() else "nothing was trained yet; start it again"
+            raise stop from None
         if not isinstance(error, ProcessLost) or (is_first_process() and not failed(folder)):
             write_failure(folder, error)
         if is_multirun():

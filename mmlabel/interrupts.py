@@ -93,6 +93,16 @@ def answer(stop: BaseException) -> None:
         former = former.__context__
 
 
+def behind(error: BaseException) -> Signalled | None:
+    """The signal in whose clean-up an error was raised; None if there was none, or it is heard."""
+    former = error.__context__
+    while former is not None:
+        if isinstance(former, Signalled) and former.raised_in is not None:
+            return former
+        former = former.__context__
+    return None
+
+
 def _raise(signum: int, _: FrameType | None) -> None:
     raise_until_answered(_CtrlC(signum))
 

@@ -184,6 +184,36 @@ sys.exit({function}(work))
     assert not run.stdout
 
 
+def test_a_signal_counts_also_where_an_error_ends_its_clean_up(tmp_path: Path):
+    """Neither has the run failed, nor does the next one of a multirun begin."""
+    script = """
+import os, signal, sys, time
+import mmlabel.training
+def trained(*_, **__):
+    print("begun", flush=True)
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+    finally:
+        raise ValueError("a logger has no place")
+mmlabel.training.train = trained
+import train
+from mmlabel.cli import run_cli
+run_cli(train.main)
+"""
+    command = [sys.executable, "-c", script, "-m", "seed=0,1", "hydra.sweep.dir=here"]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    run = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, cwd=tmp_path, env=environment
+    )
+    assert run.returncode == 143, run.stderr
+    assert "Traceback" not in run.stderr
+    assert "a logger has no place" in run.stdout + run.stderr
+    assert "mmlabel: interrupted (SIGTERM): nothing was trained yet; start it again" in run.stderr
+    assert run.stdout.count("begun") == 1
+    assert not list(tmp_path.rglob("failed.json"))
+
+
 def test_ctrl_c_before_training_says_what_to_do(quick: list[str], tmp_path: Path):
     with start(quick, *LONG, cwd=tmp_path) as process:
         end = time.monotonic() + 120

@@ -182,11 +182,7 @@ def wandb_logger(
     import wandb
     from wandb.errors import CommError, UsageError
 
-    mode = chosen.mode or os.environ.get("WANDB_MODE")
-    if not mode:
-        mode = "online" if _logged_in() else "offline"
-    elif mode == "online" and not _logged_in():
-        raise UserError("logger.wandb.mode=online, but nobody is logged in to wandb: wandb login")
+    mode = _mode(chosen)
 
     def begin(mode: str) -> WandbLogger:
         logger = WandbLogger(
@@ -221,6 +217,28 @@ def wandb_logger(
             f"wandb refuses the run's name, project, group or tags ({line}); see logger.wandb.* and"
             " name, or log without it: logger=csv"
         ) from None
+
+
+# Of the environment; those of the option and what wandb calls them otherwise, or has beside.
+_MODES = ("online", "offline", "disabled", "shared", "run", "dryrun")
+
+
+def _mode(chosen: Wandb) -> str:
+    """How the run is logged: as asked for, else online if somebody is logged in."""
+    given = os.environ.get("WANDB_MODE")
+    if given is not None and given not in _MODES:  # wandb refuses it whatever the option says
+        raise UserError(
+            f"WANDB_MODE={given or '(empty)'}: give online, offline or disabled, unset it, or log"
+            " without wandb: logger=csv"
+        )
+    mode = chosen.mode or given
+    if mode is None:
+        return "online" if _logged_in() else "offline"
+    # Of each of these wandb would ask for a login on a terminal.
+    if mode in ("online", "run", "shared") and not _logged_in():
+        name = "logger.wandb.mode" if chosen.mode else "WANDB_MODE"
+        raise UserError(f"{name}={mode}, but nobody is logged in to wandb: wandb login")
+    return mode
 
 
 def _logged_in() -> bool:

@@ -20,7 +20,9 @@ from mmlabel.checkpoint import read_checkpoint
 from mmlabel.cli import load_settings
 from mmlabel.errors import UserError
 from mmlabel.run_folder import finished, read_history, read_run
+from mmlabel.tracking import wandb_logger
 from mmlabel.training import train
+from mmlabel.training_options import Wandb
 
 OFFLINE = ["logger=wandb", "logger.wandb.mode=offline", "trainer.max_epochs=1"]
 
@@ -169,6 +171,28 @@ def test_a_login_that_cannot_be_is_a_message(
     finally:
         monkeypatch.undo()
         wandb.teardown()
+
+
+@pytest.mark.parametrize("mode", ["online", "run", "shared"])
+def test_nobody_is_asked_for_a_login(mode: str, tmp_path: Path, monkeypatch):
+    """WANDB_MODE has more names of being online than the option; wandb would ask for each."""
+    monkeypatch.setattr("mmlabel.tracking._logged_in", lambda: False)
+    monkeypatch.setenv("WANDB_MODE", mode)
+    with pytest.raises(UserError, match=f"WANDB_MODE={mode}, but nobody is logged in"):
+        begin(Wandb(), tmp_path)
+    with pytest.raises(UserError, match="logger.wandb.mode=online, but nobody is logged in"):
+        begin(Wandb(mode="online"), tmp_path)
+
+
+@pytest.mark.parametrize(("mode", "said"), [("of-line", "of-line"), ("", r"\(empty\)")])
+def test_a_mode_that_wandb_does_not_know(mode: str, said: str, tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", mode)
+    with pytest.raises(UserError, match=f"WANDB_MODE={said}: give online, offline or disabled"):
+        begin(Wandb(mode="offline"), tmp_path)
+
+
+def begin(chosen: Wandb, folder: Path) -> None:
+    wandb_logger(chosen, config={}, folder=folder, name="run", group=None, tags=[])
 
 
 def test_everything_can_be_turned_off(settings_of: Callable, tmp_path: Path):

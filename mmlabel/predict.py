@@ -222,6 +222,7 @@ def _open(predictor: "Predictor", options: argparse.Namespace) -> Rows:
         pictures=options.pictures or _pictures(data, options.what.parent),
         caption=options.caption,
         encoding=options.encoding,
+        delimiter=data.delimiter if data.name == "csv" else None,
     )
 
 

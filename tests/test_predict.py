@@ -108,6 +108,21 @@ def test_a_trained_backbone_of_which_cells_are_looked_at(
         assert list(one.probabilities.values()) == pytest.approx(probs, abs=1e-4)
 
 
+def test_a_table_with_the_delimiter_of_training_is_read(settings_of, made: Path, tmp_path: Path):
+    """One that is not found out, and so was given as data.delimiter."""
+    with open(made / "rows.csv", newline="") as file:
+        rows = list(csv.reader(file))
+    with open(made / "colons.csv", "w", newline="") as file:
+        csv.writer(file, delimiter=":").writerows(rows)
+    options = ["data=csv", f"data.file={made}/colons.csv", "data.delimiter=':'"]
+    train(settings_of(*options, "trainer.max_epochs=1", "model=caption_only"), tmp_path / "run")
+    best, out, usual = tmp_path / "run" / "best.ckpt", tmp_path / "1.csv", tmp_path / "2.csv"
+    assert run(best, made / "colons.csv", "--out", out, "--probabilities") == 0
+    assert run(best, made / "rows.csv", "--out", usual, "--probabilities") == 0
+    assert len(answers(out)) == len(rows) - 1
+    assert out.read_bytes() == usual.read_bytes()
+
+
 @pytest.mark.parametrize("name", ["csv", "usyd"])
 def test_a_tables_pictures_are_where_they_were_in_training(
     name: str, settings_of, made: Path, tmp_path: Path

@@ -99,14 +99,14 @@ def _problem(
     return None
 
 
-def find_delimiter(first_line: str, columns: Sequence[str]) -> str:
-    """The delimiter with which the first line has all the columns, or most of them."""
+def find_delimiter(first_line: str, columns: Sequence[str], *, more: Sequence[str] = ()) -> str:
+    """The delimiter, of DELIMITERS and `more`, with which the first line has most columns."""
 
     def count(delimiter: str) -> int:
         header = header_of(first_line, delimiter)
         return sum(column in header for column in columns)
 
-    return max(DELIMITERS, key=count)
+    return max((*DELIMITERS, *more), key=count)
 
 
 def header_of(first_line: str, delimiter: str) -> list[str]:

@@ -80,6 +80,7 @@ def open_rows(
     pictures: Path | None = None,
     caption: str | None = None,
     encoding: str | None = None,
+    delimiter: str | None = None,
 ) -> Rows:
     """The rows of a CSV (.csv, .tsv, .txt), of JSON lines, a folder of pictures or one picture.
 
@@ -92,6 +93,7 @@ def open_rows(
         pictures: the folder of a table's pictures; None: the table's own.
         caption: of one picture.
         encoding: of a table; None: found out.
+        delimiter: of training's table, which a CSV may have beside those that are found out.
 
     Raises:
         UserError: there is no such file; it has no rows, or one that cannot be read; no column of
@@ -103,7 +105,8 @@ def open_rows(
         raise UserError(f"there is no file {what}")
     kind = what.suffix.lower()
     if kind in (*TABLES, *JSON_LINES):
-        return _table(what, columns, pictures or what.parent, encoding)
+        more = [delimiter] if delimiter and len(delimiter) == 1 else []  # no "tab"
+        return _table(what, columns, pictures or what.parent, encoding, more)
     return Rows([Row(what.name, what, caption or "")], 1, caption is not None, [])
 
 
@@ -157,7 +160,9 @@ def _check_characters(source: Path, row: Row) -> None:
             ) from None
 
 
-def _table(path: Path, columns: Columns, folder: Path, encoding: str | None) -> Rows:
+def _table(
+    path: Path, columns: Columns, folder: Path, encoding: str | None, delimiters: Sequence[str]
+) -> Rows:
     notes: list[str] = []
     text = None
     if encoding is not None or not _is_utf_8(path):
@@ -165,7 +170,8 @@ def _table(path: Path, columns: Columns, folder: Path, encoding: str | None) -> 
     file = _File(path, text)
     delimiter = None
     if path.suffix.lower() not in JSON_LINES:
-        delimiter = find_delimiter(file.first_line(), [*columns.picture, *columns.caption])
+        wanted = [*columns.picture, *columns.caption]
+        delimiter = find_delimiter(file.first_line(), wanted, more=delimiters)
     header = file.header(delimiter)
     picture = _column(path, header, columns.picture, needed=columns.need_picture)
     caption = _column(path, header, columns.caption, needed=columns.need_caption)

@@ -108,6 +108,16 @@ def test_a_trained_backbone_of_which_cells_are_looked_at(
         assert list(one.probabilities.values()) == pytest.approx(probs, abs=1e-4)
 
 
+def test_a_guess_of_the_encoding_names_the_option_of_this_command(
+    best: Path, made: Path, tmp_path: Path, capsys
+):
+    table = tmp_path / "table.csv"
+    picture = next((made / "data").iterdir())
+    table.write_text(f"picture,caption\n{picture},a café with a terrace\n", encoding="cp1252")
+    assert run(best, table, "--out", tmp_path / "out.csv") == 0
+    assert "read as cp1252" in (said := capsys.readouterr().err) and "--encoding" in said
+
+
 def test_a_table_with_the_delimiter_of_training_is_read(settings_of, made: Path, tmp_path: Path):
     """One that is not found out, and so was given as data.delimiter."""
     with open(made / "rows.csv", newline="") as file:

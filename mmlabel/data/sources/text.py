@@ -15,6 +15,7 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+_OPTION = "data.encoding (--encoding of mmlabel.predict)"
 _UTF_8_CHARACTER = re.compile(rb"[\xc3-\xdf][\x80-\xbf]|[\xe1-\xef][\x80-\xbf]{2}|\xf0[\x90-\xbf]")
 
 
@@ -43,14 +44,14 @@ def read_text(path: Path, *, encoding: str | None = "utf-8") -> tuple[str, list[
         even, odd = (content[start:4096:2].count(b"\0") for start in (0, 1))
         guess = "utf-16-le" if even == 0 else "utf-16-be" if odd == 0 else None
         if guess is None:
-            raise UserError(f"{path} holds zero bytes: it is no text, or give data.encoding")
+            raise UserError(f"{path} holds zero bytes: it is no text, or give {_OPTION}")
         return _decoded(path, content, guess), [f"{path} is read as {guess}"]
     try:
         return content.decode("utf-8"), []
     except UnicodeDecodeError as error:
         return _western(path, content, error.start), [
             f"{path} is not in UTF-8 (byte {error.start}): it is read as cp1252 (Western "
-            "European); if letters are wrong, give data.encoding"
+            f"European); if letters are wrong, give {_OPTION}"
         ]
 
 
@@ -70,7 +71,7 @@ def _western(path: Path, content: bytes, first_wrong: int) -> str:
             reason = "nor in cp1252"
     raise UserError(
         f"{path} is not text in UTF-8 (byte {first_wrong}), {reason}; save it in UTF-8 or give its "
-        "encoding (data.encoding=NAME)"
+        f"encoding: {_OPTION}"
     )
 
 

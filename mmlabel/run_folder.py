@@ -114,6 +114,11 @@ def read_run(folder: Path) -> RunRecord:
             predictions=_read_predictions(folder / PREDICTIONS),
         )
     except FileNotFoundError as error:
+        if (folder / SUMS).exists() and not (folder / PREDICTIONS).exists():
+            raise UserError(
+                f"{folder} was not tested (test=false): python train.py train=false"
+                f" ckpt_path={folder / BEST} tests it, in a folder of its own"
+            ) from None
         raise UserError(f"{error.filename} is missing: has the run in {folder} finished?") from None
     except (ValueError, LookupError, TypeError) as error:
         raise UserError(f"{folder} holds no readable run ({error}); run it again") from error

@@ -214,6 +214,9 @@ def test_runs_that_are_not_whole_are_refused_with_the_reason(tmp_path: Path, cap
     damaged = write_run(tmp_path / "damaged", "lstm.layers=2")
     results = json.loads((damaged / "results.json").read_text())
     (damaged / "results.json").write_text(json.dumps(results | {"threshold": 0.4}))
+    untested = write_run(tmp_path / "untested", "lstm.layers=2", "test=false")
+    (untested / "predictions.csv").unlink()
+    seal(untested)
     (tmp_path / "empty").mkdir()
     twin = write_run(tmp_path / "twin", "logger=csv")
     other = tmp_path / "other"
@@ -228,6 +231,7 @@ def test_runs_that_are_not_whole_are_refused_with_the_reason(tmp_path: Path, cap
         failed: "the disk is full",
         running: "has not finished",
         damaged: "results.json is not as the run wrote it",
+        untested: f"was not tested (test=false): python train.py train=false ckpt_path={untested}",
         tmp_path / "empty": "holds no run",
         tmp_path / "nowhere": "is no folder",
         first: "is one run alone",

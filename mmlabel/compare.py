@@ -104,7 +104,8 @@ def _other_rows(one: RunRecord, other: RunRecord) -> str | None:
     if ours.labels != theirs.labels:
         return f"of the labels, it {other_labels(_texts(theirs.labels), _texts(ours.labels))}"
     if ours.ids != theirs.ids:
-        missing = [id for id in ours.ids if id not in set(theirs.ids)]
+        known = set(theirs.ids)
+        missing = [id for id in ours.ids if id not in known]
         if not missing and len(ours.ids) == len(theirs.ids):
             return "they stand in another order"
         which = f", and {missing[0]} is not among them" if missing else ""

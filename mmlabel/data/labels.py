@@ -193,6 +193,7 @@ def label_order_of(
     num_labels: int,
     numbers: Mapping[str, int],
     allowed: str,
+    separable: bool = False,
 ) -> np.ndarray:
     """`Annotations.label_order` of lists of labels.
 
@@ -203,6 +204,7 @@ def label_order_of(
         num_labels: the number of columns.
         numbers: the number of each label.
         allowed: which labels there are, for messages.
+        separable: whether data.separator says what stands between labels.
 
     Raises:
         UserError: a label that has no number.
@@ -215,14 +217,18 @@ def label_order_of(
             if number is None and (value := _number(label)) is not None:
                 number = numbers.get(str(value))  # "08"
             if number is None:
-                raise UserError(
-                    f"{path}: row {row + 1} ({ids[row]}): {_wrong_label(label, numbers, allowed)}"
-                )
+                wrong = _wrong_label(label, numbers, allowed, separable)
+                raise UserError(f"{path}: row {row + 1} ({ids[row]}): {wrong}")
             order[row, number] = min(position, ABSENT - 1)
     return order
 
 
-def _wrong_label(label: str, numbers: Mapping[str, int], allowed: str) -> str:
+def _wrong_label(label: str, numbers: Mapping[str, int], allowed: str, separable: bool) -> str:
+    for sign, word in _SEPARATORS.items() if separable else ():
+        parts = [part for part in map(str.strip, label.split(sign)) if part]
+        if sign in label and parts and all(part in numbers or part.isdecimal() for part in parts):
+            option = f"data.separator='{sign}'"
+            return f'"{label[:60]}" has {word} between labels: give "{option}"'
     names = [name for name in numbers if not name.isdigit()]
     if _INTEGER.fullmatch(label):
         return f"label {label[:60]} is out of range: {allowed}"

@@ -247,6 +247,7 @@ def _listed_labels(
         num_labels=len(names),
         numbers=numbers_of_names(names),
         allowed=_allowed(names),
+        separable=separator != JSON,
     )
     return _Labels(names, (order != ABSENT).astype(np.uint8), order)
 

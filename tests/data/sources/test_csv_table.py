@@ -100,6 +100,18 @@ COLUMNS = "path,tags,text\n"
             'row 2: "2019999" is a number among names of labels such as "cat"',
         ),
         (COLUMNS + "1.png,1 2,a\n2.png,cat,a\n", {}, r'row 2 \(2.png\): label "cat" is not a n'),
+        (
+            COLUMNS + '1.png,2,a\n2.png,"1, 5",b\n',
+            {"separator": ";"},
+            r'row 2 \(2.png\): "1, 5" has a comma between labels: give "data.separator=\',\'"',
+        ),
+        (COLUMNS + "1.png,2,a\n2.png,1|5,b\n", {}, r'"1\|5" has an upright between labels'),
+        (COLUMNS + '1.png,2,a\n2.png,"1, 5",b\n', {}, '"1," has a comma between labels'),
+        (
+            COLUMNS + "1.png,a;dog,a\n",
+            {"label_names": ["a", "dog"]},
+            "has a semicolon between labels",
+        ),
         (COLUMNS + "1.png,-1 3,a\n", {}, r"row 1 \(1.png\): label -1 is out of range"),
         (COLUMNS + "1.png,3,a\n", {"num_labels": 3}, "label 3 is out of range: .* 0 to 2"),
         (COLUMNS + "1.png,cat,a\n", {"num_labels": 3}, 'label "cat" is not a number'),

@@ -92,6 +92,7 @@ class Copy(NamedTuple):
     split: str
     path: Path
     labels: tuple[str, ...]
+    unknown: tuple[str, ...] = ()  # of which it is not known whether it has them
 
 
 @dataclass(frozen=True)
@@ -119,8 +120,13 @@ class Pictures:
 
     @cached_property
     def contradictions(self) -> list[list[Copy]]:
-        """The groups whose pictures have different labels."""
-        return [group for group in self.copies if len({copy.labels for copy in group}) > 1]
+        """The groups of whose pictures one has a label that another is known not to have."""
+        return [
+            group
+            for group in self.copies
+            for given in [{label for copy in group for label in copy.labels}]
+            if any(given - {*copy.labels, *copy.unknown} for copy in group)
+        ]
 
 
 def splits_of(group: Sequence[Copy]) -> set[str]:
@@ -238,7 +244,11 @@ def pictures_of(
     return Pictures(
         count=len(chosen),
         sizes=sizes.most_common(),
-        copies=[group for group in same.values() if len(group) > 1],
+        copies=[
+            [copy._replace(unknown=_unknown(annotations, first[copy.id])) for copy in group]
+            for group in same.values()
+            if len(group) > 1
+        ],
         unreadable=unreadable,
         upright=upright,
     )
@@ -246,3 +256,9 @@ def pictures_of(
 
 def _names(annotations: Annotations, row: int) -> tuple[str, ...]:
     return tuple(annotations.label_names[n] for n in np.flatnonzero(annotations.targets[row]))
+
+
+def _unknown(annotations: Annotations, row: int) -> tuple[str, ...]:
+    if annotations.known is None:
+        return ()
+    return tuple(annotations.label_names[n] for n in np.flatnonzero(~annotations.known[row]))

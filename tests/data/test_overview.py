@@ -97,6 +97,19 @@ def test_pictures_that_are_there_twice_and_unreadable_ones(faulty: Path, cache: 
     assert bad["data/30.jpg"] == "not an image file" and "No such file" in bad["data/32.jpg"]
 
 
+def test_a_label_that_is_not_known_contradicts_none(cache: Path, tmp_path: Path):
+    same, other = Image.new("RGB", (20, 20), "red"), Image.new("RGB", (20, 20), "blue")
+    for name, picture in {"a": same, "b": same, "c": other, "d": other}.items():
+        picture.save(tmp_path / f"{name}.png")
+    cells = ["a.png,1,0", "b.png,,0", "c.png,1,0", "d.png,-1,1"]
+    (tmp_path / "rows.csv").write_text("picture,x,y\n" + "\n".join(cells) + "\n")
+    options = ["data=csv", f"data.file={tmp_path}/rows.csv", "data.label_columns=[x,y]"]
+    found = look_at(load_settings([*options, "model=image_only", f"cache_dir={cache}"]))
+    assert found.pictures is not None and len(found.pictures.copies) == 2
+    groups = [[copy.id for copy in group] for group in found.pictures.contradictions]
+    assert groups == [["c.png", "d.png"]], "y alone is known of both"
+
+
 @pytest.mark.parametrize("missing", [True, False])
 def test_vectors_that_could_not_be_had_were_asked_for(
     missing: bool, faulty: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

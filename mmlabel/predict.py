@@ -106,7 +106,10 @@ def predict(options: argparse.Namespace) -> None:
     rows.notes.extend(predictor.cautions)
     if predictor.looks_at_captions and not rows.has_captions:
         if not predictor.looks_at_pictures:
-            raise UserError(f"this model looks at captions alone, and {options.what} has none")
+            hint = ": name their column with --caption-column" if _is_table(options.what) else ""
+            raise UserError(
+                f"this model looks at captions alone, and {options.what} has none{hint}"
+            )
         rows.notes.append("there are no captions: pictures alone decide")
     for note in rows.notes:
         say(printable(note))
@@ -215,7 +218,7 @@ def _open(predictor: "Predictor", options: argparse.Namespace) -> Rows:
         options.what,
         columns=Columns(
             picture=pictures,
-            caption=captions,
+            caption=captions if predictor.looks_at_captions else [],
             need_picture=predictor.looks_at_pictures or given[0] is not None,
             need_caption=given[1] is not None,
         ),

@@ -241,6 +241,27 @@ def test_the_same_rows_in_every_form(best: Path, made: Path, tmp_path: Path):
         }
 
 
+def test_columns_are_named_where_a_table_has_no_captions(
+    best: Path, settings_of, made: Path, tmp_path: Path, capsys
+):
+    """A misspelt column would go unnoticed otherwise; nobody asks where none are looked at."""
+    table, out = tmp_path / "table.csv", tmp_path / "out.csv"
+    picture = next((made / "data").iterdir())
+    table.write_text(f"picture,captoin\n{picture},a cat\n")
+    assert run(best, table, "--out", out) == 0
+    said = capsys.readouterr().err
+    assert f"{table} has no column caption or Caption; its columns: picture, captoin" in said
+    assert "pictures alone decide" in said
+    options = ["data=csv", f"data.file={made}/rows.csv", "trainer.max_epochs=1"]
+    train(settings_of(*options, "model=image_only"), tmp_path / "image")
+    train(settings_of(*options, "model=caption_only"), tmp_path / "caption")
+    capsys.readouterr()
+    assert run(tmp_path / "image" / "best.ckpt", table, "--out", out) == 0
+    assert "has no column" not in capsys.readouterr().err
+    assert run(tmp_path / "caption" / "best.ckpt", table, "--out", out) == 1
+    assert "table.csv has none: name their column with --caption-column" in capsys.readouterr().err
+
+
 def test_a_folder_and_one_picture_have_no_captions(
     best: Path, made: Path, tmp_path: Path, capsys, model: Predictor
 ):

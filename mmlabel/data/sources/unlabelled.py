@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from mmlabel.data.annotations import up_to_ten
 from mmlabel.data.sources.delimited import (
     NotDelimited,
     column_number,
@@ -175,6 +176,9 @@ def _table(
     header = file.header(delimiter)
     picture = _column(path, header, columns.picture, needed=columns.need_picture)
     caption = _column(path, header, columns.caption, needed=columns.need_caption)
+    if columns.caption and caption is None:
+        missing = " or ".join(dict.fromkeys(columns.caption))
+        notes = [*notes, f"{path} has no column {missing}; its columns: {up_to_ten(header)}"]
     table = _Table(file, folder, delimiter, picture, caption, columns.need_picture)
     try:
         if header in REPORT_HEADERS and delimiter is not None:

@@ -319,7 +319,8 @@ def unused(overrides: list[str]) -> set[str]:
 
 def _whole_number(name: str, text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise UserError(f"{name}={text}: give a whole number, 1 or more, such as 3")
+        other = " or auto" if name == "jobs" else ""
+        raise UserError(f"{name}={text}: give a whole number, 1 or more, such as 3{other}")
     return int(text)
 
 

@@ -206,7 +206,10 @@ def test_a_collection_runs_each_study_and_leads_to_their_pages(
         (["study=lstm_layers", "data=usyd"], "data.root must be given"),
         (["study=lstm_layers", "wandb.workspace=yes"], "give true or false"),
         (["study=lstm_layers", "jobs=0"], "jobs=0: give a whole number, 1 or more"),
-        (["study=lstm_layers", "jobs=many"], "jobs=many: give a whole number"),
+        (
+            ["study=lstm_layers", "jobs=many"],
+            "jobs=many: give a whole number, 1 or more, such as 3 or auto",
+        ),
         (["study=lstm_layers", "jobs=2", "hydra/launcher=joblib"], "has options of its own"),
         (["study=lstm_layers", "debug=overfit"], "variant 1: test=false: a study trains and tests"),
         (["study=lstm_layers", "debug=fast"], "trainer.fast_dev_run=true: a study trains and"),

@@ -5,14 +5,16 @@ import dataclasses
 import importlib
 import multiprocessing
 import os
+import signal
 import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import get_args
 
-from benchmarks.table import REPOSITORY, Bench, Figure, Level, as_json, markdown
+from benchmarks.table import REPOSITORY, Bench, Level, as_json, markdown
 from mmlabel.commands import path_of
 from mmlabel.record import machine
 
@@ -25,38 +27,72 @@ def main(arguments: list[str] | None = None) -> None:
     rows = "the report's data" if data else "the built-in data"
     less = " Fewer rows than usual: the ratios are rough." if options.level == "quick" else ""
     print(f"{machine()}; {rows}.{less}", flush=True)
-    failed: dict[str, str] = {}
+    failed: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(folder=Path(folder), data=data, level=options.level)
-        for subject in options.only:
-            start = time.perf_counter()
-            try:
-                bench.figures += in_a_process(subject, bench)
-            except Exception as error:
-                failed[subject] = str(error)
-                print(f"{subject} broke off: {error}", file=sys.stderr, flush=True)
-            print(f"({subject}: {time.perf_counter() - start:.0f} s)", flush=True)
-    print(f"\n{markdown(bench.figures)}")
+        waiting = list(options.only)
+        try:
+            while waiting:
+                if not _measure(waiting[0], bench):
+                    failed.append(waiting[0])
+                del waiting[0]
+        except KeyboardInterrupt:  # hours may have been measured by then
+            bench.left_out += [f"{subject}: interrupted" for subject in waiting]
+    print(f"\n{markdown(bench)}")
     options.out.write_text(as_json(bench), encoding="utf-8")
-    print(f"\nThe same in {options.out}")
+    print(f"\nThe same in {options.out}", flush=True)
+    if waiting:
+        sys.exit(128 + signal.SIGINT)
     if failed:
-        sys.exit(f"no figures of {', '.join(failed)}")
+        sys.exit(f"no figures of {', '.join(failed)}, or not all of them")
 
 
-def in_a_process(subject: str, bench: Bench) -> list[Figure]:
-    """The figures of one subject, whose memory and threads are in no other one's way."""
+def _measure(subject: str, bench: Bench) -> bool:
+    """Take a subject's figures into the table; False, and why is said there, if it broke off."""
+    start = time.perf_counter()
+    try:
+        problem = in_a_process(subject, bench)
+    finally:
+        print(f"({subject}: {time.perf_counter() - start:.0f} s)", flush=True)
+    if problem is not None:
+        print(f"{subject} broke off: {problem}", file=sys.stderr, flush=True)
+        # Of all that a command has said, the last line is what it ended with.
+        bench.left_out.append(f"{subject}: broke off ({problem.splitlines()[-1]})")
+    return problem is None
+
+
+def in_a_process(subject: str, bench: Bench) -> str | None:
+    """Measure one subject, whose memory and threads are in no other one's way.
+
+    Returns why it broke off, if it did; what it has measured by then counts.
+    """
     # This process has computed nothing, so that its copies begin with the libraries imported.
     ways = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("fork" if "fork" in ways else "spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(figures_of, subject, bench).result()
+        ends = pool.submit(figures_of, subject, bench)
+        try:
+            own, problem = ends.result()
+        except BrokenProcessPool as error:
+            return str(error)
+        except KeyboardInterrupt:  # of which the process has heard, too
+            own, _ = ends.result()
+            bench.take(own)
+            raise
+    bench.take(own)
+    return problem
 
 
-def figures_of(subject: str, bench: Bench) -> list[Figure]:
-    """Measure one subject."""
-    own = dataclasses.replace(bench, figures=[])
-    importlib.import_module(f"benchmarks.{subject}").measure(own)
-    return own.figures
+def figures_of(subject: str, bench: Bench) -> tuple[Bench, str | None]:
+    """What was measured of one subject, and why it broke off, if it did."""
+    own, problem = dataclasses.replace(bench, figures=[], left_out=[]), None
+    try:
+        importlib.import_module(f"benchmarks.{subject}").measure(own)
+    except KeyboardInterrupt:
+        problem = "interrupted"
+    except Exception as error:
+        problem = str(error).strip() or type(error).__name__
+    return own, problem
 
 
 SUBJECTS = (
@@ -86,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
         default=_beside(),
         help="a folder of the report's data set; without it the built-in one is used",
     )
-    parser.add_argument("--out", type=path_of, default=Path("bench.json"))
+    parser.add_argument("--out", type=_file, default=Path("bench.json"))
     return parser
 
 
@@ -103,6 +139,14 @@ def _folder(text: str) -> Path | None:
     if not path_of(text).is_dir():
         raise argparse.ArgumentTypeError(f"there is no folder {text}")
     return path_of(text)
+
+
+def _file(text: str) -> Path:
+    out = path_of(text)
+    # Said before anything is measured, which takes long.
+    if out.is_dir() or not out.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} cannot be written: give a file in a folder")
+    return out
 
 
 def _beside() -> Path | None:

@@ -5,6 +5,7 @@ import statistics
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import torch
 
@@ -14,7 +15,14 @@ from mmlabel.data.sources.report_csv import read_usyd
 from mmlabel.data.transforms import load_picture, stack_views
 from mmlabel.errors import UserError
 from mmlabel.models.backbones import Backbone, build_backbone
-from mmlabel.models.engines import Engine, Extract, Precision, build_extract, choose_engine
+from mmlabel.models.engines import (
+    Engine,
+    Extract,
+    NoOpenVino,
+    Precision,
+    build_extract,
+    choose_engine,
+)
 from mmlabel.models.weights import resolve_weights
 from mmlabel.parts import prepare
 
@@ -49,6 +57,7 @@ def measure(bench: Bench) -> None:
                 note=f"{statistics.median(rates[str(engine)]):.0f} of"
                 f" {statistics.median(rates[BARE]):.0f} pictures a second",
             )
+    bench.left_out += [f"features: {line}" for line in engines_missing()]
 
 
 def pictures_of(bench: Bench) -> list[Path]:
@@ -70,6 +79,18 @@ def engines_here() -> dict[Engine, float | None]:
             if precision == "bfloat16":
                 engines[Engine("torch", precision)] = 1.5
     return engines
+
+
+def engines_missing() -> list[str]:
+    """What this machine cannot compute features with, and why."""
+    missing = []
+    for precision in get_args(Precision) if DEVICE.type == "cpu" else ():
+        try:
+            choose_engine("openvino", precision=precision, device=DEVICE)
+        except NoOpenVino as error:
+            beside = " and torch bfloat16" if precision == "bfloat16" else ""
+            missing.append(f"openvino {precision}{beside}: {error.reason}")
+    return missing
 
 
 def _rates(

@@ -60,12 +60,14 @@ class Bench:
         data: the folder of the report's data set, or None for the built-in one.
         level: "tiny" for tests, "quick", "usual" or "full".
         figures: so far.
+        left_out: what could not be measured, and why, a line each.
     """
 
     folder: Path
     data: Path | None
     level: Level
     figures: list[Figure] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
     def pick(self, *, tiny: Size, quick: Size, usual: Size, full: Size) -> Size:
         """How much is measured at this level."""
@@ -87,6 +89,11 @@ class Bench:
         self.figures.append(figure)
         target = f" ({figure.target})" if figure.target else ""
         print(f"{subject}: {what}: {figure.shown}{target}; {note}", flush=True)
+
+    def take(self, other: "Bench") -> None:
+        """Take what another one has measured into the table."""
+        self.figures += other.figures
+        self.left_out += other.left_out
 
     def options(self, *overrides: str, cache: str = "cache") -> list[str]:
         """Overrides of a run on this call's rows, with a cache folder of this name."""
@@ -125,15 +132,17 @@ def ratio(above: list[float], below: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(above, below, strict=True))
 
 
-def markdown(figures: list[Figure]) -> str:
-    """The table of the figures."""
+def markdown(bench: Bench) -> str:
+    """The table of the figures, and under it what was left out."""
     lines = ["| subject | | measured | target | |", "| --- | --- | ---: | --- | --- |"]
-    for figure in figures:
+    for figure in bench.figures:
         missed = " (missed)" if figure.reached is False else ""
         lines.append(
             f"| {figure.subject} | {figure.what} | {figure.shown} | {figure.target}{missed} "
             f"| {figure.note} |"
         )
+    if bench.left_out:
+        lines += ["", "Left out:", "", *(f"- {line}" for line in bench.left_out)]
     return "\n".join(lines)
 
 
@@ -145,5 +154,6 @@ def as_json(bench: Bench) -> str:
         "data": "built-in" if bench.data is None else "usyd",
         "level": bench.level,
         "figures": [{**vars(figure), "reached": figure.reached} for figure in bench.figures],
+        "left out": bench.left_out,
     }
     return json.dumps(content, indent=2) + "\n"

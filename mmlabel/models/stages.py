@@ -10,6 +10,7 @@ import re
 from typing import NamedTuple
 
 from torch import Tensor, fx, nn
+from torch.nn import functional
 
 from mmlabel.errors import UserError
 from mmlabel.wording import count
@@ -135,13 +136,30 @@ def _trace(network: nn.Module, ends: list[str], name: str) -> fx.Graph:
     entered = {".".join(part[: n + 1]) for part in parts for n in range(len(part))}
     parameters = inspect.signature(network.forward).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+    training = network.training
+    network.eval()  # the way that is traced is the one that answers take
     try:
-        return _Coarse(entered).trace(network, concrete_args=defaults)
+        graph = _Coarse(entered).trace(network, concrete_args=defaults)
     except Exception as error:  # whatever a network's code does with what it cannot compute with
         raise UserError(
             f"backbone.unfreeze: {name} cannot be cut into stages ({error}); backbone.frozen=false"
             " trains all of it"
         ) from error
+    finally:
+        network.train(training)
+    _dropout_by_modules(network, graph)
+    return graph
+
+
+def _dropout_by_modules(network: nn.Module, graph: fx.Graph) -> None:
+    """Have modules do the dropout of the network's own code, of which a trace keeps the mode."""
+    calls = [node for node in graph.nodes if node.target is functional.dropout]
+    for number, node in enumerate(calls):
+        name = f"dropout_between_stages_{number}"
+        network.add_module(name, nn.Dropout(float(node.kwargs["p"])))
+        with graph.inserting_before(node):
+            node.replace_all_uses_with(graph.call_module(name, node.args[:1]))
+        graph.erase_node(node)
 
 
 def _with_grid(network: nn.Module, ends: list[str], name: str) -> tuple[fx.Graph, fx.Node]:

@@ -71,6 +71,45 @@ def test_a_backbone_gives_the_same_from_pictures_and_from_maps():
     assert backbone.state_dict().keys() == frozen.state_dict().keys()
 
 
+class Dropping(nn.Module):
+    """Two stages; dropout and noise in the network's own code, as old networks have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*[nn.Sequential(nn.Conv2d(3, 3, 1)) for _ in range(2)])
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        features = self.blocks(pictures).mean((2, 3))
+        if self.training:
+            features = features + 1
+        return nn.functional.dropout(features, 0.5, self.training)
+
+
+def test_dropout_between_stages_follows_the_mode():
+    network = Dropping()  # a new network is in train mode
+    cut = split(network, trained=1, name="it")
+    assert network.training and network.state_dict().keys() == Dropping().state_dict().keys()
+    pictures = torch.rand(64, 3, 4, 4)
+    with torch.no_grad():
+        whole, maps = network.eval()(pictures), cut.trunk(pictures)
+        torch.testing.assert_close(cut.tail.eval()(maps), whole)
+        dropped = (cut.tail.train()(maps) == 0).float().mean()
+        # Lightning restores the mode of a network's parts, of which the tail itself is none.
+        cut.tail.eval()
+        network.train()
+        assert (cut.tail(maps) == 0).any()
+    assert 0.3 < dropped < 0.7
+
+
+def test_a_backbone_with_such_a_dropout_answers_as_a_frozen_one():
+    weights = resolve_weights(name="timm", model_name="ghostnet_050", weights="none")
+    chosen = {"name": "timm", "model_name": "ghostnet_050", "weights": weights, "shape": (64, 64)}
+    frozen, backbone = build_backbone(**chosen), build_backbone(**chosen, unfreeze=1)
+    pictures = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    with torch.no_grad():
+        torch.testing.assert_close(backbone(pictures), frozen(pictures))
+
+
 def test_only_the_last_stages_learn_and_keep_their_statistics():
     backbone = lite0(2).train()
     before = copy.deepcopy(backbone.state_dict())

@@ -1,15 +1,15 @@
 """Imports torchmetrics without the libraries that only its other metrics need.
 
-Lightning needs torchmetrics, which imports torchvision, transformers and matplotlib where they are
-installed: more than a second of a run's start. It does without them where they are not, and nothing
-here uses a metric of pictures or texts, or draws one.
+Lightning needs torchmetrics, which imports torchvision, transformers, matplotlib and scipy.signal
+where they are installed: two seconds of a run's start. It does without them where they are not, and
+nothing here uses a metric of pictures, texts or sound, or draws one.
 """
 
 import sys
 
 from lightning_utilities.core import imports
 
-_LEFT_OUT = ("torchvision", "transformers", "matplotlib")
+_LEFT_OUT = ("torchvision", "transformers", "matplotlib", "scipy")
 
 
 class _Requirement(imports.RequirementCache):
@@ -19,10 +19,14 @@ class _Requirement(imports.RequirementCache):
         return not (self.requirement or "").startswith(_LEFT_OUT) and super().__bool__()
 
 
+def _package_available(name: str) -> bool:
+    return name not in _LEFT_OUT and _usual[1](name)
+
+
+_usual = imports.RequirementCache, imports.package_available
 if "torchmetrics" not in sys.modules:
-    _usual = imports.RequirementCache
-    imports.RequirementCache = _Requirement
+    imports.RequirementCache, imports.package_available = _Requirement, _package_available
     try:
         import torchmetrics  # noqa: F401
     finally:
-        imports.RequirementCache = _usual
+        imports.RequirementCache, imports.package_available = _usual

@@ -68,11 +68,13 @@ def test_torchmetrics_comes_without_what_only_its_other_metrics_need():
     program = """
 import sys
 from lightning_utilities.core import imports
-usual = imports.RequirementCache
+usual, also = imports.RequirementCache, imports.package_available
 import mmlabel.lean_torchmetrics
 import mmlabel.training
-print([name for name in ("torchvision", "transformers", "matplotlib") if name in sys.modules])
+left_out = ("torchvision", "transformers", "matplotlib", "scipy")
+print([name for name in left_out if name in sys.modules])
 print(imports.RequirementCache is usual, bool(usual("torchvision")))
+print(imports.package_available is also, also("scipy"))
 import torch
 from torchmetrics.functional.classification import binary_average_precision as ap
 print(ap(torch.tensor([0.9, 0.1]), torch.tensor([1, 0])).item())
@@ -80,4 +82,4 @@ from timm import create_model
 from torchvision.models import get_model
 """
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert ended.stdout == "[]\nTrue True\n1.0\n", ended.stderr
+    assert ended.stdout == "[]\nTrue True\nTrue True\n1.0\n", ended.stderr

@@ -19,6 +19,7 @@ from mmlabel.commands import path_of, run_command
 from mmlabel.data.pictures import BadPicture, decode
 from mmlabel.errors import UserError
 from mmlabel.interrupts import answer
+from mmlabel.large_imports import import_large
 from mmlabel.progress import say
 from mmlabel.report.demo_page import POLICY, demo_page
 from mmlabel.terminal import printable
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(options: argparse.Namespace) -> None:
+    import_large("mmlabel.lean_torchmetrics", "mmlabel.predictor")
     from mmlabel.predictor import Predictor
 
     predictor = Predictor(options.checkpoint, fastest=True)

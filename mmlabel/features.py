@@ -19,6 +19,7 @@ from mmlabel.data.row_store import (
     stores,
 )
 from mmlabel.errors import UserError
+from mmlabel.large_imports import import_large
 from mmlabel.terminal import printable
 from mmlabel.wording import count
 
@@ -286,6 +287,7 @@ def _export(options: argparse.Namespace) -> int:
 
 def _fill(options: argparse.Namespace) -> int:
     # Each takes seconds to load, which the other commands need not pay.
+    import_large("mmlabel.lean_torchmetrics", "mmlabel.parts")
     import torch
 
     from mmlabel.cli import command_settings

@@ -19,6 +19,7 @@ from mmlabel.commands import path_of, run_command
 from mmlabel.data.pictures import BadPicture
 from mmlabel.data.sources.unlabelled import JSON_LINES, TABLES, Columns, Row, Rows, open_rows
 from mmlabel.errors import UserError
+from mmlabel.large_imports import import_large
 from mmlabel.partial_file import resumable
 from mmlabel.progress import say
 from mmlabel.run_folder import is_of_a_run
@@ -98,6 +99,7 @@ def predict(options: argparse.Namespace) -> None:
     if options.what.exists():
         _check_options(options)
     # Torch is not needed to say what is wrong with the options.
+    import_large("mmlabel.lean_torchmetrics", "mmlabel.predictor")
     from mmlabel.predictor import Predictor
 
     predictor = Predictor(options.checkpoint, fastest=True)

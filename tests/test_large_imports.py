@@ -83,3 +83,26 @@ from torchvision.models import get_model
 """
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert ended.stdout == "[]\nTrue True\nTrue True\n1.0\n", ended.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["mmlabel.predict", "none.ckpt", "none.csv"],
+        ["mmlabel.demo", "none.ckpt"],
+        ["mmlabel.export.__main__", "none.ckpt", "--format=onnx", "--out=model"],
+        ["mmlabel.features", "fill", "data=csv", "data.file=none.csv"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_commands_start_without_it_too(command: list[str], tmp_path: Path):
+    program = """
+import importlib, sys
+name, *arguments = sys.argv[1:]
+print(importlib.import_module(name).main(arguments))
+left_out = ("torchvision", "transformers", "matplotlib", "scipy")
+print("torchmetrics" in sys.modules, [name for name in left_out if name in sys.modules])
+"""
+    call = [sys.executable, "-c", program, *command]
+    ended = subprocess.run(call, capture_output=True, text=True, cwd=tmp_path)
+    assert ended.stdout == "1\nTrue []\n", ended.stderr

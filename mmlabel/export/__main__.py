@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, get_args
 
 from mmlabel.commands import path_of, run_command
 from mmlabel.errors import UserError
+from mmlabel.large_imports import import_large
 from mmlabel.terminal import printable
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ def export(options: argparse.Namespace) -> None:
     if out.exists() and not ((out / "model.json").is_file() or _is_empty(out)):
         raise UserError(f"--out {out} holds other files: give a new folder")
     # Torch is not needed to say what is wrong with the options.
+    import_large("mmlabel.lean_torchmetrics", "mmlabel.predictor")
     from mmlabel.export.card import USE
     from mmlabel.predictor import Predictor
 

@@ -107,7 +107,11 @@ def _openvino_problem(precision: Precision, device: torch.device) -> str | None:
     if importlib.util.find_spec("openvino") is None:
         return "OpenVINO is not installed: pip install 'mmlabel[cpu]'"
     if precision == "bfloat16":
-        if "BF16" not in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        try:
+            capabilities = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        except Exception as error:  # as it is installed it may not even be imported
+            return f"OpenVINO cannot be used ({_first_line(error)}): install it anew"
+        if "BF16" not in capabilities:
             return "this processor has no bfloat16: features.precision=float32"
     return None
 
@@ -146,13 +150,13 @@ def _by_openvino(
 def _compile(
     network: Backbone | Trunk, name: str, precision: Precision, *, shape: tuple[int, int]
 ) -> "CompiledModel":
-    core = _core()
-    import openvino
-    from openvino.preprocess import PrePostProcessor
-
-    example = torch.zeros(2, 3, *shape, dtype=torch.uint8)
-    any_batch = openvino.PartialShape([-1, 3, *shape])
     try:
+        core = _core()
+        import openvino
+        from openvino.preprocess import PrePostProcessor
+
+        example = torch.zeros(2, 3, *shape, dtype=torch.uint8)
+        any_batch = openvino.PartialShape([-1, 3, *shape])
         with warnings.catch_warnings(), torch.inference_mode():
             # The tracer warns of every comparison of shapes, which do not change here.
             warnings.simplefilter("ignore")
@@ -171,8 +175,10 @@ def _compile(
                 "ENABLE_CPU_PINNING": False,  # pictures are decoded on the same cores
             },
         )
+    except UserError:  # the backbone's own, of which the engine is no way out
+        raise
     except Exception as error:  # the converter raises kinds of its own
-        raise _failed(name, str(error).splitlines()[0]) from error
+        raise _failed(name, _first_line(error)) from error
 
 
 def _compare(
@@ -190,9 +196,17 @@ def _compare(
         expected = network(pictures)
         # Features may all be 0, as those of random weights.
         length = expected.norm().clamp(min=torch.finfo(torch.float32).tiny)
-        error = (extract(pictures) - expected).norm() / length
+        try:
+            found = extract(pictures)
+        except Exception as problem:  # of a network that was converted, all the same
+            raise _failed(name, _first_line(problem)) from problem
+        error = (found - expected).norm() / length
     if not error <= LARGEST_ERROR[precision]:
         raise _failed(name, f"its features are {error:.1g} off torch's")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _failed(name: str, reason: str) -> NoOpenVino:

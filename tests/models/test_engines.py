@@ -12,7 +12,7 @@ from mmlabel.data.feature_store import FeatureStore
 from mmlabel.errors import UserError
 from mmlabel.models import engines
 from mmlabel.models.backbones import Backbone, build_backbone
-from mmlabel.models.engines import Engine, build_extract, choose_engine
+from mmlabel.models.engines import Engine, NoOpenVino, build_extract, choose_engine
 from mmlabel.models.weights import resolve_weights
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -169,3 +169,44 @@ def test_a_conversion_that_changes_the_features_is_refused(monkeypatch):
     with pytest.raises(UserError, match="OpenVINO cannot compute resnet18 .*features.engine=torch"):
         engine = Engine("openvino", "float32")
         build_extract(random_backbone("resnet18"), engine, device=CPU, size=32)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_openvino_that_cannot_be_imported_is_said(monkeypatch, precision):
+    def core() -> None:
+        raise ImportError("libopenvino.so: no such file\nand more")
+
+    def found(name: str, *rest: str) -> object:
+        return object() if name == "openvino" else usual(name, *rest)
+
+    usual = importlib.util.find_spec
+    monkeypatch.setattr(engines.importlib.util, "find_spec", found)
+    monkeypatch.setattr(engines, "_core", core)
+    said = r"\(libopenvino.so: no such file\).*features.engine=torch"
+    with pytest.raises(NoOpenVino, match=said):
+        engine = choose_engine("openvino", precision=precision, device=CPU)
+        build_extract(random_backbone("resnet18"), engine, device=CPU, size=32)
+    auto = choose_engine("auto", precision="bfloat16", device=CPU)
+    assert auto == Engine("torch", "bfloat16")
+
+
+@installed
+def test_a_network_that_was_converted_and_cannot_be_run_is_refused(monkeypatch):
+    def array_split(pixels: np.ndarray, parts: int) -> list[np.ndarray]:
+        raise RuntimeError
+
+    monkeypatch.setattr(engines.np, "array_split", array_split)
+    with pytest.raises(NoOpenVino, match=r"cannot compute resnet18 \(RuntimeError\)"):
+        engine = Engine("openvino", "float32")
+        build_extract(random_backbone("resnet18"), engine, device=CPU, size=32)
+
+
+@installed
+def test_pictures_of_a_size_that_no_engine_takes_are_not_put_down_to_openvino():
+    pytest.importorskip("timm")
+    name = "vit_tiny_patch16_224"
+    weights = resolve_weights(name="timm", model_name=name, weights="none")
+    backbone = build_backbone(name="timm", model_name=name, weights=weights, frozen=True)
+    with pytest.raises(UserError, match="takes pictures of 224x224 px only") as raised:
+        build_extract(backbone, Engine("openvino", "float32"), device=CPU, size=96)
+    assert "engine" not in str(raised.value)

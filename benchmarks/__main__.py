@@ -127,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _subjects(text: str) -> list[str]:
-    chosen = [name for name in text.split(",") if name]
+    chosen = [name.strip() for name in text.split(",") if name.strip()]
     if unknown := sorted(set(chosen) - set(SUBJECTS)):
         raise argparse.ArgumentTypeError(f"there is no {unknown[0]}: {', '.join(SUBJECTS)}")
     return chosen or list(SUBJECTS)

@@ -57,6 +57,8 @@ def measure(bench: Bench) -> None:
                 note=f"{statistics.median(rates[str(engine)]):.0f} of"
                 f" {statistics.median(rates[BARE]):.0f} pictures a second",
             )
+    if bench.level == "quick":
+        bench.left_out.append("features: resnet50, vgg16: too slow for QUICK=1")
     bench.left_out += [f"features: {line}" for line in engines_missing()]
 
 

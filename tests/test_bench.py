@@ -139,7 +139,7 @@ def test_engines_that_are_not_there_are_said(monkeypatch: pytest.MonkeyPatch, be
 def test_an_unknown_benchmark_is_an_error():
     with pytest.raises(ArgumentTypeError, match="there is no capton"):
         command._subjects("features,capton")
-    assert command._subjects("features,growth") == ["features", "growth"]
+    assert command._subjects("features, growth") == ["features", "growth"]
 
 
 def test_figures_are_held_against_their_targets():

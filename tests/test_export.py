@@ -125,6 +125,7 @@ def alone(folder: Path, blocked: str, pictures: list, captions: list[str]) -> tu
             ["model=caption_only", "lstm.layers=2", "lstm.pooling=last"],
             "",  # torch asks whether the others are there
         ),
+        ("torch", ["model=image_only", "backbone.unfreeze=1"], ""),
     ],
 )
 def test_the_folder_alone_answers_as_the_checkpoint(

@@ -136,8 +136,11 @@ class Backbone(nn.Module):
     def as_stored(self, images: Tensor) -> Tensor:
         """What a store has of pictures (B, 3, H, W) for a frozen one: maps (B, trunk.width), or
         features (B, F) where it has no trunk."""
-        lower = self.precision == "bfloat16"
-        with torch.autocast(images.device.type, torch.bfloat16) if lower else nullcontext():
+        lower, device = self.precision == "bfloat16", images.device.type
+        # As the store's are computed, whatever the precision of training is (bf16-mixed). A context
+        # that changes nothing is left out: an export cannot take it in.
+        changed = lower or torch.is_autocast_enabled(device)
+        with torch.autocast(device, torch.bfloat16, enabled=lower) if changed else nullcontext():
             return (self.trunk or self)(images)
 
     def normalised(self, images: Tensor) -> Tensor:

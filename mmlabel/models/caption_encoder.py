@@ -122,7 +122,8 @@ class CaptionEncoder(Encoder):
             return tokens.float()
         if self.transformer is None:
             return self.embedding(tokens)
-        with torch.no_grad():
+        # As the stored ones are computed, whatever the precision of training is (bf16-mixed).
+        with torch.no_grad(), torch.autocast(tokens.device.type, enabled=False):
             return self.transformer(tokens, lengths).to(self.states).float()
 
     def _run_padded(

@@ -129,6 +129,16 @@ def test_a_frozen_backbone_ignores_train_mode() -> None:
         assert torch.equal(value, before[key]), key
 
 
+@pytest.mark.parametrize("unfreeze", [0, 1])
+def test_mixed_precision_is_of_what_is_trained(unfreeze: int) -> None:
+    """What is frozen says live what the store has of it, in a precision of its own."""
+    found = resolve_weights(name="resnet18", weights="none", on_missing="error")
+    backbone = build_from(name="resnet18", weights=found, unfreeze=unfreeze, shape=(64, 64))
+    expected = backbone.as_stored(pictures())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(backbone.as_stored(pictures()), expected)
+
+
 def test_a_trained_backbone_updates_its_statistics_only_in_train_mode() -> None:
     backbone = build_backbone(name="resnet18", weights="none", frozen=False)
     mean = backbone.network.bn1.running_mean

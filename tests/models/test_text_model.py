@@ -150,6 +150,16 @@ def test_stored_states_are_the_live_ones(text: TextModel, tmp_path: Path, storag
     assert kept[0].any() and not kept[1].any()
 
 
+def test_a_frozen_transformer_computes_in_single_precision(text: TextModel):
+    """Live, too, as the stored states are: mixed precision is of what is trained."""
+    encoder, seen = CaptionEncoder(transformer=text.build(layers=0)), []
+    encoder.word_dropout.register_forward_hook(lambda _, given, __: seen.append(given[0]))
+    encoder(*batch(text))
+    with torch.autocast("cpu", torch.bfloat16):
+        encoder(*batch(text))
+    assert torch.equal(seen[1], seen[0])
+
+
 def test_states_are_computed_once_and_again_only_where_damaged(
     text: TextModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

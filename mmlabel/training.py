@@ -102,6 +102,7 @@ def train(
             check_length(settings, resumed)
     check_precision(settings)
     check_schedule(settings)
+    check_threshold(settings)
     check_strategy(settings.trainer.strategy)
 
     with (
@@ -326,6 +327,20 @@ def check_schedule(settings: Settings) -> None:
         raise UserError(
             f"scheduler=plateau with trainer.limit_val_batches=0: it cuts the rate by"
             f" {settings.monitor}, and nothing is validated; take scheduler=none"
+        )
+
+
+def check_threshold(settings: Settings) -> None:
+    """See that there will be validation to find a threshold on; raises UserError if not.
+
+    That no row is left for it is known later, see `calibrate`.
+    """
+    trainer = settings.trainer
+    stands_in = trainer.overfit_batches or trainer.fast_dev_run
+    if isinstance(settings.answers_at, str) and trainer.limit_val_batches == 0 and not stands_in:
+        raise UserError(
+            f"threshold={settings.answers_at} with trainer.limit_val_batches=0: it is found on"
+            " validation, and nothing is validated; give a number, or leave one of the two out"
         )
 
 

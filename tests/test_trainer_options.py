@@ -113,8 +113,9 @@ def test_what_was_not_looked_at_has_no_scores_and_no_file(settings_of, tmp_path:
     assert results["rows"]["val"] == 0 and results["best_epoch"] is None
     assert not any(name.startswith("val/") for name in results["scores"])
     assert any("no epoch was validated" in note for note in results["notes"])
-    with pytest.raises(UserError, match="threshold=auto"):
+    with pytest.raises(UserError, match="threshold=auto with trainer.limit_val_batches=0: "):
         run(settings_of, tmp_path / "auto", "trainer.limit_val_batches=0", "threshold=auto")
+    assert not (tmp_path / "auto").exists(), "it was trained first"
 
 
 def test_overfitting_sees_the_same_rows_in_every_epoch(settings_of, tmp_path: Path, monkeypatch):

@@ -305,10 +305,16 @@ def check_precision(settings: Settings) -> None:
     if precision not in ("16-true", "bf16-true", "64-true", "64"):
         return
     instead = "take bf16-mixed or 16-mixed, which are as fast, or 32-true"
+    single = None
     if "image" in settings.inputs:
+        single = f"model={settings.model.name}: what is computed of pictures"
+    elif settings.text_transformer is not None:
+        chosen = "caption=transformer" if settings.embedding is None else "embedding=contextual"
+        single = f"{chosen}: what a text transformer makes of captions"
+    if single is not None:
         raise UserError(
-            f"trainer.precision={precision} with model={settings.model.name}: what is computed of"
-            f" pictures is in single precision, which the weights must be in, too; {instead}"
+            f"trainer.precision={precision} with {single} is in single precision, which the"
+            f" weights must be in, too; {instead}"
         )
     if settings.train and precision == "16-true":
         raise UserError(

@@ -237,6 +237,15 @@ def test_what_lightning_refuses_is_one_message(option: str, settings_of, tmp_pat
         assert option == "+trainer.min_steps=-5.5" and math.isfinite(results["scores"]["val/loss"])
 
 
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+@pytest.mark.parametrize("chosen", ["caption=transformer", "embedding=contextual"])
+def test_a_text_transformer_computes_in_single_precision(
+    chosen: str, precision: str, settings_of, tmp_path: Path
+):
+    with pytest.raises(UserError, match=f"trainer.precision={precision} with {chosen}: "):
+        run(settings_of, tmp_path, chosen, f"trainer.precision={precision}")
+
+
 @pytest.mark.parametrize(
     ("model", "precision"),
     [

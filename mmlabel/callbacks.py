@@ -390,6 +390,18 @@ class WholeEpochs(Callback):
             )
 
 
+class DoublePrecision(Callback):
+    """Has a resumed run's network in double precision before its checkpoint is read.
+
+    Lightning does it after that, so that the weights would lose half of their bits. Averages of the
+    weights, which are in single precision, are copied from the network before: they come first.
+    """
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage == "fit":
+            pl_module.double()
+
+
 class SameSchedule(Callback):
     """Sees that the steps of a resumed run are those that its schedule was laid out for.
 

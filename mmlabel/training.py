@@ -21,6 +21,7 @@ from torch import distributed
 from mmlabel.averaging import EpochAverage, MovingAverage
 from mmlabel.callbacks import (
     BestCheckpoint,
+    DoublePrecision,
     FreshSchedule,
     LastCheckpoint,
     SameSchedule,
@@ -471,6 +472,8 @@ def build_trainer(
         callbacks.append(MovingAverage(settings.callbacks.ema))
     if settings.callbacks.swa_start is not None and settings.train:
         callbacks.append(EpochAverage(settings.callbacks.swa_start))
+    if settings.trainer.precision in ("64-true", "64") and resumed_from is not None:
+        callbacks.append(DoublePrecision())
     if settings.halves_text:
         callbacks.append(RoundedText())
     if settings.callbacks.device_stats and curves:

@@ -91,6 +91,15 @@ def test_resumed_is_uninterrupted(settings_of, tmp_path: Path, scheduler: str, e
         assert len(set(history(tmp_path / "whole", "lr"))) > 1, "the rate was never cut"
 
 
+def test_resumed_in_double_precision_is_uninterrupted(settings_of, tmp_path: Path):
+    options = [*CAPTIONS, "trainer.precision=64-true", "callbacks.ema=0.9"]
+    whole = run(settings_of, tmp_path / "whole", *options)
+    last = run_killed_in_epoch(settings_of, tmp_path / "killed", 1, *options)
+    again = run(settings_of, tmp_path / "again", f"ckpt_path={last}")
+    assert again["scores"] == whole["scores"]
+    assert history(tmp_path / "again") == history(tmp_path / "whole")
+
+
 def test_plateau_counts_epochs_also_in_a_run_that_is_gone_on_with(
     settings_of, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

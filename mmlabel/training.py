@@ -6,7 +6,7 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ from mmlabel.size import Size, check_size, sizes
 from mmlabel.synced_norms import SyncedNorms
 from mmlabel.terminal import print_table
 from mmlabel.tracking import log_test, loggers_for, publish, run_id, summarise
+from mmlabel.wording import count
 
 log = logging.getLogger("mmlabel")
 
@@ -137,7 +138,8 @@ def train(
             resumed_from=begin,
             further=callbacks,
         )
-        check_shares(settings, trainer.world_size)
+        check_shares(settings, trainer.world_size, run.prepared.rows)
+        check_norms(settings, trainer)
         until_the_end.enter_context(
             ends_with_children(lambda: getattr(trainer.strategy.launcher, "procs", []))
         )
@@ -351,15 +353,41 @@ def check_threshold(settings: Settings) -> None:
         )
 
 
-def check_shares(settings: Settings, processes: int) -> None:
-    """See that the processes of a run can share its batches; raises UserError if not."""
+def check_shares(settings: Settings, processes: int, rows: Mapping[str, Sized]) -> None:
+    """See that the processes of a run can share its batches and splits; raises UserError if not.
+
+    Args:
+        settings: of the run.
+        processes: how many.
+        rows: of each split.
+    """
     share = share_of_batch(settings.data.batch_size, processes)
+    scored = {
+        "val": settings.trainer.limit_val_batches != 0,
+        "test": settings.test and settings.trainer.limit_test_batches != 0,
+    }
+    for split, needed in scored.items():
+        if needed and 0 < len(rows[split]) < processes:
+            raise UserError(
+                f"the {split} split has {count(len(rows[split]), 'row')} for {processes} processes,"
+                " each of which needs one: use more rows, or fewer processes (trainer.devices)"
+            )
     if settings.train and share == 1 and settings.has_batch_norm:
         raise UserError(
             f"data.batch_size={settings.data.batch_size} is one row for each of {processes}"
             " processes: batch norm cannot train on one row at a time; use more rows a batch, or"
             " model.head.batch_norm=false"
         )
+
+
+def check_norms(settings: Settings, trainer: pl.Trainer) -> None:
+    """See that batch norms can be synchronised where that is asked for; raises UserError if not."""
+    if settings.trainer.sync_batchnorm and settings.train and trainer.world_size > 1:
+        if trainer.strategy.root_device.type == "cpu":
+            raise UserError(
+                "trainer.sync_batchnorm=true: torch synchronises batch norms on GPUs alone, and"
+                f" these {trainer.world_size} processes are on the CPU; leave it out"
+            )
 
 
 @contextmanager

@@ -42,10 +42,29 @@ def test_two_processes_follow_one(quick: list[str], settings_of, tmp_path: Path)
     assert results_of(two)["scores"] == pytest.approx(scores, abs=1e-4), json.dumps(scores)
 
 
+ROWS = {"train": range(60), "val": range(24), "test": range(24)}
+
+
 def test_one_row_a_process_is_refused_where_it_cannot_be_trained_on(settings_of):
     with pytest.raises(UserError, match="data.batch_size=3 is one row for each of 3 processes"):
-        check_shares(settings_of("data.batch_size=3"), 3)
+        check_shares(settings_of("data.batch_size=3"), 3, ROWS)
     with pytest.raises(UserError, match="data.batch_size=32 is the whole batch, which 3 processes"):
-        check_shares(settings_of(), 3)
-    check_shares(settings_of("data.batch_size=3", "model.head.batch_norm=false"), 3)
-    check_shares(settings_of("data.batch_size=32"), 4)
+        check_shares(settings_of(), 3, ROWS)
+    check_shares(settings_of("data.batch_size=3", "model.head.batch_norm=false"), 3, ROWS)
+    check_shares(settings_of("data.batch_size=32"), 4, ROWS)
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_split_that_not_every_process_has_a_row_of_is_refused_before_training(settings_of, split):
+    rows = ROWS | {split: range(1)}
+    with pytest.raises(UserError, match=f"the {split} split has 1 row for 2 processes"):
+        check_shares(settings_of(), 2, rows)
+    check_shares(settings_of(), 1, rows)
+    left_out = {"val": "trainer.limit_val_batches=0", "test": "test=false"}
+    check_shares(settings_of(left_out[split]), 2, rows)
+
+
+def test_norms_cannot_be_synchronised_on_a_cpu(settings_of, tmp_path: Path):
+    asked = "trainer.sync_batchnorm=true"
+    with pytest.raises(UserError, match="on GPUs alone, and these 2 processes are on the CPU"):
+        train(settings_of("model=caption_only", "trainer=ddp", asked), tmp_path)

@@ -17,6 +17,7 @@ from mmlabel.data.row_store import (
     open_store,
     remove_store,
     stores,
+    without_description,
 )
 from mmlabel.errors import UserError
 from mmlabel.large_imports import import_large
@@ -197,15 +198,20 @@ def _prune(options: argparse.Namespace) -> int:
 def _verify(options: argparse.Namespace) -> int:
     from mmlabel.data.store_parts import check
 
-    found = stores(options.cache_dir)
+    found, unread = stores(options.cache_dir), without_description(options.cache_dir)
     if options.key is not None:
-        found = [_named(found, options.key)]
-    if not found:
+        found, unread = [_named(found, options.key)], []
+    if not found and not unread:
         print(f"no feature stores in {options.cache_dir}")
-    damaged = 0
+    damaged = len(unread)
+    for folder in unread:
+        print(
+            f"{folder.name[:12]}: store.json is missing or damaged: a run that uses the store"
+            " mends it"
+        )
     for info in found:
         seen = check(open_store(info.folder))
-        damaged += seen.damaged
+        damaged += seen.damaged + seen.lost
         said = [f"{count(int(seen.whole.sum()), 'row')} whole"]
         if seen.unknown:
             said.append(f"{seen.unknown:,} of them without a checksum (an earlier version's)")
@@ -213,6 +219,8 @@ def _verify(options: argparse.Namespace) -> int:
             said.append(f"{seen.damaged:,} damaged: computed anew when a run needs them")
         if seen.replaced:
             said.append(f"{seen.replaced:,} damaged and computed anew since")
+        if seen.lost:
+            said.append(f"{seen.lost:,} cut off: computed anew when a run needs them")
         if seen.surplus:
             said.append(
                 f"{count(seen.surplus, 'byte')} of rows that were not finished: the next job cuts"

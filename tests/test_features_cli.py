@@ -232,6 +232,24 @@ def test_verify_says_which_store_is_damaged(stores, run):
     assert status == 0 and said.startswith(f"{name} (resnet50): 1 row whole\n")
 
 
+def test_verify_says_which_file_is_cut_off_or_gone(stores, run):
+    path = stores[2].folder / "features.bin"
+    path.write_bytes(path.read_bytes()[:-1])
+    status, said = run("verify")
+    assert status == 1 and "2 rows whole; 1 cut off: computed anew when a run needs them" in said
+    path.unlink()
+    status, said = run("verify")
+    assert status == 1 and "0 rows whole; 3 cut off" in said
+    (stores[2].folder / "entries.bin").unlink()
+    assert run("verify")[0] == 0  # empty
+    for damage in ("{", None):
+        description = stores[0].folder / "store.json"
+        description.unlink() if damage is None else description.write_text(damage)
+        status, said = run("verify")
+        assert status == 1
+        assert f"{stores[0].folder.name[:12]}: store.json is missing or damaged: a run that" in said
+
+
 def test_parts_of_one_key_are_merged(stores, run, tmp_path):
     """A cache folder with one store and a store's own folder, wherever that has been moved to."""
     one = stores[1].folder

@@ -160,12 +160,15 @@ class RowStore:
             matching[:known] = _checksums(entries[start : start + known], array, rows) == sums
         return matching, stop - start - known
 
+    def lost(self) -> int:
+        """Entries without numbers, which are written first: the file of these has been cut off."""
+        return _size(self._entries) // ENTRY_BYTES - self._count()
+
     def surplus(self) -> int:
         """Bytes of rows that are not complete: what a job left that was killed while writing."""
         count = self._count()
         return (
-            _size(self._entries)
-            - count * ENTRY_BYTES
+            _size(self._entries) % ENTRY_BYTES
             + max(0, _size(self._features) - count * self._row_bytes)
             + max(0, _size(self._checksums) - count * CHECKSUM_BYTES)
         )
@@ -263,6 +266,13 @@ def stores(cache_dir: Path) -> list[StoreInfo]:
         with suppress(Exception):
             listed.append(_describe(path))
     return sorted(listed, key=lambda info: info.last_used, reverse=True)
+
+
+def without_description(cache_dir: Path) -> list[Path]:
+    """The folders that `stores` passes over, as their `store.json` is missing or damaged."""
+    known = {info.folder for info in stores(cache_dir)}
+    found = {path.parent for path in (Path(cache_dir) / "features").glob("*/entries.bin")}
+    return sorted(found - known)
 
 
 def open_store(folder: Path) -> RowStore:

@@ -28,6 +28,7 @@ class Checked:
         entries: of each row.
         replaced: damaged rows whose entry has a whole row, too: they were computed anew.
         unknown: rows without a checksum, of a version that wrote none; they count as whole.
+        lost: entries whose rows are not there any more.
         surplus: bytes behind the last row, of a job that was killed; the next one cuts them off.
     """
 
@@ -35,6 +36,7 @@ class Checked:
     entries: list[bytes]
     replaced: int
     unknown: int
+    lost: int
     surplus: int
 
     @property
@@ -58,7 +60,7 @@ def check(store: RowStore) -> Checked:
             advance(stop - start)
     good = {entry for entry, kept in zip(entries, whole, strict=True) if kept}
     replaced = sum(entries[row] in good for row in np.flatnonzero(~whole))
-    return Checked(whole, entries, replaced, unknown, store.surplus())
+    return Checked(whole, entries, replaced, unknown, store.lost(), store.surplus())
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ if __name__ == "__main__":  # before the other imports, which take a while
 import logging
 import shlex
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from mmlabel.hydra_job import (
 )
 from mmlabel.interrupts import behind
 from mmlabel.large_imports import import_large
+from mmlabel.local_jobs import end_with_program
 from mmlabel.options import is_same
 from mmlabel.preemption import queue_again_when_preempted
 from mmlabel.processes import ProcessLost, is_first_process
@@ -44,6 +46,7 @@ def main(cfg: DictConfig) -> float | None:
     """One run of the configuration; returns the monitored score, for searches."""
     folder = output_folder()
     queue_again_when_preempted()
+    end_with_program()
     try:
         if cfg.resume and (results := finished_before(cfg, folder)):
             log.info("%s has finished already: nothing is done", folder)
@@ -120,7 +123,20 @@ def one_run(cfg: DictConfig, folder: Path) -> float | None:
     return results["scores"].get(settings.monitor)
 
 
+def _hint(arguments: Sequence[str]) -> str:
+    """What to do after an interruption outside of a run of this process."""
+    launchers = [text for text in arguments if text.startswith("hydra/launcher=")]
+    if not launchers:
+        return "no run was under way; start it again"
+    if "slurm" in launchers[0]:
+        return "jobs go on in SLURM's queue (squeue --me), and scancel ends them"
+    if launchers[0] in ("hydra/launcher=cluster", "hydra/launcher=ray"):
+        return "jobs go on (ray stop --force ends them)"
+    return (
+        "the jobs that were under way end, too; with resume=true and hydra.sweep.dir=DIR the same"
+        " command goes on"
+    )
+
+
 if __name__ == "__main__":
-    slurm = any(text.startswith("hydra/launcher=") and "slurm" in text for text in sys.argv)
-    hint = "jobs go on in SLURM's queue (squeue --me), and scancel ends them" if slurm else ""
-    run_cli(main, help_text, hint=hint or "no run was under way; start it again")
+    run_cli(main, help_text, hint=_hint(sys.argv[1:]))

@@ -26,6 +26,7 @@ from mmlabel.config_files import leave_out_of_other_kinds, repository
 from mmlabel.errors import UserError, nearest, of_the_disk
 from mmlabel.help import CONF, choices
 from mmlabel.interrupts import Signalled, answer, raise_until_answered
+from mmlabel.local_jobs import take_jobs_along
 from mmlabel.options import declared, unknown
 from mmlabel.processes import (
     is_first_process,
@@ -95,6 +96,7 @@ def _answered_run(
     for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
         if hasattr(signal, name):  # Windows has no SIGUSR1
             signal.signal(getattr(signal, name), _interrupt)
+    take_jobs_along(sys.argv[1:])
     try:
         _check_groups(sys.argv[1:])
         main()

@@ -127,6 +127,39 @@ def test_a_preempted_job_goes_on_in_its_folder(tmp_path: Path, cache: Path):
     assert "has finished already: nothing is done" in said
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("launcher", "number"),
+    [("cores", signal.SIGTERM), ("local", signal.SIGTERM), ("local", signal.SIGINT)],
+)
+def test_jobs_end_with_the_program_that_waits_for_them(
+    launcher: str, number: signal.Signals, tmp_path: Path, cache: Path
+):
+    """SIGTERM reaches the program alone, Ctrl-C whatever it has started as well."""
+    options = [f"hydra/launcher={launcher}", "trainer.max_epochs=100000", "patience=null"]
+    with subprocess.Popen(
+        [sys.executable, str(REPOSITORY / "train.py"), "-m", *RUN, f"cache_dir={cache}", *options]
+        + ["seed=0,1"],
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    ) as program:
+        end = time.monotonic() + 120
+        while len(list(tmp_path.glob("jobs/*/best.ckpt"))) < 2:
+            assert program.poll() is None and time.monotonic() < end
+            time.sleep(0.1)
+        (os.kill if number is signal.SIGTERM else os.killpg)(program.pid, number)
+        said = program.communicate(timeout=120)[0]  # until the last job has closed it
+    assert program.returncode == 128 + number, said
+    assert "Traceback" not in said
+    line = f"mmlabel: interrupted ({number.name}): the jobs that were under way end, too"
+    assert said.splitlines()[-1].startswith(line)
+
+
 def test_what_slurm_is_asked_for(tmp_path: Path, monkeypatch):
     """The head of the batch script that submitit makes of conf/hydra/launcher/slurm.yaml."""
     import submitit

@@ -12,6 +12,8 @@ from functools import wraps
 from importlib.util import find_spec
 from pathlib import Path
 
+from mmlabel.processes import is_first_process
+
 GRACE = 30.0  # seconds between asking a job to end and killing it
 
 _WAITS = "MMLABEL_WAITS_FOR_JOBS"  # the program's process, in the environment of its jobs
@@ -47,7 +49,8 @@ def take_jobs_along(arguments: Sequence[str]) -> None:
 def end_with_program() -> None:
     """In a job: end when the program that waits for it has ended."""
     program = os.environ.get(_WAITS)
-    if program and os.environ.get("SUBMITIT_EXECUTOR") == "local":
+    # Processes that Lightning starts for the job have its environment, and end with it.
+    if program and os.environ.get("SUBMITIT_EXECUTOR") == "local" and is_first_process():
         signal.signal(signal.SIGINT, signal.default_int_handler)
         threading.Thread(target=_watch, args=(int(program),), daemon=True).start()
 

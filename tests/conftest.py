@@ -1,7 +1,8 @@
 """Fixtures that more than one test file needs."""
 
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -94,3 +95,13 @@ def scenes(settings_of: Callable[..., Settings]) -> Path:
         rows=tuple(data.rows),
         size=data.image_size,
     )
+
+
+@pytest.fixture(autouse=True)
+def own_log_files() -> Iterator[None]:
+    """Hydra, called in this process, leaves a log file open whose folder goes with the test."""
+    yield
+    root = logging.getLogger()
+    for handler in [each for each in root.handlers if type(each) is logging.FileHandler]:
+        root.removeHandler(handler)
+        handler.close()

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mmlabel.errors import UserError
+from mmlabel.errors import UserError, first_line
 from mmlabel.models.picture_networks import BackboneInfo, backbone_info, network_with_weights
 from mmlabel.models.side_by_side import Colours, SideBySide
 from mmlabel.models.stages import flat, split, unflat, with_cells
@@ -247,7 +247,7 @@ def build_backbone(
             state is left alone.
 
     Raises:
-        UserError: an unknown model of timm's, or weights that do not fit.
+        UserError: an unknown model of timm's, weights that do not fit, or a shape too small for it.
     """
     parts = [(backbone_info(name=name, model_name=model_name), weights), *beside]
     infos = [info for info, _ in parts]
@@ -255,12 +255,36 @@ def build_backbone(
     network = networks[0]
     if beside:
         network = SideBySide(networks, [Colours(info.mean, info.std) for info in infos])
-    return Backbone(
-        network=network,
-        info=side_by_side(infos),
-        frozen=frozen,
-        unfreeze=unfreeze,
-        cells=cells,
-        shape=shape,
-        precision=precision,
-    )
+    info = side_by_side(infos)
+    small = shape if shape is not None and min(shape) < _SMALL else None
+    try:
+        backbone = Backbone(
+            network=network,
+            info=info,
+            frozen=frozen,
+            unfreeze=unfreeze,
+            cells=cells,
+            shape=shape,
+            precision=precision,
+        )
+        if small is not None:
+            _look_once(backbone, small)
+    except RuntimeError as error:
+        if small is None:
+            raise
+        raise UserError(
+            f"backbone {info.title} cannot look at pictures of {small[0]}x{small[1]} px"
+            f" ({first_line(error)}): give a larger data.image_size"
+        ) from error
+    return backbone
+
+
+_SMALL = 64  # px; most networks halve a picture five times, and one more may be left to a kernel
+
+
+def _look_once(backbone: Backbone, shape: tuple[int, int]) -> None:
+    training = backbone.training
+    backbone.eval()  # batch norms learn nothing from it, and need no second picture
+    with torch.no_grad():
+        backbone(torch.zeros(1, 3, *shape, dtype=torch.uint8))
+    backbone.train(training)

@@ -519,5 +519,15 @@ def test_timms_pretrained_file_from_the_hubs_cache(offline: None, tmp_path: Path
     assert pretrained != weights_digest(name="timm", model_name=SMALL, weights="none", seed=0)
 
 
+@pytest.mark.parametrize("unfreeze", [0, 1])
+def test_pictures_too_small_for_a_backbone_are_refused_before_any_is_read(unfreeze: int) -> None:
+    vgg16 = {"name": "vgg16", "weights": resolve_weights(name="vgg16", weights="none")}
+    refused = "backbone vgg16 cannot look at pictures of 40x16 px .*give a larger data.image_size"
+    with pytest.raises(UserError, match=refused):
+        build_from(**vgg16, unfreeze=unfreeze, shape=(40, 16))
+    tiny = build_from(**vgg16 | {"frozen": False}, shape=(32, 32))
+    assert tiny.training and tiny.network.training
+
+
 def test_info_is_plain_data() -> None:
     assert dataclasses.asdict(backbone_info(name="vgg16"))["out_features"] == 1000

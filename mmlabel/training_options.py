@@ -166,7 +166,8 @@ class Trainer(Group):
     """auto, ddp or another of Lightning's whose processes are started, not forked or spawned."""
     precision: Text = "32-true"
     """Of the arithmetic: 32-true, 16-mixed or bf16-mixed; with a model of captions alone that no
-    text transformer reads bf16-true and 64-true, too."""
+    text transformer reads bf16-true and 64-true, too. mmlabel.predict and exports compute in single
+    precision, so that their probabilities may differ from the run's by its rounding."""
     gradient_clip_val: Positive | None = None
     """Clip gradients to this norm; null: never."""
     gradient_clip_algorithm: Literal["norm", "value"] | None = None

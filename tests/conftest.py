@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -98,10 +99,15 @@ def scenes(settings_of: Callable[..., Settings]) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def own_log_files() -> Iterator[None]:
-    """Hydra, called in this process, leaves a log file open whose folder goes with the test."""
+def as_found() -> Iterator[None]:
+    """What a program that is called in this process leaves: handlers of signals, by which Ctrl-C
+    would end a test in place of all, and Hydra's log file, whose folder goes with the test."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    handlers = {number: signal.getsignal(number) for number in numbers}
     yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     root = logging.getLogger()
-    for handler in [each for each in root.handlers if type(each) is logging.FileHandler]:
-        root.removeHandler(handler)
-        handler.close()
+    for log in [each for each in root.handlers if type(each) is logging.FileHandler]:
+        root.removeHandler(log)
+        log.close()

@@ -38,7 +38,9 @@ from mmlabel.terminal import escape_what_is_missing, printable
 
 log = logging.getLogger(__name__)
 
-_WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR", "0") == "1"
+# What the user has asked for, to processes that this one starts: it sets the other for all of them.
+_ASKED = "MMLABEL_FULL_ERROR"
+_WANTS_TRACEBACK = os.environ.get(_ASKED, os.environ.get("HYDRA_FULL_ERROR", "0")) == "1"
 _MAIN_PROCESS = os.getpid()
 _INSTALLED_BY = {
     **dict.fromkeys(("joblib", "submitit_local", "submitit_slurm"), "-e '.[launchers]'"),
@@ -92,7 +94,7 @@ def _answered_run(
         print(help_text())
         return
     # Without it Hydra prints tracebacks of its own and exits before the error gets here.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
+    os.environ |= {"HYDRA_FULL_ERROR": "1", _ASKED: str(int(_WANTS_TRACEBACK))}
     for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
         if hasattr(signal, name):  # Windows has no SIGUSR1
             signal.signal(getattr(signal, name), _interrupt)

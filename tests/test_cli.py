@@ -280,6 +280,37 @@ def test_a_broken_pipe_of_another_kind_is_not_hidden(monkeypatch: pytest.MonkeyP
         run_cli(lambda: (_ for _ in ()).throw(BrokenPipeError("a worker's")))
 
 
+@pytest.mark.parametrize("wanted", ["0", "1"])
+def test_a_mistake_that_a_process_of_a_process_meets_is_a_message_too(wanted: str, tmp_path: Path):
+    """What this one sets for Hydra is not taken for the user's wish there, which holds for both."""
+    script = """
+import subprocess, sys
+from mmlabel.cli import run_cli
+from mmlabel.errors import UserError
+def main():
+    if len(sys.argv) == 1:
+        subprocess.run([sys.executable, __file__, "-m"])
+    else:
+        raise UserError("7.jpg is not a readable picture")
+run_cli(main)
+"""
+    (tmp_path / "script.py").write_text(script)
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "HYDRA_FULL_ERROR": wanted}
+    environment.pop("MMLABEL_FULL_ERROR", None)
+    done = subprocess.run(
+        [sys.executable, "script.py"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    if wanted == "0":
+        assert done.stderr == "mmlabel: 7.jpg is not a readable picture\n"
+    else:
+        assert done.stderr.startswith("Traceback") and "7.jpg" in done.stderr
+
+
 def test_each_job_of_a_multirun_is_a_wandb_run_of_its_own(quick: list[str], tmp_path: Path):
     """With its own config, history, summary and state; the failed one in between shows failed."""
     options = [*quick, "logger=wandb", "model=caption_only", "hydra.sweep.dir=sweep"]

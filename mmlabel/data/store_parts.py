@@ -157,15 +157,14 @@ def _write(out: Path, store: RowStore, lines: list[tuple[str, bool, int]]) -> No
             with archive.open("features.npy", "w", force_zip64=True) as file:
                 _write_rows(file, store, rows)
         return
-    with (
-        atomic_write(out.with_suffix(".csv")) as temporary,
-        open(temporary, "w", newline="", encoding="utf-8") as file,
-    ):
-        writer = csv.writer(file)
-        writer.writerow(_COLUMNS)
-        writer.writerows((n, to_cell(name), int(f)) for n, (name, f, _) in enumerate(lines))
-    with atomic_write(out) as temporary, open(temporary, "wb") as file:
-        _write_rows(file, store, rows)
+    # Both get their names at the end: one of an earlier export would be taken for the other's.
+    with atomic_write(out.with_suffix(".csv")) as ids, atomic_write(out) as temporary:
+        with open(ids, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(_COLUMNS)
+            writer.writerows((n, to_cell(name), int(f)) for n, (name, f, _) in enumerate(lines))
+        with open(temporary, "wb") as file:
+            _write_rows(file, store, rows)
 
 
 def _is_of_rows(path: Path) -> bool:

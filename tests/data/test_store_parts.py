@@ -134,6 +134,23 @@ def test_rows_are_written_out_with_their_ids(tmp_path: Path):
     assert (tmp_path / "rows.csv").read_text() == "mine" and not (tmp_path / "rows.npy").exists()
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
+def test_an_export_that_breaks_off_leaves_the_former_pair(error, tmp_path: Path, monkeypatch):
+    """New ids beside former features would be taken for theirs."""
+    out = tmp_path / "rows.npy"
+    export(filled(tmp_path / "a", range(2)), out, None)
+    former = out.read_bytes(), out.with_suffix(".csv").read_bytes()
+
+    def broken(*_):
+        raise error
+
+    monkeypatch.setattr(store_parts, "_write_rows", broken)
+    with pytest.raises((KeyboardInterrupt, UserError)):
+        export(filled(tmp_path / "b", range(2, 4)), out, None)
+    assert (out.read_bytes(), out.with_suffix(".csv").read_bytes()) == former
+    assert {path.name for path in tmp_path.glob("*.*")} == {"rows.npy", "rows.csv"}
+
+
 def test_nothing_is_written_where_there_is_nothing(tmp_path: Path):
     store = filled(tmp_path, range(3))
     with pytest.raises(UserError, match="no row of these pictures"):

@@ -18,8 +18,10 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
+from mmlabel.cli import Interrupted
+from mmlabel.interrupts import answer, raise_until_answered
 from mmlabel.processors import cores, share_threads
 
 GRACE = 30.0  # seconds between asking a process to end and killing it
@@ -126,6 +128,14 @@ def _serve(connection: Connection, work: Callable[[Item], None], threads: tuple[
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGTERM, _stop)
     share_threads(threads[0], passes=threads[1])
+    try:
+        _do_jobs(connection, work)
+    except Interrupted as stop:
+        answer(stop)
+        sys.exit(stop.exit_code)
+
+
+def _do_jobs(connection: Connection, work: Callable[[Item], None]) -> None:
     while True:
         try:
             job, log = connection.recv()
@@ -143,10 +153,11 @@ def _serve(connection: Connection, work: Callable[[Item], None], threads: tuple[
         connection.send(reason)
 
 
-def _stop(signum: int, _: FrameType | None) -> NoReturn:
+def _stop(signum: int, _: FrameType | None) -> None:
+    if os.getpid() != os.getpgrp():
+        os._exit(128 + signum)  # forked by a job, whose process does what is to be done
     # An exception rather than an end: nothing is left half-written.
-    signal.signal(signum, signal.SIG_IGN)
-    sys.exit(128 + signum)
+    raise_until_answered(Interrupted(signum), patience=GRACE)
 
 
 def _redirect_output(log: Path) -> None:

@@ -19,6 +19,14 @@ from mmlabel.study.workers import side_by_side, threads_each
 Job = tuple[Path, str]
 
 
+class Loses:
+    """Python passes over what is raised in a __del__."""
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+
+
 def work(job: Job) -> None:
     """Does what the job's second part says and leaves a file in the folder that is its first."""
     folder, what = job
@@ -37,6 +45,9 @@ def work(job: Job) -> None:
         with pass_threads():
             seen.append(torch.get_num_threads())
         (folder / "passed").write_text(f"{seen[0]} {seen[1]} {torch.get_num_threads()}")
+    if what == "lost":
+        Loses()
+        time.sleep(60)
     print(f"said by {what}")
     (folder / what).write_text(f"{os.getpid()} {os.environ['OMP_NUM_THREADS']}")
     if what in ("sleep", "stubborn"):
@@ -93,6 +104,12 @@ def test_a_job_that_fails_says_why_and_takes_no_other_along(tmp_path: Path):
         "b": None,
         "c": None,
     }
+
+
+def test_a_job_hears_also_a_signal_whose_exception_is_lost(tmp_path: Path, capfd):
+    reasons = run(tmp_path, ["lost", "a"], count=1)
+    assert reasons == {"lost": "its process ended with exit code 143", "a": None}
+    assert not capfd.readouterr().err
 
 
 def test_what_a_job_prints_goes_to_its_log(tmp_path: Path):

@@ -120,9 +120,11 @@ def _answered_run(
 
 
 def _check_groups(arguments: Sequence[str]) -> None:
-    """Refuse a group that is set to a value: Hydra has no message for it."""
+    """Refuse a group that is set to a value, and a value without a name: Hydra has no message."""
     for text in arguments:
         group, found, value = text.lstrip("+~").partition("=")
+        if found and not group.strip():
+            raise UserError(f"{text}: no option is named before the equals sign: OPTION=VALUE")
         switched = re.fullmatch(r"[-+.\d]+|\{.*|true|false", value.strip(), re.IGNORECASE)
         if not found or not switched:
             continue
@@ -258,6 +260,7 @@ def load_settings(overrides: Sequence[str], *, to_come: Iterable[str] = ()) -> S
 
     Raises UserError, or an error of Hydra's that `explain` puts into words.
     """
+    _check_groups(overrides)
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("train", list(overrides))

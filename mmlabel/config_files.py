@@ -70,6 +70,8 @@ def read_content(path: str, files: CachingConfigRepository) -> Content:
         if isinstance(entry, GroupDefault) and isinstance(entry.value, str):
             content.choices[str(entry.group).lstrip("/")] = entry.value
     own: Any = OmegaConf.to_container(found.config, resolve=False)
+    if not isinstance(own, dict):
+        raise UserError(f"{path}.yaml is a list: a file of options is made of lines of NAME: VALUE")
     for name, value in flatten(own).items():
         content.values[name] = value
         content.meant[name] = content.choices.get(name.split(".")[0])

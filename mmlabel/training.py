@@ -146,6 +146,9 @@ def train(
         trains = settings.train and any(p.requires_grad for p in run.classifier.parameters())
         goes_on = trains and begin is not None and begin.resolve().parent == folder.resolve()
         if trainer.is_global_zero and not (goes_on or settings.trainer.fast_dev_run):
+            say_what_is_not_gone_on_with(
+                folder, begin, resumed if trains else None, settings.trainer.max_epochs
+            )
             remove_former(folder, trained=trains, keep=begin)
         ready = time.monotonic()
 
@@ -323,6 +326,26 @@ def check_precision(settings: Settings) -> None:
         raise UserError(
             f"trainer.precision={precision}: an optimizer's steps are too small for weights in half"
             f" precision, which become NaN; {instead}"
+        )
+
+
+def say_what_is_not_gone_on_with(
+    folder: Path, begin: Path | None, resumed: Checkpoint | None, max_epochs: int | None
+) -> None:
+    """Of what may have been taken for going on with a run."""
+    last = folder / LAST
+    if last.exists() and (begin is None or begin.resolve() != last.resolve()):
+        log.warning(
+            "%s holds a run that has not finished, whose checkpoints are removed (resume=true goes"
+            " on with it)",
+            folder,
+        )
+    if resumed is not None and resumed.epochs == max_epochs:
+        log.warning(
+            "%s has trained all of its %s: nothing is left to train (trainer.max_epochs=N with"
+            " resume_lr=RATE trains longer, train=false evaluates)",
+            resumed.path,
+            count(resumed.epochs, "epoch"),
         )
 
 

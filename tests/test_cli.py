@@ -60,6 +60,7 @@ def run(*options: str, cwd: Path, code: int = 0) -> str:
         (["-m", "resume=true,false", "hydra/launcher=cores"], "add hydra.sweep.dir=DIR, or leave"),
         (["-m", "seed=0,1", "hydra.run.dir=here"], "give hydra.sweep.dir=DIR, or leave -m out"),
         (["hydra.sweep.dir=here"], "give hydra.run.dir=DIR, or add -m"),
+        (["=3"], "=3: no option is named before the equals sign"),
     ],
 )
 def test_a_mistake_is_one_message(
@@ -207,6 +208,9 @@ def test_a_file_without_its_package_is_told_what_it_lacks(tmp_path: Path, monkey
     argv = ["train.py", "--config-dir", str(tmp_path), "experiment=mine"]
     monkeypatch.setattr(sys, "argv", argv)
     with pytest.raises(SystemExit, match="experiment=mine: the first .* has to be # @package _gl"):
+        run_cli(script.main)
+    (tmp_path / "experiment" / "mine.yaml").write_text("- lstm.hidden=12\n")
+    with pytest.raises(SystemExit, match="^mmlabel: experiment/mine.yaml is a list: a file of opt"):
         run_cli(script.main)
 
 

@@ -175,6 +175,15 @@ def test_a_run_goes_on_in_its_own_folder(settings_of, tmp_path: Path):
     assert results_of(tmp_path / "own")["scores"] == results_of(tmp_path / "whole")["scores"]
 
 
+def test_what_another_run_has_trained_goes_with_a_word(settings_of, tmp_path: Path, caplog):
+    last = run_killed_in_epoch(settings_of, tmp_path / "own", 1, *CAPTIONS)
+    said = f"{tmp_path / 'own'} holds a run that has not finished, whose checkpoints are removed"
+    run(settings_of, tmp_path / "other", f"ckpt_path={last}")
+    assert said not in caplog.text and "nothing is left" not in caplog.text
+    run(settings_of, tmp_path / "own", *CAPTIONS)
+    assert f"{said} (resume=true goes on with it)" in caplog.text
+
+
 @pytest.mark.parametrize("scheduler", ["none", "plateau"])
 def test_training_longer_without_a_laid_out_schedule(settings_of, tmp_path: Path, scheduler: str):
     options = [*CAPTIONS, f"scheduler={scheduler}"]
@@ -265,8 +274,11 @@ def test_early_stopping_stays_stopped(settings_of, tmp_path: Path):
     assert more["epochs"] == 5 and more["settings"]["patience"] == 4
 
 
-def test_a_finished_run_is_resumed_to_the_same_results(base: Path, settings_of, tmp_path: Path):
+def test_a_finished_run_is_resumed_to_the_same_results(
+    base: Path, settings_of, tmp_path: Path, caplog
+):
     again = run(settings_of, tmp_path, f"ckpt_path={base / 'last.ckpt'}")
+    assert "nothing is left to train (trainer.max_epochs=N with resume_lr=RATE" in caplog.text
     for name in ("scores", "epochs", "best_epoch", "threshold", "rows"):
         assert again[name] == results_of(base)[name], name
 

@@ -197,7 +197,10 @@ def _ids(table: _Table, column: str | None, required: bool) -> tuple[list[str], 
         note = f"{table.file} has no column {column or 'of pictures'}: rows are named by number"
         return [str(number) for number in range(1, len(table.rows) + 1)], [note]
     if column is None:
-        raise UserError("picture_column is not given, but the model looks at pictures")
+        raise UserError(
+            "data.picture_column=null, but the model looks at pictures: name the column, or take"
+            " model=caption_only"
+        )
     cells = table.column(column)
     return [_text(table, row, column, cell).strip() for row, cell in enumerate(cells, start=1)], []
 
@@ -207,7 +210,10 @@ def _captions(table: _Table, column: str | None, required: bool) -> list[list[st
     if not required and column not in table.header:
         return [[""] for _ in table.rows]
     if column is None:
-        raise UserError("caption_column is not given, but the model looks at captions")
+        raise UserError(
+            "data.caption_column=null, but the model looks at captions: name the column, or take"
+            " model=image_only"
+        )
     return [
         [_text(table, row, column, item) for item in (cell if isinstance(cell, list) else [cell])]
         for row, cell in enumerate(table.column(column), start=1)

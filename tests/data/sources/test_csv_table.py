@@ -518,7 +518,9 @@ def test_a_list_of_captions_in_json_lines(tmp_path):
 def test_a_model_that_does_not_look_needs_no_captions_and_no_pictures(tmp_path):
     text = "path,tags\n1.png,cat\n2.png,dog\n"
     for column in ("text", None):
-        with pytest.raises(UserError, match="no column text|caption_column is not given"):
+        with pytest.raises(
+            UserError, match="no column text|data.caption_column=null, but .*=image_only"
+        ):
             any_csv(tmp_path, text, caption_column=column)
         annotations = any_csv(tmp_path, text, caption_column=column, require_captions=False)
         assert annotations.captions == ["", ""] and annotations.notes == ()
@@ -526,7 +528,9 @@ def test_a_model_that_does_not_look_needs_no_captions_and_no_pictures(tmp_path):
         any_csv(tmp_path, "pictures,tags,text\n1.png,cat,a\n", picture_column="picture")
     text = "text,tags\na,cat\nb,dog\n"
     for column in ("path", None):
-        with pytest.raises(UserError, match="no column path|picture_column is not given"):
+        with pytest.raises(
+            UserError, match="no column path|data.picture_column=null, but .*=caption_only"
+        ):
             any_csv(tmp_path, text, picture_column=column, require_pictures=True)
         annotations = any_csv(tmp_path, text, picture_column=column)
         assert annotations.ids == ["1", "2"] and annotations.captions == ["a", "b"]

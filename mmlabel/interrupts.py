@@ -86,6 +86,8 @@ def answer(stop: BaseException) -> None:
     Args:
         stop: what was raised by its handler; anything else is passed over.
     """
+    global _to_come
+    _to_come = False
     former: BaseException | None = stop
     while former is not None:
         if isinstance(former, Signalled):
@@ -117,12 +119,18 @@ _former_hook = sys.unraisablehook
 
 def _send_again(signum: int) -> None:
     """Send this process the signal a moment later, when what has lost it may be over."""
-    global _raised
+    global _raised, _to_come
     _raised = None
+    if _to_come:
+        return  # once is enough: another one would come while the first is answered
+    _to_come = True
 
     def send() -> None:
+        global _to_come
         time.sleep(_MOMENT)
-        os.kill(os.getpid(), signum)
+        if _to_come:
+            _to_come = False
+            os.kill(os.getpid(), signum)
 
     try:
         # No threading.Thread, whose lock may be held by what has been interrupted.
@@ -131,4 +139,5 @@ def _send_again(signum: int) -> None:
         os._exit(128 + signum)
 
 
+_to_come = False
 _MOMENT = 0.05  # seconds

@@ -13,6 +13,10 @@ from mmlabel.settings import Settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
+# What is started from here would inherit it from a shell that has started this in the background.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # A run of a second: few and small pictures, a small random backbone, nothing to be fetched.
 QUICK = [
     "data.rows=[60,24,24]",

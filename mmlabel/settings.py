@@ -165,6 +165,7 @@ class Settings(Group):
                 "model.fusion=attention looks at one backbone's map, and there are two with"
                 f" backbone.beside={beside}: leave one of the options out"
             )
+        self._check_pyramid()
         unteachable = isinstance(self.model, DecoderModel | DetectorModel)
         if self.distil.teacher is not None and unteachable:
             raise UserError(
@@ -228,6 +229,25 @@ class Settings(Group):
                     " scheduler=none"
                 )
         return self
+
+    def _check_pyramid(self) -> None:
+        levels = self.backbone.pyramid if self.backbone else 1
+        if levels == 1:
+            return
+        option = f"backbone.pyramid={levels}"
+        if getattr(self.model, "fusion", None) == "attention":
+            raise UserError(
+                f"model.fusion=attention looks at one map, and {option} gives {levels}: leave one"
+                " of the options out"
+            )
+        view = self.data.view
+        sides = view if isinstance(view, tuple) else (view, view)
+        if any(side % 2 ** (levels - 1) for side in sides):
+            raise UserError(
+                f"{option} halves pictures {'once' if levels == 2 else f'{levels - 1} times'}, and"
+                f" data.image_size={shown(self.data.image_size)} cannot be: give multiples of"
+                f" {2 ** (levels - 1)}"
+            )
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """Networks that turn a picture into a feature vector (report section 3.1.2)."""
 
+import copy
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from mmlabel.errors import UserError, first_line
 from mmlabel.models.picture_networks import BackboneInfo, backbone_info, network_with_weights
-from mmlabel.models.side_by_side import Colours, SideBySide
+from mmlabel.models.side_by_side import Look, SideBySide
 from mmlabel.models.stages import flat, split, unflat, with_cells
 from mmlabel.models.weights import ResolvedWeights
 
@@ -73,7 +74,7 @@ class Backbone(nn.Module):
         name = info.title
         if unfreeze or (cells and frozen):
             if isinstance(network, SideBySide):
-                cut = network.split(trained=unfreeze, names=[part.title for part in info.parts])
+                cut = network.split(trained=unfreeze)
             else:
                 cut = split(self.network, trained=unfreeze, name=name, cells=cells)
             cut.tail.requires_grad_(unfreeze > 0)
@@ -161,11 +162,12 @@ class Trunk(nn.Module):
     Args:
         backbone: whose pictures and weights they are.
         stages: from normalised pictures (B, 3, H, W) to maps of any shape (B, ...), one for each
-            of backbones side by side.
+            look of several.
         size: H and W, which the shape of the maps depends on.
 
     Attributes:
-        shapes: of one picture's maps, (C, H', W') each or, of a transformer, (T, C).
+        shapes: of one picture's maps, (C, H', W') each or, of a transformer, (T, C); of a look that
+            is not trained, (F,).
         width: how many numbers that are.
     """
 
@@ -200,14 +202,27 @@ class Trunk(nn.Module):
         return maps if self._beside else (maps,)
 
 
-def side_by_side(infos: Sequence[BackboneInfo]) -> BackboneInfo:
+def side_by_side(infos: Sequence[BackboneInfo], *, pyramid: int = 1) -> BackboneInfo:
     """What is to be known of backbones side by side; of a single one, its own.
 
-    Raises UserError for two that take pictures of one size each, and not the same.
+    Args:
+        infos: of each backbone.
+        pyramid: in how many sizes each looks at a picture.
+
+    Raises UserError for those that take pictures of one size each, and not the same.
     """
     first = infos[0]
-    if len(infos) == 1:
+    if len(infos) == 1 and pyramid == 1:
         return first
+    if pyramid > 1:
+        for info in infos:
+            if info.picture_size is not None:
+                raise UserError(
+                    f"backbone.pyramid={pyramid}: {info.title} takes pictures of"
+                    f" {info.picture_size} px only, and is to see them in {pyramid} sizes: choose"
+                    " another backbone, or leave the option out"
+                )
+        infos = [info for info in infos for _ in range(pyramid)]
     sizes = {info.picture_size for info in infos} - {None}
     if len(sizes) > 1:
         first, *_, last = (info for info in infos if info.picture_size)
@@ -229,6 +244,7 @@ def build_backbone(
     model_name: str | None = None,
     weights: ResolvedWeights,
     beside: Sequence[tuple[BackboneInfo, ResolvedWeights]] = (),
+    pyramid: int = 1,
     frozen: bool = True,
     unfreeze: int = 0,
     cells: bool = False,
@@ -242,20 +258,30 @@ def build_backbone(
         name, model_name: as for `backbone_info`.
         weights: as `resolve_weights` found them.
         beside: others, whose features follow its own.
+        pyramid: in how many sizes each looks at a picture, every one half of the next; the smallest
+            comes first, and is the one that `unfreeze` is about.
         frozen, unfreeze, cells, shape, precision: see `Backbone`.
         seed: of random weights; the same seed gives the same weights, and the caller's random
             state is left alone.
 
     Raises:
-        UserError: an unknown model of timm's, weights that do not fit, or a shape too small for it.
+        UserError: an unknown model of timm's, weights that do not fit, a shape too small for it, or
+            one size where several are asked for.
     """
     parts = [(backbone_info(name=name, model_name=model_name), weights), *beside]
-    infos = [info for info, _ in parts]
+    info = side_by_side([info for info, _ in parts], pyramid=pyramid)
     networks = [network_with_weights(info, found, seed=seed) for info, found in parts]
     network = networks[0]
-    if beside:
-        network = SideBySide(networks, [Colours(info.mean, info.std) for info in infos])
-    info = side_by_side(infos)
+    if beside or pyramid > 1:
+        looks = []
+        for (own, _), each in zip(parts, networks, strict=True):
+            smallest = Look(each, own.title, own.mean, own.std, shrink=2 ** (pyramid - 1))
+            # Stages that learn from the smallest are no longer pretrained ones for the others.
+            again = copy.deepcopy(each) if unfreeze and pyramid > 1 else each
+            larger = [2**level for level in reversed(range(pyramid - 1))]
+            looks.append(smallest)
+            looks += [smallest._replace(network=again, shrink=n, trained=False) for n in larger]
+        network = SideBySide(looks)
     small = shape if shape is not None and min(shape) < _SMALL else None
     try:
         backbone = Backbone(

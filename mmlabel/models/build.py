@@ -97,7 +97,8 @@ class BackboneSource:
                 option=option,
             )
             self._parts.append((backbone_info(name=name, model_name=model_name), found))
-        self.info = side_by_side([info for info, _ in self._parts])
+        self._pyramid = chosen.pyramid
+        self.info = side_by_side([info for info, _ in self._parts], pyramid=self._pyramid)
 
     @property
     def weights(self) -> str:
@@ -128,6 +129,7 @@ class BackboneSource:
             model_name=info.model_name,
             weights=weights,
             beside=beside,
+            pyramid=self._pyramid,
             frozen=self.frozen,
             unfreeze=self.unfreeze,
             cells=self.cells,
@@ -150,10 +152,12 @@ class BackboneSource:
     def key(self, engine: Engine) -> dict[str, object]:
         """All that a feature depends on besides the picture, as plain values."""
         cut = {"trained_stages": self.unfreeze} if self.maps else {}
+        sizes = {"pyramid": self._pyramid} if self._pyramid > 1 else {}
         return {
             "backbone": self.info.title,
             "weights": self.digest,
             **self._colours(),
+            **sizes,
             **cut,
             **engine.key(),
         }

@@ -38,6 +38,11 @@ class Freezing(Group):
     beside_weights: Text = "pretrained"
     """Of the second one: pretrained (ImageNet), none (random), or a file with a state dict."""
 
+    pyramid: Annotated[int, Ge(1), Le(4)] = 1
+    """In how many sizes pictures are looked at: data.image_size, half of it, and so on (an image
+    pyramid, Adelson et al. 1984). The features of all follow one another, the smallest first. With
+    unfreeze it is the smallest size whose last stages are trained."""
+
     @model_validator(mode="after")
     def _frozen_or_not(self) -> Freezing:
         if self.unfreeze and not self.frozen:
@@ -61,6 +66,11 @@ class Freezing(Group):
             raise UserError(
                 f"backbone.attention={self.attention} looks at one backbone's map, and there are"
                 f" two with backbone.beside={self.beside}: leave one of the options out"
+            )
+        if self.pyramid > 1 and self.attention is not None:
+            raise UserError(
+                f"backbone.attention={self.attention} looks at one map, and backbone.pyramid="
+                f"{self.pyramid} gives {self.pyramid}: leave one of the options out"
             )
         return self
 

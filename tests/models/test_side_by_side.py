@@ -1,4 +1,4 @@
-"""Two backbones side by side are each of them, one after the other."""
+"""Backbones side by side, and one that looks twice, are each look, one after the other."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +10,10 @@ import torch
 from mmlabel import load
 from mmlabel.errors import UserError
 from mmlabel.models.backbones import Backbone, build_backbone
-from mmlabel.models.engines import build_extract, choose_engine
+from mmlabel.models.build import BackboneSource
+from mmlabel.models.engines import Engine, build_extract, choose_engine
 from mmlabel.models.picture_networks import BackboneInfo, backbone_info
+from mmlabel.models.picture_options import NamedBackbone
 from mmlabel.models.weights import resolve_weights
 from mmlabel.run_folder import read_results
 from mmlabel.training import train
@@ -26,13 +28,15 @@ def named(name: str) -> BackboneInfo:
     return backbone_info(name=name if known else "timm", model_name=None if known else name)
 
 
-def built(*names: str, unfreeze: int = 0) -> Backbone:
+def built(*names: str, unfreeze: int = 0, pyramid: int = 1, frozen: bool = True) -> Backbone:
     first, *others = (named(name) for name in names)
     return build_backbone(
         name=first.name,
         model_name=first.model_name,
         weights=NONE,
         beside=[(info, NONE) for info in others],
+        pyramid=pyramid,
+        frozen=frozen,
         unfreeze=unfreeze,
         shape=(64, 96),
     )
@@ -59,9 +63,10 @@ def test_features_are_those_of_each(names: tuple[str, str], unfreeze: int):
 
 
 @pytest.mark.parametrize("unfreeze", [0, 1])
-def test_openvino_computes_them_as_torch_does(unfreeze: int):
+@pytest.mark.parametrize("pyramid", [1, 2])
+def test_openvino_computes_them_as_torch_does(unfreeze: int, pyramid: int):
     pytest.importorskip("openvino")
-    both = built(*PAIRS[0], unfreeze=unfreeze)
+    both = built(*PAIRS[0], unfreeze=unfreeze, pyramid=pyramid)
     device = torch.device("cpu")
     rows = [
         build_extract(
@@ -73,6 +78,45 @@ def test_openvino_computes_them_as_torch_does(unfreeze: int):
         for name in ("torch", "openvino")
     ]
     torch.testing.assert_close(rows[1], rows[0], rtol=1e-3, atol=1e-4)
+
+
+def halved(images: torch.Tensor) -> torch.Tensor:
+    batch, colours, height, width = images.shape
+    squares = images.float().view(batch, colours, height // 2, 2, width // 2, 2)
+    return squares.mean((3, 5))
+
+
+@pytest.mark.parametrize("names", [("efficientnet_lite0",), PAIRS[1]])
+@pytest.mark.parametrize("unfreeze", [0, 2])
+def test_a_pyramid_sees_each_size(names: tuple[str, ...], unfreeze: int):
+    whole = built(*names, unfreeze=unfreeze, pyramid=3).eval()
+    sizes = [halved(halved(pictures())), halved(pictures()), pictures().float()]
+    with torch.no_grad():
+        expected = torch.cat([built(name).eval()(x) for name in names for x in sizes], dim=1)
+        torch.testing.assert_close(whole(pictures()), expected, rtol=1e-4, atol=1e-5)
+        if whole.trunk is not None:
+            rows = whole.trunk(pictures())
+            torch.testing.assert_close(whole(rows), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_of_a_pyramid_the_last_stages_of_the_smallest_are_trained():
+    whole = built("resnet18", unfreeze=1, pyramid=2).train()
+    before = {name: value.clone() for name, value in whole.state_dict().items()}
+    whole(pictures()).sum().backward()
+    trained = {name for name, weight in whole.named_parameters() if weight.grad is not None}
+    assert trained and all(name.startswith("network.parts.0.layer4") for name in trained)
+    after = whole.state_dict()  # batch norms have learnt, too, and only there
+    changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert changed and all(name.startswith("network.parts.0.layer4") for name in changed)
+
+
+def test_a_backbone_that_is_trained_whole_is_one_in_all_sizes():
+    whole = built("resnet18", pyramid=2, frozen=False).train()
+    whole(pictures()).sum().backward()
+    assert sum(w.numel() for w in whole.parameters()) == sum(
+        w.numel() for w in built("resnet18").parameters()
+    )
+    assert all(weight.grad is not None for weight in whole.parameters())
 
 
 def test_only_the_last_stages_of_both_are_trained():
@@ -87,13 +131,14 @@ def test_only_the_last_stages_of_both_are_trained():
 BESIDE = ("backbone.beside=resnet10t", "backbone.beside_weights=none")
 
 
+@pytest.mark.parametrize("looks", [BESIDE, ("backbone.pyramid=2",)])
 @pytest.mark.parametrize("trained", [(), ("backbone.unfreeze=1",)])
 def test_a_run_is_the_same_from_the_store_and_live(
-    trained: tuple[str, ...], settings_of: Callable, tmp_path: Path
+    looks: tuple[str, ...], trained: tuple[str, ...], settings_of: Callable, tmp_path: Path
 ):
     answers, scores = [], []
     for mode in ("on", "off"):
-        options = [*BESIDE, *trained, f"features={mode}", f"cache_dir={tmp_path}"]
+        options = [*looks, *trained, f"features={mode}", f"cache_dir={tmp_path}"]
         if mode == "on":
             options.append("features.storage=float32")
         train(settings_of("model=image_only", *options), tmp_path / mode)
@@ -104,6 +149,16 @@ def test_a_run_is_the_same_from_the_store_and_live(
         answers.append(list(answer.probabilities.values()))
     assert scores[0] == pytest.approx(scores[1], abs=1e-4)
     assert answers[0] == pytest.approx(answers[1], abs=1e-4)
+
+
+def test_a_store_is_of_its_sizes():
+    def key(**given: object) -> dict[str, object]:
+        chosen = NamedBackbone.model_validate({"name": "resnet18", "weights": "none", **given})
+        source = BackboneSource(chosen, seed=0, on_missing="error")
+        return source.key(Engine("torch", "float32"))
+
+    keys = [key(), key(pyramid=2), key(pyramid=3)]
+    assert keys[0] != keys[1] != keys[2] and keys[0] == key(pyramid=1)
 
 
 def test_both_count_in_the_size(settings_of: Callable, tmp_path: Path):
@@ -125,6 +180,15 @@ def test_both_count_in_the_size(settings_of: Callable, tmp_path: Path):
         ((*BESIDE, "backbone.attention=query"), "leave one of the options out"),
         (("backbone.beside=resnet10t", "backbone.beside_weights=no.pth"), "beside_weights=no.pth"),
         ((*BESIDE, "backbone.unfreeze=4"), "backbone.unfreeze=4: resnet18 has 4 stages"),
+        (("backbone.pyramid=2", "backbone.attention=query"), "leave one of the options out"),
+        (("backbone.pyramid=2", "model.fusion=attention"), "leave one of the options out"),
+        (("backbone.pyramid=2", "data.image_size=65"), "data.image_size=65 cannot be: give multip"),
+        (("backbone.pyramid=3", "data.image_size=66"), "give multiples of 4"),
+        (("backbone.pyramid=0",), "backbone.pyramid=0"),
+        (
+            ("backbone=timm", "backbone.model_name=vit_tiny_patch16_224", "backbone.pyramid=2"),
+            "takes pictures of 224 px only",
+        ),
     ],
 )
 def test_mistakes(given: tuple[str, ...], said: str, settings_of: Callable, tmp_path: Path):

@@ -4,6 +4,7 @@ import ast
 import json
 import math
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ _INTEGER = re.compile(r"[+-]?\d+")
 _FRACTION = re.compile(r"[+-]?(\d+\.\d*|\.\d+)(e[+-]?\d+)?|[+-]?\d+e[+-]?\d+", re.IGNORECASE)
 _SEPARATORS = {",": "a comma", ";": "a semicolon", "|": "an upright", "\t": "a tab"}
 _BRACKETS = {"(": ")", "[": "]", "{": "}"}
+_PYTHON_TEXT = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
 # More than this, told by the largest number in a file alone, is the wrong column.
 _MOST_LABELS = 100_000
 
@@ -55,6 +57,9 @@ def _json_list(text: str) -> list[str]:
             cell = ast.literal_eval(text.strip())
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             cell = None
+        # Python would make one text of two, and numpy writes arrays without commas.
+        if re.search(r'"\s*"', _PYTHON_TEXT.sub('"', text)):
+            raise ValueError(f"has no comma between labels, as a list does: {text[:60]}") from None
     if not isinstance(cell, list):
         raise ValueError(f'is no list like ["cat", "dog"]: {text[:60]}')
     return [_label(item) for item in cell]
@@ -86,7 +91,7 @@ def names_in(
     _check_not_mixed(path, lists, separator)
     # One number among the labels makes the others mistakes: names are not mixed with numbers.
     if not any(_INTEGER.fullmatch(label) for label in labels):
-        _check_names(path, lists, labels, separator)
+        check_names(path, lists, separator)
         return sorted(labels)
     numbers = {number for number in map(_number, labels) if number is not None}
     if max(numbers, default=0) >= _MOST_LABELS:
@@ -124,9 +129,9 @@ def _number(label: str) -> int | None:
     return int(label) if label.isdecimal() and len(label) < 20 else None
 
 
-def _check_names(
-    path: Path, lists: Sequence[Sequence[str]], labels: set[str], separator: str
-) -> None:
+def check_names(path: Path, lists: Sequence[Sequence[str]], separator: str) -> None:
+    """Raises UserError for labels that are no plausible names, or too many of them."""
+    labels = set().union(*lists)
     for row, row_labels in enumerate(lists, start=1):
         for label in row_labels:
             if reason := _implausible(label, separator):
@@ -339,13 +344,15 @@ def label_summary(annotations: Annotations) -> list[str]:
         lines.append(f"{count(empty, 'row has', 'rows have')} no label")
     if alike := _alike(counts):
         shown = up_to_ten([quoted(name) for name in alike])
-        lines.append(f"labels that differ only in capitals or spaces: {shown}")
+        lines.append(
+            f"labels that differ only in capitals, spaces or how a letter is encoded: {shown}"
+        )
     return lines
 
 
 def _alike(names: Iterable[str]) -> list[str]:
     def key(name: str) -> str:
-        return re.sub(r"[\s_-]+", " ", name).casefold()
+        return re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", name)).casefold()
 
     names = sorted(names)
     times = Counter(map(key, names))

@@ -18,6 +18,7 @@ from mmlabel.data.annotations import (
 )
 from mmlabel.data.labels import (
     JSON,
+    check_names,
     label_order_of,
     names_in,
     numbers_of_names,
@@ -244,6 +245,10 @@ def _listed_labels(
             raise UserError(f"{table.file}: row {row} ({ids[row - 1]}): {column} {error}") from None
     if names is None:
         if any(isinstance(cell, list) for cell in cells):
+            texts = zip(cells, lists, strict=True)
+            check_names(
+                table.file, [[] if isinstance(c, list) else own for c, own in texts], separator
+            )
             separator = JSON  # a comma in a name that stands in a list parts nothing
         names = names_in(table.file, lists, num_labels=num_labels, separator=separator)
     order = label_order_of(

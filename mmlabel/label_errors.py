@@ -7,7 +7,7 @@ import numpy as np
 
 from mmlabel.errors import UserError
 from mmlabel.run_folder import RunRecord
-from mmlabel.wording import other_labels
+from mmlabel.wording import other_labels, quoted
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,12 @@ class Suspicion:
 def answered_rows(runs: Sequence[RunRecord]) -> AnsweredRows:
     """The rows on which runs were tested, put together.
 
-    Raises UserError for runs of different labels, or that know other labels of the same row.
+    Raises UserError for runs of different labels (their numbers or names), or that know other
+    labels of the same row.
     """
     first = runs[0]
     place: dict[str, int] = {}
+    named: dict[str, str] = {}
     for run in runs:
         if run.predictions.labels != first.predictions.labels:
             theirs, ours = (list(map(str, r.predictions.labels)) for r in (run, first))
@@ -78,6 +80,12 @@ def answered_rows(runs: Sequence[RunRecord]) -> AnsweredRows:
                 f"{run.folder} has other labels than {first.folder} (it"
                 f" {other_labels(theirs, ours)}): look at one alone"
             )
+        for number, label in run.results.get("labels", {}).items():
+            if (name := named.setdefault(number, label["name"])) != label["name"]:
+                raise UserError(
+                    f"{run.folder} has {quoted(label['name'])} as label {number}, where runs before"
+                    f" it have {quoted(name)}: give runs on the same data"
+                )
         for id in run.predictions.ids:
             place.setdefault(id, len(place))
     shape = len(place), len(first.predictions.labels)

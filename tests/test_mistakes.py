@@ -23,10 +23,10 @@ pytest.importorskip("cleanlab", reason="cleanlab is not installed: pip install -
 LABELS = [1, 3, 17]
 
 
-def record(ids: list[str], targets: np.ndarray, probs: np.ndarray, known=None, threshold=0.5):
+def record(ids: list[str], targets: np.ndarray, probs: np.ndarray, known=None, **results):
     known = np.ones(targets.shape, dtype=bool) if known is None else known
     predictions = Predictions(ids, LABELS, targets, probs, known)
-    return RunRecord(Path(ids[0]), {"threshold": threshold}, [], predictions)
+    return RunRecord(Path(ids[0]), {"threshold": 0.5, **results}, [], predictions)
 
 
 def planted() -> tuple[np.ndarray, np.ndarray, list[tuple[int, int]]]:
@@ -115,6 +115,15 @@ def test_runs_that_contradict_each_other_are_refused():
     targets[3, 0] = ~targets[3, 0]
     with pytest.raises(UserError, match="other labels for 3.jpg"):
         answered_rows([first, record(ids_of(np.arange(300)), targets, probs)])
+
+
+def test_runs_on_data_of_other_names_are_refused():
+    targets, probs, _ = planted()
+    cats, birds = ({"3": {"name": name}, "1": {"name": "dog"}} for name in ("cat", "bird"))
+    first = record(ids_of(np.arange(150)), targets[:150], probs[:150], labels=cats)
+    other = record(ids_of(np.arange(150, 300)), targets[150:], probs[150:], labels=birds)
+    with pytest.raises(UserError, match="150.jpg has bird as label 3, where .* have cat"):
+        answered_rows([first, other])
 
 
 def test_a_label_of_which_nothing_is_known_is_not_shown_as_answered(tmp_path: Path):

@@ -274,7 +274,7 @@ def one_hot(
         uncertain: what -1 and an empty cell mean: not known ("mask"), 0 or 1.
 
     Raises:
-        UserError: a cell that is neither, or no column with a 1.
+        UserError: a cell that is neither; no column with a 1; with "mask", no column with a 0.
     """
     values = np.zeros((len(ids), len(names)), dtype=np.int8)
     for number, (name, cells) in enumerate(zip(names, columns, strict=True)):
@@ -301,7 +301,32 @@ def one_hot(
     targets = (values == 1).astype(np.uint8)
     if uncertain == 1:
         targets[unsure] = 1
+    if not targets.any() and (number < values.size or uncertain == 0):
+        columns_are = count(len(names), "column", "columns")
+        raise UserError(
+            f"{path}: no row has a 1 in the {columns_are} of data.label_columns: {up_to_ten(names)}"
+        )
+    if number and uncertain == "mask":
+        notes += _never_absent(path, names, values)
     return OneHot(targets, ~unsure if number and uncertain == "mask" else None, notes)
+
+
+def _never_absent(path: Path, names: Sequence[str], values: np.ndarray) -> list[str]:
+    """What is to be said of labels that some rows have, and no row is known not to have.
+
+    Whoever answers them always is right. Raises UserError where all labels are like that.
+    """
+    some, never = (values == 1).any(axis=0), (values == 0).any(axis=0)
+    if some.any() and not never.any():
+        raise UserError(
+            f"{path}: data.label_columns hold 1, and otherwise only -1 or nothing, which mean that"
+            " a label is not known: of no row is it known that it lacks one; if they mean 0, give"
+            " data.uncertain=0"
+        )
+    found = [name for name, a, b in zip(names, some, never, strict=True) if a and not b]
+    shown = up_to_ten([quoted(name) for name in found])
+    lack = "of no row is it known that it lacks"
+    return [f"{path}: {lack} {shown}: scores of such a label say nothing"] if found else []
 
 
 def _one_hot_value(cell: object) -> int | None:

@@ -385,9 +385,22 @@ def test_uncertain_labels(tmp_path):
     assert len({masked.fingerprint, read(0).fingerprint, read(1).fingerprint}) == 3
 
 
+def test_labels_that_no_row_is_known_to_lack(tmp_path):
+    # Nothing but ones counts: who answers all labels always is right.
+    for empty in ("", "-1"):
+        text = f"path,cat,dog,text\n1.png,1,{empty},a\n2.png,{empty},1,b\n"
+        with pytest.raises(UserError, match="if they mean 0, give data.uncertain=0"):
+            any_csv(tmp_path, text, label_columns=["cat", "dog"])
+        read = any_csv(tmp_path, text, label_columns=["cat", "dog"], uncertain=0)
+        assert read.targets.tolist() == [[1, 0], [0, 1]]
+        some = any_csv(tmp_path, text + f"3.png,0,{empty},c\n", label_columns=["cat", "dog"])
+        assert "known that it lacks dog: scores of such a label say nothing" in some.notes[1]
+
+
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
+        ("path,cat,text\n1.png,0,a\n2.png,,a\n", {}, "no row has a 1 in the 1 column .*: cat"),
         ("path,cat,text\n1.png,2,a\n", {}, r"row 1 \(1.png\): column cat has '2', not 1, 0"),
         ("path,cat,text\n1.png,cat dog,a\n", {}, "label lists are read with data.label_column"),
         ("path,cow,text\n1.png,1,a\n", {}, "no column cat; its columns: path, cow, text"),

@@ -1,6 +1,7 @@
 """`python -m mmlabel.predict CHECKPOINT WHAT`: label pictures and captions with a finished run."""
 
 import argparse
+import filecmp
 import hashlib
 import json
 import os
@@ -216,7 +217,8 @@ def _open(predictor: "Predictor", options: argparse.Namespace) -> Rows:
         [name] if name else [column for column in columns if column]
         for name, columns in zip(given, usual, strict=True)
     )
-    return open_rows(
+    folder = options.pictures or _pictures(data, options.what.parent)
+    rows = open_rows(
         options.what,
         columns=Columns(
             picture=pictures,
@@ -224,11 +226,28 @@ def _open(predictor: "Predictor", options: argparse.Namespace) -> Rows:
             need_picture=predictor.looks_at_pictures or given[0] is not None,
             need_caption=given[1] is not None,
         ),
-        pictures=options.pictures or _pictures(data, options.what.parent),
+        pictures=folder,
         caption=options.caption,
         encoding=options.encoding,
         delimiter=data.delimiter if data.name == "csv" else None,
     )
+    beside = options.what.parent
+    if predictor.looks_at_pictures and options.pictures is None and _is_table(options.what):
+        _check_one_place(rows.rows, folder, beside)
+    return rows
+
+
+def _check_one_place(rows: Iterable[Row], folder: Path, beside: Path) -> None:
+    """Raise UserError for a picture of training's folder that is another one beside the table."""
+    if folder == beside or not folder.is_dir() or folder.samefile(beside):
+        return
+    for row in rows:
+        here, there = beside / row.id, folder / row.id
+        if here.is_file() and there.is_file() and not filecmp.cmp(here, there, shallow=False):
+            raise UserError(
+                f"{row.id} is one picture in {folder}, where those of training are, and another in"
+                f" {beside}, beside the table: say which with --pictures FOLDER"
+            )
 
 
 def _pictures(data: "DataSource", beside: Path) -> Path:

@@ -163,6 +163,23 @@ def test_a_root_that_is_gone_is_passed_over(settings_of, made: Path, tmp_path: P
     assert run(best, made / "rows.csv", "--out", out) == 0
 
 
+def test_a_picture_of_another_content_beside_the_table_is_not_passed_over(
+    settings_of, made: Path, tmp_path: Path, capsys
+):
+    given = ["data=csv", f"data.file={made}/rows.csv", f"data.root={made}", "model=image_only"]
+    train(settings_of(*given, "trainer.max_epochs=1"), tmp_path / "run")
+    new, best, out = tmp_path / "new", tmp_path / "run" / "best.ckpt", tmp_path / "out.csv"
+    (new / "data").mkdir(parents=True)
+    (new / "table.csv").write_text("picture\ndata/1.jpg\ndata/2.jpg\n")
+    shutil.copy(made / "data" / "1.jpg", new / "data")  # the same picture twice is no question
+    assert run(best, new / "table.csv", "--out", out) == 0
+    shutil.copy(made / "data" / "3.jpg", new / "data" / "2.jpg")
+    assert run(best, new / "table.csv", "--out", out) == 1
+    said = capsys.readouterr().err
+    assert f"data/2.jpg is one picture in {made}, where those of training are, and another" in said
+    assert run(best, new / "table.csv", "--out", out, "--pictures", new) == 0
+
+
 def test_a_mistake_is_one_message(tmp_path: Path, capsys):
     assert main([str(tmp_path / "no.ckpt"), "no.csv"]) == 1
     assert "there is no file" in capsys.readouterr().err

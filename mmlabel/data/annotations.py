@@ -2,6 +2,7 @@
 
 import os
 import stat
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -204,19 +205,31 @@ def _check_text(path: Path, ids: list[str], captions: list[str]) -> None:
 def _check_pictures(path: Path, ids: list[str], pictures: list[Path]) -> None:
     # Listing the folders is far faster than asking for each file.
     present: dict[str, set[str]] = {}
-    missing = []
+    missing, first = [], ("", "")
     for row, picture in enumerate(pictures):
         folder, name = os.path.split(picture)
         if folder not in present:
             present[folder] = listing(folder)
         if name not in present[folder]:
+            first = first if missing else (folder, name)
             missing.append(f"{ids[row]} (row {row + 1})")
     if missing:
         folders = ", ".join(folder or "." for folder in list(present)[:3])
-        raise UserError(
-            f"{path}: {len(missing)} of {len(ids)} rows have no picture file "
-            f"(looked in {folders}{', ...' if len(present) > 3 else ''}): {up_to_ten(missing)}"
+        folder, name = first
+        alike = sorted(other for other in present[folder] if _bare(other) == _bare(name))
+        hint = alike and (
+            f"; {folder or '.'} has {alike[0]}, which differs in its ending, in capitals or in how"
+            " a letter is encoded: write it as the file has it"
         )
+        raise UserError(
+            f"{path}: {len(missing)} of {len(ids)} rows have no picture file (looked in {folders}"
+            f"{', ...' if len(present) > 3 else ''}): {up_to_ten(missing)}{hint or ''}"
+        )
+
+
+def _bare(name: str) -> str:
+    """A file's name without what is easily lost: its ending, capitals, the code of accents."""
+    return unicodedata.normalize("NFC", os.path.splitext(name)[0]).casefold()
 
 
 def _caption_notes(path: Path, captions: list[str]) -> list[str]:

@@ -79,6 +79,15 @@ def test_pictures_are_relative_to_the_csv_or_to_a_root_or_absolute(tmp_path):
         any_csv(tmp_path, "path,tags,text\ndeep/2.png,1,a\n", require_pictures=True)
 
 
+def test_a_picture_whose_name_is_nearly_that_of_a_file(tmp_path):
+    (tmp_path / "cafe\u0301.png").touch()  # as macOS has it, which looks the same
+    for name in ("caf\xe9.png", "caf\xe9", "CAFE\u0301.PNG", "cafe\u0301.jpg"):
+        with pytest.raises(UserError, match="has cafe\u0301.png, which differs in its ending, in"):
+            any_csv(tmp_path, f"path,tags,text\n{name},1,a\n", require_pictures=True)
+    with pytest.raises(UserError, match=r"no picture file .*: cafe.png \(row 1\)$"):
+        any_csv(tmp_path, "path,tags,text\ncafe.png,1,a\n", require_pictures=True)
+
+
 COLUMNS = "path,tags,text\n"
 
 

@@ -132,7 +132,14 @@ def build(settings: Settings, resumed: Checkpoint | None, *, wandb_id: str | Non
         states=states,
         first_epoch=resumed.epochs if resumed and settings.train else 0,
     )
-    inputs = inputs_read(data, backbone, text, resumed, looks_at_order=settings.looks_at_order)
+    inputs = inputs_read(
+        data,
+        backbone,
+        text,
+        resumed,
+        looks_at_order=settings.looks_at_order,
+        note=prepared.note if settings.train else lambda _: None,
+    )
     if resumed is not None:
         check_inputs(resumed, inputs, prepared, settings)
     if loaded is not None:
@@ -197,11 +204,12 @@ def inputs_read(
     resumed: Checkpoint | None,
     *,
     looks_at_order: bool,
+    note: Callable[[str], None] = lambda _: None,
 ) -> dict[str, str]:
     """A digest of each thing that a run reads, so that another run can tell what has changed.
 
     Captions and vectors are digested as the network gets them: what WordNet and the vectors' file
-    made of the run's words, whatever else there is in them.
+    made of the run's words, whatever else there is in them. `note` is that of `data_digests`.
     """
     prepared, captions = data.prepared, data.prepared.captions
     read = data_digests(
@@ -210,6 +218,7 @@ def inputs_read(
         looks_at_pictures=data.looks_at_pictures,
         looks_at_order=looks_at_order,
         cache_dir=data.cache_dir,
+        note=note,
     )
     if len(captions.ids):
         read["words"] = fingerprint(prepared.vocabulary.words, captions.ids, captions.offsets)

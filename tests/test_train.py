@@ -338,6 +338,25 @@ def test_a_picture_that_is_none(scenes: Path, quick: list[str], tmp_path: Path):
         assert broken.name in results["notes"][0]
 
 
+def test_pictures_in_two_splits_are_said(settings_of, made: Path, tmp_path: Path):
+    data = tmp_path / "data"
+    shutil.copytree(made, data)
+    splits = ["train"] * 50 + ["val"] * 10 + ["test"] * 12
+    lines = [f"data/{n}.jpg,{split}\n" for n, split in enumerate(splits)]
+    (data / "splits.csv").write_text("ImageID,split\n" + "".join(lines))
+    for copy, of in ((55, 3), (70, 3), (71, 58), (5, 4), (69, 68)):  # the last two within a split
+        shutil.copy(data / "data" / f"{of}.jpg", data / "data" / f"{copy}.jpg")
+    options = ["data=csv", f"data.file={data}/rows.csv", f"data.splits={data}/splits.csv"]
+    results = train(settings_of(*options, "model=image_only"), tmp_path / "run")
+    (said,) = (note for note in results["notes"] if "two splits" in note)
+    assert said.startswith("3 pictures stand in two splits under two names, byte for byte")
+    for one in ("data/55.jpg (val)", "data/70.jpg (test)"):
+        assert f"{one} = data/3.jpg (train)" in said
+    assert "data/71.jpg (test) = data/58.jpg (val)" in said
+    results = train(settings_of("data=csv", f"data.file={made}/rows.csv"), tmp_path / "other")
+    assert not [note for note in results["notes"] if "two splits" in note]
+
+
 def test_a_detector_answers_without_training(settings_of, tmp_path: Path):
     """A random one: its scores are noise, but take the whole way."""
     options = ["detector=ssdlite320_mobilenet_v3_large", "detector.weights=none"]

@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmlabel.cache import atomic_write, cache_folder, fingerprint
-from mmlabel.data.annotations import Annotations
+from mmlabel.data.annotations import Annotations, up_to_ten
 from mmlabel.data.pictures import BadPicture, content_digest, read_picture
 from mmlabel.data.transforms import Size, picture_views, transform_key
 from mmlabel.processors import cores
 from mmlabel.progress import progress
+from mmlabel.wording import count
 
 if TYPE_CHECKING:
     from mmlabel.settings import Settings
@@ -71,11 +72,13 @@ def data_digests(
     looks_at_pictures: bool,
     looks_at_order: bool,
     cache_dir: Path,
+    note: Callable[[str], None] = lambda _: None,
 ) -> dict[str, str]:
     """Digests of all ids, captions and labels, of the splits' rows, and of what else is looked at.
 
     That of the pictures in the splits changes with the content of any of them, or with which can be
     read; that of the order in which the file lists each row's labels is no part of the first one.
+    `note` is told of pictures that stand in several splits under other names.
     """
     found = {"data": annotations.fingerprint, "splits": fingerprint(*rows.values())}
     if looks_at_order and annotations.label_order is not None:
@@ -86,7 +89,33 @@ def data_digests(
             [annotations.pictures[row] for row in chosen], digests_folder(cache_dir)
         )
         found["pictures"] = fingerprint(b"".join(digest or b"-" for digest in digests))
+        digest_of = dict(zip(chosen.tolist(), digests, strict=True))
+        if copies := _copies(annotations.ids, rows, digest_of):
+            note(
+                f"{count(len(copies), 'picture stands', 'pictures stand')} in two splits under two"
+                f" names, byte for byte, which makes scores too high: {up_to_ten(copies)}"
+                " (python -m mmlabel.data shows all, with data.splits rows are divided otherwise)"
+            )
     return found
+
+
+def _copies(
+    ids: Sequence[str], rows: Mapping[str, np.ndarray], digests: Mapping[int, bytes | None]
+) -> list[str]:
+    """The files of validation and test that one of training, or of validation, has the content of,
+    in words; `digests` are by row number."""
+    seen: dict[bytes, str] = {}
+    copies = []
+    for split in ("train", "val", "test"):
+        own = {}
+        for row in rows[split].tolist():
+            digest = digests[row]
+            if digest in seen:
+                copies.append(f"{ids[row]} ({split}) = {seen[digest]}")
+            elif digest is not None:
+                own[digest] = f"{ids[row]} ({split})"
+        seen |= own
+    return copies
 
 
 def read_digests(settings: "Settings") -> dict[str, str]:

@@ -14,12 +14,13 @@ from mmlabel.data.row_store import (
     StoreInfo,
     StoreUnavailable,
     key_of,
+    megabytes_of,
     open_store,
     remove_store,
     stores,
     without_description,
 )
-from mmlabel.errors import UserError
+from mmlabel.errors import UserError, of_the_disk
 from mmlabel.large_imports import import_large
 from mmlabel.terminal import printable
 from mmlabel.wording import count
@@ -33,8 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     try:
         return _COMMANDS[options.command](options)
-    except (StoreUnavailable, OSError) as error:
+    except StoreUnavailable as error:
         raise UserError(str(error)) from error
+    except OSError as error:
+        other = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        raise of_the_disk(error) or UserError(other) from error
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -182,14 +186,17 @@ def _named(found: list[StoreInfo], key: str) -> StoreInfo:
 
 def _prune(options: argparse.Namespace) -> int:
     chosen, removed = _chosen(options), 0.0
-    for info in chosen:
-        name = f"{info.name[:12]} ({printable(_network(info))}, {count(info.rows, 'row')})"
-        if remove_store(info):
-            removed += info.megabytes
-            print(f"removed {name}: {info.megabytes:,.1f} MB")
+    found = {i.folder: f"{printable(_network(i))}, {count(i.rows, 'row')}" for i in chosen}
+    if options.all:
+        found |= dict.fromkeys(without_description(options.cache_dir), "without a description")
+    for folder, what in found.items():
+        name, megabytes = f"{folder.name[:12]} ({what})", megabytes_of(folder)
+        if remove_store(folder):
+            removed += megabytes
+            print(f"removed {name}: {megabytes:,.1f} MB")
         else:
             print(f"left {name}: a job is filling it")
-    print(f"{removed:,.1f} MB freed" if chosen else "nothing to remove")
+    print(f"{removed:,.1f} MB freed" if found else "nothing to remove")
     if options.all:
         forget_digests(options.cache_dir)
     return 0
@@ -248,7 +255,9 @@ def _merge(options: argparse.Namespace) -> int:
     done = merge([open_store(folder) for folder in folders], target)
     for folder, part in zip(folders, done, strict=True):
         left = f", {count(part.damaged, 'damaged row')} left out" if part.damaged else ""
-        print(f"{folder}: {count(part.added, 'row')} added, {part.known:,} were there{left}")
+        other = f" ({part.other:,} with other numbers, up to {part.most:.2g} apart, which stay)"
+        known = f"{part.known:,} were there{other if part.other else ''}"
+        print(f"{folder}: {count(part.added, 'row')} added, {known}{left}")
     print(f"merged into {target.folder}: {count(len(target.entries()), 'row')}")
     return 0
 
@@ -265,6 +274,8 @@ def _store_in(part: Path, key: str | None) -> Path:
         return found[0].folder
     names = ", ".join(info.name[:12] for info in found)
     what = f"has several stores: choose one with --key, of {names}" if found else "has no store"
+    if not found and (unread := without_description(part)):
+        what += f" with a description: {unread[0] / 'store.json'} is missing or damaged"
     raise UserError(f"{part} {what}")
 
 
@@ -287,8 +298,10 @@ def _export(options: argparse.Namespace) -> int:
         for file, digest in zip(files, digests, strict=True):
             if digest is not None:
                 names.setdefault(digest, []).append(file.relative_to(root).as_posix())
-    rows, absent = export(open_store(folder), options.out, names)
+    rows, absent, damaged = export(open_store(folder), options.out, names)
     left = f"; {count(absent, 'file')} of {options.pictures} without a row" if absent else ""
+    if damaged:
+        left += f"; {count(damaged, 'damaged row')} of the store left out"
     print(f"{options.out}: {count(rows, 'row')} of {folder.name[:12]}{left}")
     return 0
 

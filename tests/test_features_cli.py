@@ -1,5 +1,6 @@
 """`python -m mmlabel.features`."""
 
+import errno
 import json
 import os
 import shutil
@@ -171,6 +172,70 @@ def test_a_store_that_a_job_is_filling_is_left(stores, run):
     assert f"left {stores[0].folder.name[:12]}" in said and "a job is filling it" in said
     run("prune", "--all")
     assert left(stores) == [False] * 3
+
+
+def test_what_cannot_be_removed_is_a_message(stores, run, monkeypatch):
+    def refuse(path: Path, **_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    status, said = run("prune", "--key", (name := stores[1].folder.name))
+    assert status == 1 and f"{name} cannot be removed (Read-only file system)" in said
+
+
+def test_what_has_lost_its_description_is_removed_with_the_rest(stores, run, tmp_path):
+    (stores[0].folder / "store.json").unlink()
+    (stores[0].folder / "entries.bin").unlink()
+    (stores[1].folder / "store.json").write_text("{")
+    status, said = run("prune", "--older-than", "0")
+    assert status == 0 and left(stores) == [True, True, False]
+    status, said = run("prune", "--all")
+    assert status == 0 and left(stores) == [False] * 3
+    assert said.count("(without a description): 0.0 MB") == 2
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"width": 24},
+        {"width": 0},
+        {"width": -48},
+        {"dtype": "float32"},
+        {"dtype": "O"},
+        {"key": [1]},
+        {"key": {"backbone": "resnet18"}},
+    ],
+)
+def test_a_description_of_other_rows_is_not_believed(stores, run, tmp_path, damage):
+    """A merge would take them for another network's; without checksums nothing else would tell."""
+    path = stores[1].folder / "store.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **damage}))
+    (stores[1].folder / "checksums.bin").unlink()
+    assert len(run("list")[1].splitlines()) == 3
+    status, said = run("verify")
+    assert status == 1 and f"{stores[1].folder.name[:12]}: store.json is missing or damaged" in said
+    status, said = run("merge", str(stores[1].folder))
+    assert status == 1 and f"{path} does not describe the rows of its folder" in said
+    alone = tmp_path / "alone" / "features"
+    alone.mkdir(parents=True)
+    stores[1].folder.rename(alone / stores[1].folder.name)
+    status, said = run("merge", str(alone.parent))
+    assert status == 1 and "store.json is missing or damaged" in said
+
+
+def test_what_an_export_and_a_merge_leave_out_is_said(stores, run, tmp_path):
+    path, name = stores[2].folder / "features.bin", stores[2].folder.name
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    status, said = run("export", str(tmp_path / "out.npz"), "--key", name)
+    assert status == 0 and "2 rows of" in said and "; 1 damaged row of the store left out" in said
+    path.write_bytes(path.read_bytes()[:-1])
+    status, said = run("export", str(tmp_path / "out.npz"), "--key", name)
+    assert status == 0 and "2 rows of" in said and "; 1 damaged row of the store left out" in said
+    elsewhere = tmp_path / "elsewhere" / "features" / name
+    elsewhere.parent.mkdir(parents=True)
+    stores[2].folder.rename(elsewhere)
+    status, said = run("merge", str(elsewhere))
+    assert status == 0 and "2 rows added, 0 were there, 1 damaged row left out" in said
 
 
 def test_as_a_command_with_the_cache_folder_from_the_environment(stores):

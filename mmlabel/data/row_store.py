@@ -16,6 +16,7 @@ does not match is as good as none: it is computed anew, and appended.
 
 import json
 import os
+import re
 import shutil
 import struct
 import zlib
@@ -24,6 +25,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import Timeout
@@ -271,8 +273,13 @@ def stores(cache_dir: Path) -> list[StoreInfo]:
 def without_description(cache_dir: Path) -> list[Path]:
     """The folders that `stores` passes over, as their `store.json` is missing or damaged."""
     known = {info.folder for info in stores(cache_dir)}
-    found = {path.parent for path in (Path(cache_dir) / "features").glob("*/entries.bin")}
-    return sorted(found - known)
+    files = (Path(cache_dir) / "features").glob("*/*.bin")
+    return sorted({path.parent for path in files} - known)
+
+
+def megabytes_of(folder: Path) -> float:
+    """What a store takes on disk."""
+    return sum(file.stat().st_size for file in folder.iterdir()) / 1e6
 
 
 def open_store(folder: Path) -> RowStore:
@@ -280,33 +287,44 @@ def open_store(folder: Path) -> RowStore:
 
     Raises UserError for a folder that holds none, or whose description is not that of its rows.
     """
-    try:
-        header = json.loads((folder / "store.json").read_text(encoding="utf-8"))
-        store = RowStore(folder, width=int(header["width"]), dtype=str(header["dtype"]))
-        header["key"]
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise UserError(f"{folder} holds no store of features or scores ({error})") from error
-    return store
+    header = _header(folder)
+    return RowStore(folder, width=header["width"], dtype=header["dtype"])
 
 
 def key_of(folder: Path) -> dict[str, object]:
-    """All that a store's rows depend on besides the pictures, with their width and type."""
-    header = json.loads((folder / "store.json").read_text(encoding="utf-8"))
+    """All that a store's rows depend on besides the pictures, with their width and type.
+
+    Raises UserError as `open_store` does.
+    """
+    header = _header(folder)
     return {**header["key"], "width": header["width"], "dtype": header["dtype"]}
 
 
-def remove_store(info: StoreInfo) -> bool:
-    """Delete a store from disk; False, and nothing is deleted, while a job is filling it."""
+def remove_store(folder: Path) -> bool:
+    """Delete a store from disk; False, and nothing is deleted, while a job is filling it.
+
+    Raises `StoreUnavailable` where this is not possible.
+    """
     held = []
     try:
-        for path in info.folder.glob("*.lock"):
+        for path in folder.glob("*.lock"):
             guard = lock(path.with_suffix(""))
             with suppress(NotImplementedError):  # a file system without locks
                 guard.acquire(timeout=0)
                 held.append(guard)
-        shutil.rmtree(info.folder)
+        # What is left when this is cut short has no rows, and is found and removed another time.
+        (folder / "entries.bin").unlink(missing_ok=True)
+        for path in folder.iterdir():
+            if path.name != "store.json":
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        shutil.rmtree(folder)
     except Timeout:
         return False
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StoreUnavailable(
+            f"the feature store in {folder} cannot be removed ({reason})"
+        ) from error
     finally:
         for guard in held:
             guard.release()
@@ -322,17 +340,43 @@ def unavailable(folder: Path, error: Exception) -> StoreUnavailable:
     )
 
 
+def _header(folder: Path) -> dict[str, Any]:
+    """What `store.json` says of the rows beside it.
+
+    Raises UserError for what cannot be read, and for what is not the description that the folder is
+    named after: rows would be read as another network's.
+    """
+    try:
+        header = json.loads((folder / "store.json").read_text(encoding="utf-8"))
+        right = (
+            isinstance(header["key"], dict)
+            and type(header["width"]) is int
+            and header["width"] > 0
+            and header["dtype"] in ("float16", "float32")
+        )
+        if re.fullmatch("[0-9a-f]{32}", name := folder.resolve().name):
+            right = right and fingerprint(header) == name
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UserError(f"{folder} holds no store of features or scores ({error})") from error
+    if not right:
+        raise UserError(
+            f"{folder / 'store.json'} does not describe the rows of its folder: it is damaged, or"
+            " another store's; a run that uses the store mends it"
+        )
+    return header
+
+
 def _describe(path: Path) -> StoreInfo:
-    header = json.loads(path.read_text(encoding="utf-8"))
-    folder, key = path.parent, dict(header["key"])
-    store = RowStore(folder, width=int(header["width"]), dtype=header["dtype"])
+    folder = path.parent
+    header = _header(folder)
+    store = RowStore(folder, width=header["width"], dtype=header["dtype"])
     return StoreInfo(
         name=folder.name,
         folder=folder,
-        key=key,
+        key=header["key"],
         dtype=str(store.dtype),
         rows=store._count(),
-        megabytes=sum(file.stat().st_size for file in folder.iterdir()) / 1e6,
+        megabytes=megabytes_of(folder),
         last_used=datetime.fromtimestamp(path.stat().st_mtime),
     )
 

@@ -69,15 +69,17 @@ class Merged:
 
     added: int
     known: int  # rows that the store had already
-    damaged: int  # rows that are not as they were written, left out
+    other: int  # of these, rows with other numbers there
+    most: float  # by which a number differs, at most
+    damaged: int  # rows that are not as they were written, or not there any more; left out
 
 
 def merge(parts: Sequence[RowStore], target: RowStore) -> list[Merged]:
     """Add the rows of other stores of the same key to `target`, each part checked first.
 
-    A row that the target has is left as it is. Rows count once their entries are written, so that a
-    merge which is interrupted leaves a whole store with some of the rows, and the same call adds
-    the others.
+    A row that the target has is left as it is, and counted if its numbers are others. Rows count
+    once their entries are written, so that a merge which is interrupted leaves a whole store with
+    some of the rows, and the same call adds the others.
 
     Raises `StoreUnavailable` where the disk is too small or cannot be written.
     """
@@ -89,26 +91,41 @@ def merge(parts: Sequence[RowStore], target: RowStore) -> list[Merged]:
         if whole
     }
     target.check_space(int((target.rows(list(new)) < 0).sum()))
-    return [_add(store, found, target) for store, found in zip(parts, checked, strict=True)]
+    # Held to the end, so that the store is not taken for one that nobody fills, and removed.
+    with target.turn(list(new), share="merge", work="merging"):
+        return [_add(store, found, target) for store, found in zip(parts, checked, strict=True)]
 
 
 def _add(store: RowStore, found: Checked, target: RowStore) -> Merged:
     # Of an entry's rows the last whole one counts, as everywhere.
     rows = {found.entries[row]: row for row in np.flatnonzero(found.whole).tolist()}
     entries = list(rows)
-    missing = np.flatnonzero(target.rows(entries) < 0)
-    chosen = [entries[n] for n in missing.tolist()]
+    there = target.rows(entries)
+    chosen = [entries[n] for n in np.flatnonzero(there < 0).tolist()]
+    known = np.flatnonzero(there >= 0)
     array, size = store.array(), _rows_at_a_time(store)
+    other, most, kept = 0, 0.0, target.array()
+    for start in range(0, len(known), size):
+        some = known[start : start + size]
+        ours = array[[rows[entries[n]] for n in some.tolist()]].astype(np.float32)
+        apart = np.abs(ours - kept[there[some]]).max(1)
+        other += int((apart > 0).sum())
+        most = max(most, float(apart.max()))
     with progress(f"merging {store.folder}", len(chosen), unit="rows") as advance:
         for start in range(0, len(chosen), size):
             some = chosen[start : start + size]
             target.append(some, array[[rows[entry] for entry in some]])
             advance(len(some))
-    return Merged(len(chosen), len(entries) - len(chosen), found.damaged)
+    return Merged(len(chosen), len(known), other, most, found.damaged + found.lost)
 
 
-def export(store: RowStore, out: Path, names: dict[bytes, list[str]] | None) -> tuple[int, int]:
-    """Write a store's whole rows with what they belong to; returns (rows, pictures without any).
+def export(
+    store: RowStore, out: Path, names: dict[bytes, list[str]] | None
+) -> tuple[int, int, int]:
+    """Write a store's whole rows with what they belong to.
+
+    Returns how many rows were written, how many pictures have none, and how many rows of the store
+    are damaged or not there any more.
 
     OUT.npz holds "ids" (R,) text, "flipped" (R,) bool and "features" (R, width); of OUT.npy the
     array is the file, and the ids are in OUT.csv beside it (row, id, flipped). The two views of a
@@ -140,7 +157,7 @@ def export(store: RowStore, out: Path, names: dict[bytes, list[str]] | None) -> 
         _write(out, store, lines)
     except OSError as error:
         raise UserError(f"{out} cannot be written ({error.strerror or error})") from error
-    return len(lines), absent
+    return len(lines), absent, found.damaged + found.lost
 
 
 def _write(out: Path, store: RowStore, lines: list[tuple[str, bool, int]]) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mmlabel.data import store_parts
-from mmlabel.data.row_store import RowStore, open_store
+from mmlabel.data.row_store import RowStore, open_store, remove_store, stores
 from mmlabel.data.store_parts import check, export, merge
 from mmlabel.errors import UserError
 
@@ -86,6 +86,53 @@ def test_parts_are_merged_without_what_is_damaged(tmp_path: Path):
     assert [part.added for part in merge(parts, target)] == [0, 0], "again: nothing is left to do"
 
 
+def test_a_merge_says_what_is_cut_off_and_where_rows_are_others(tmp_path: Path):
+    parts = [filled(tmp_path / "a", range(7)), filled(tmp_path / "b", range(7, 9))]
+    other = np.array([[5.5, 5.25, 5.5], [6, 6.25, 6.5]], np.float32)  # of 5 one is 0.5 apart
+    parts[1].append([entry(5), entry(6)], other)
+    with open(parts[0].folder / "features.bin", "rb+") as file:
+        file.truncate(6 * 12 + 1)
+    target = RowStore.open(tmp_path / "whole", key=KEY, width=3, dtype="float32")
+    first, second = merge(parts, target)
+    assert (first.added, first.damaged, first.other) == (6, 1, 0)
+    assert (second.added, second.known, second.other, second.most) == (3, 1, 1, 0.5)
+    assert numbers_in(target)[entry(5)] == 5
+
+
+def test_a_store_that_parts_are_merged_into_is_being_filled(tmp_path: Path, monkeypatch):
+    part, append = filled(tmp_path / "a", range(11)), RowStore.append
+    target = RowStore.open(tmp_path / "whole", key=KEY, width=3, dtype="float32")
+
+    def pruned_meanwhile(self, entries, block) -> None:
+        assert not remove_store(target.folder)
+        append(self, entries, block)
+
+    monkeypatch.setattr(RowStore, "append", pruned_meanwhile)
+    assert [one.added for one in merge([part], target)] == [11]
+    assert check(target).whole.sum() == 11
+
+
+def test_what_a_prune_that_was_cut_short_leaves(tmp_path: Path, monkeypatch):
+    """No rows, and a folder that the next one finds, whichever file it came to."""
+    unlink = Path.unlink
+    for number in range(1, 5):
+        folder, calls = filled(tmp_path, range(3)).folder, []
+
+        def cut_short(path: Path, missing_ok: bool = False, *, _calls=calls, _most=number) -> None:
+            _calls.append(path)
+            if len(_calls) == _most:
+                raise KeyboardInterrupt
+            unlink(path, missing_ok)
+
+        monkeypatch.setattr(Path, "unlink", cut_short)
+        with pytest.raises(KeyboardInterrupt):
+            remove_store(folder)
+        monkeypatch.undo()
+        [found] = stores(tmp_path)
+        assert found.folder == folder and found.rows == (3 if number == 1 else 0)
+        assert remove_store(folder) and not folder.exists()
+
+
 def test_a_merge_that_is_cut_short_goes_on(tmp_path: Path, monkeypatch):
     part, append = filled(tmp_path / "a", range(11)), RowStore.append
     calls = []
@@ -109,14 +156,14 @@ def test_a_merge_that_is_cut_short_goes_on(tmp_path: Path, monkeypatch):
 def test_rows_are_written_out_with_their_ids(tmp_path: Path):
     store = filled(tmp_path, range(3))
     store.append([entry(1, flip=1)], np.array([[9, 9, 9]], np.float32))
-    assert export(store, tmp_path / "all.npz", None) == (4, 0)
+    assert export(store, tmp_path / "all.npz", None) == (4, 0, 0)
     with np.load(tmp_path / "all.npz", allow_pickle=False) as arrays:
         assert arrays["ids"].tolist() == [entry(n)[:-1].hex() for n in (0, 1, 2, 1)]
         assert arrays["flipped"].tolist() == [False, False, False, True]
         np.testing.assert_array_equal(arrays["features"][:, 0], [0, 1, 2, 9])
 
     names = {entry(n)[:-1]: ids for n, ids in {1: ["=x.png", "copy.png"], 7: ["no.png"]}.items()}
-    assert export(store, tmp_path / "some.npy", names) == (4, 1)
+    assert export(store, tmp_path / "some.npy", names) == (4, 1, 0)
     np.testing.assert_array_equal(np.load(tmp_path / "some.npy")[:, 0], [1, 9, 1, 9])
     with open(tmp_path / "some.csv", newline="") as file:
         rows = [list(row.values()) for row in csv.DictReader(file)]
@@ -127,7 +174,7 @@ def test_rows_are_written_out_with_their_ids(tmp_path: Path):
         ["3", "copy.png", "1"],
     ]
     assert sorted(path.name for path in tmp_path.glob("*.np?")) == ["all.npz", "some.npy"]
-    assert export(store, tmp_path / "some.npy", names) == (4, 1)  # over the one before
+    assert export(store, tmp_path / "some.npy", names) == (4, 1, 0)  # over the one before
     (tmp_path / "rows.csv").write_text("mine")
     with pytest.raises(UserError, match=r"rows\.csv.* is another file"):
         export(store, tmp_path / "rows.npy", names)

@@ -2,12 +2,13 @@
 common: how they end, the paths that they are given, and where they may write."""
 
 import os
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mmlabel.cache import is_temporary
 from mmlabel.errors import UserError, of_the_disk
-from mmlabel.interrupts import answer, raise_on_interrupt
+from mmlabel.interrupts import Signalled, answer, raise_on_interrupt
 from mmlabel.progress import say
 from mmlabel.terminal import escape_what_is_missing, printable
 
@@ -15,7 +16,7 @@ from mmlabel.terminal import escape_what_is_missing, printable
 def run_command(work: Callable[[], int | None]) -> int:
     """The exit status of a command: what `work` returns, or 0.
 
-    A user's mistake is told in a line and is 1, Ctrl-C 130, as a shell has it.
+    A user's mistake is told in a line and is 1, Ctrl-C 130 and SIGTERM 143, as a shell has it.
     """
     escape_what_is_missing()
     try:
@@ -32,7 +33,7 @@ def run_command(work: Callable[[], int | None]) -> int:
     except KeyboardInterrupt as stop:
         answer(stop)
         say("mmlabel: interrupted")
-        return 130
+        return 128 + (stop.signum if isinstance(stop, Signalled) else signal.SIGINT)
 
 
 def path_of(text: str) -> Path:

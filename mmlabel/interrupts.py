@@ -16,14 +16,25 @@ def end_on_interrupt() -> None:
     For the time before `run_cli` or `run_command`, which answer it themselves. An exception would
     be a traceback, or be lost in the middle of an import.
     """
+    global _program
+    _program = os.getpid()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell may have it ignored
         signal.signal(signal.SIGINT, _end)
 
 
 def raise_on_interrupt() -> None:
-    """Have Ctrl-C raise KeyboardInterrupt again, for whoever catches it to `answer`."""
+    """Have Ctrl-C raise KeyboardInterrupt again, for whoever catches it to `answer`.
+
+    SIGTERM does the same, by which whoever ends the program in order has files removed that are not
+    finished, and rows kept that are.
+    """
     if signal.getsignal(signal.SIGINT) is _end:
         signal.signal(signal.SIGINT, _raise)
+    if _program == os.getpid() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _terminate)
+
+
+_program: int | None = None  # the process that this module is the beginning of
 
 
 def _end(signum: int, _: FrameType | None) -> None:
@@ -53,7 +64,7 @@ class Signalled(BaseException):
 
 
 class _CtrlC(Signalled, KeyboardInterrupt):
-    """Ctrl-C of a command that catches KeyboardInterrupt."""
+    """Ctrl-C, or SIGTERM, of a command that catches KeyboardInterrupt."""
 
 
 def raise_until_answered(stop: Signalled, *, patience: float = 0.0) -> None:
@@ -107,6 +118,12 @@ def behind(error: BaseException) -> Signalled | None:
 
 def _raise(signum: int, _: FrameType | None) -> None:
     raise_until_answered(_CtrlC(signum))
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    if os.getpid() != _program:
+        os._exit(128 + signum)  # what it has forked, such as a worker that decodes pictures
+    _raise(signum, frame)
 
 
 def _without_remark(lost: "sys.UnraisableHookArgs") -> None:

@@ -151,6 +151,7 @@ except BaseException:
     [
         ("cli.run_cli", signal.SIGTERM, 143, "mmlabel: interrupted (SIGTERM)"),
         ("commands.run_command", signal.SIGINT, 130, "mmlabel: interrupted"),
+        ("commands.run_command", signal.SIGTERM, 143, "mmlabel: interrupted"),
     ],
 )
 def test_a_signal_is_heard_also_where_its_exception_is_lost(

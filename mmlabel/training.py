@@ -544,7 +544,7 @@ def build_trainer(
     if settings.trainer.sync_batchnorm:
         plugins.append(SyncedNorms())
     with _trainer_errors():
-        return pl.Trainer(
+        trainer = pl.Trainer(
             **settings.trainer.model_dump(),
             callbacks=callbacks,
             logger=loggers,
@@ -555,3 +555,8 @@ def build_trainer(
             enable_model_summary=settings.callbacks.model_summary,
             plugins=plugins,
         )
+    # In Lightning's handler of SIGTERM the processes of a run tell each other of it: one that alone
+    # has got the signal, or at another step, would wait for the others without end.
+    connector: Any = trainer._signal_connector
+    connector.register_signal_handlers = lambda: None
+    return trainer

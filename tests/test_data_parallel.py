@@ -2,13 +2,16 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from resumed_runs import history, results_of
 
+from mmlabel.classifier import Classifier
 from mmlabel.errors import UserError
 from mmlabel.training import check_shares, train
 
@@ -40,6 +43,51 @@ def test_two_processes_follow_one(quick: list[str], settings_of, tmp_path: Path)
     assert results_of(two)["rows"] == results_of(one)["rows"]
     scores = results_of(one)["scores"]
     assert results_of(two)["scores"] == pytest.approx(scores, abs=1e-4), json.dumps(scores)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", [True, False])
+def test_a_signal_to_one_process_ends_both(first: bool, quick: list[str], tmp_path: Path):
+    fitting = [o for o in quick if not o.startswith(("backbone", "features"))]
+    given = [*fitting, "model=caption_only", "trainer=ddp", "trainer.max_epochs=100000"]
+    given += ["patience=null", "hydra.run.dir=run"]
+    with subprocess.Popen(
+        [sys.executable, str(REPOSITORY / "train.py"), *given],
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        written, end = tmp_path / "run" / "metrics.csv", time.monotonic() + 300
+        while not (written.exists() and len(written.read_text().splitlines()) > 3):
+            assert time.monotonic() < end and process.poll() is None, process.communicate()[0]
+            time.sleep(0.1)
+        started = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        programs = {int(pid): Path(f"/proc/{pid}/cmdline").read_bytes() for pid in started}
+        (other,) = (pid for pid, program in programs.items() if b"train.py" in program)
+        os.kill(process.pid if first else other, signal.SIGTERM)
+        try:
+            said = process.communicate(timeout=60)[0]
+        except subprocess.TimeoutExpired:
+            for pid in (other, process.pid):
+                os.kill(pid, signal.SIGKILL)
+            raise
+    assert process.returncode == (143 if first else 1), said
+    assert ("interrupted (SIGTERM)" if first else "another process of this run has ended") in said
+    assert "Traceback" not in said and not Path(f"/proc/{other}").exists()
+
+
+def test_lightning_answers_no_signal(monkeypatch, settings_of, tmp_path: Path):
+    """Within its handler all processes would have to be at the same step."""
+    seen: list[object] = []
+    monkeypatch.setattr(
+        Classifier, "on_train_start", lambda _: seen.append(signal.getsignal(signal.SIGTERM))
+    )
+    before = signal.getsignal(signal.SIGTERM)
+    train(settings_of("model=caption_only", "trainer.max_epochs=1"), tmp_path)
+    assert seen == [before] and signal.getsignal(signal.SIGTERM) is before
 
 
 ROWS = {"train": range(60), "val": range(24), "test": range(24)}

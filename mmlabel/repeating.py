@@ -160,12 +160,19 @@ def not_the_same(record: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
     if known is None:
         lines.append("the record, of an earlier version, has no digests of what the run read")
         return lines
+    # One that has gone on in its own folder has read its own checkpoint, and not what that holds.
+    went_on = [run["inputs"] for run in (record, now) if _went_on(run)]
     for name in now["inputs"] | known:
         # A record of an earlier version has none of these.
         later = name in (_READY, DETECTOR_ALONE) and name not in known
-        if now["inputs"].get(name) != known.get(name) and not later:
+        own = went_on and (name == "checkpoint" or any(name not in read for read in went_on))
+        if now["inputs"].get(name) != known.get(name) and not later and not own:
             lines.append(has_changed(name))
     return list(dict.fromkeys(lines))
+
+
+def _went_on(run: Mapping[str, Any]) -> bool:
+    return "checkpoint" in run["inputs"] and run["settings"].get("ckpt_path") is None
 
 
 def has_changed(name: str) -> str:

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from resumed_runs import results_of
+from resumed_runs import results_of, run_killed_in_epoch
 
 from mmlabel.cli import load_settings
 from mmlabel.errors import UserError
@@ -222,6 +222,25 @@ def test_differences_and_scores_in_words(captions: Path):
     assert scores_compared(record, scores) == [
         f"test/map 0.25 (then {record['scores']['test/map']})"
     ]
+
+
+def test_a_run_that_was_stopped_and_went_on_in_its_folder(
+    settings_of, cache, tmp_path: Path, caplog
+):
+    """What it has read of its own checkpoint has not changed, nor what that checkpoint held."""
+    options = ["model=caption_only", "trainer.max_epochs=2", "resume=true"]
+    run_killed_in_epoch(settings_of, tmp_path / "run", 1, *options)
+    train(settings_of(*options), tmp_path / "run", overrides=options)
+    former = results_of(tmp_path / "run")
+    assert "checkpoint" in former["inputs"] and former["epochs"] == 2
+    with caplog.at_level("INFO"):
+        again = repeated(tmp_path / "run", cache, tmp_path / "again")
+    assert again["scores"] == former["scores"]
+    assert "all that is read are the same" in caplog.text and again["notes"] == former["notes"]
+    less = former | {"inputs": {"data": former["inputs"]["data"], "checkpoint": "other"}}
+    assert not_the_same(less, again) == not_the_same(again, less) == []
+    less["inputs"]["data"] = "other"
+    assert not_the_same(less, again) == ["the data (ids, captions or labels) has changed"]
 
 
 def test_a_run_that_went_on_from_a_checkpoint(captions: Path, settings_of, cache, tmp_path: Path):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from fake_runs import write_fake_run
 
+from mmlabel import __main__ as commands
 from mmlabel import compare, mistakes
 from mmlabel.cli import load_settings
 from mmlabel.commands import run_command
@@ -27,6 +28,27 @@ def test_ctrl_c_is_a_line_and_130(command: str, monkeypatch, capsys):
     monkeypatch.setattr(module, "_parser", interrupted)
     assert module.main([]) == 130
     assert capsys.readouterr().err == "mmlabel: interrupted\n"
+
+
+def test_the_commands_are_listed(capsys):
+    assert commands.main([]) == commands.main(["--help"]) == 0
+    said = capsys.readouterr().out
+    package = Path(commands.__file__).parent
+    modules = {
+        path.relative_to(package).with_suffix("").as_posix()
+        for path in package.rglob("*.py")
+        if 'if __name__ == "__main__":' in path.read_text(encoding="utf-8")
+    }
+    modules -= {"__main__", "export/runner"}  # the second is copied beside exported models
+    for name in modules:
+        assert f"python -m mmlabel.{name.removesuffix('/__main__')} " in said
+    assert said.count("python -m") == 2 * len(modules)
+
+
+def test_a_command_behind_a_space_is_not_run(capsys):
+    assert commands.main(["predict", "best.ckpt"]) == 1
+    said = capsys.readouterr()
+    assert said.err.startswith("mmlabel: predict: ") and "python -m mmlabel.predict" in said.out
 
 
 def test_the_status_of_the_work(capsys):

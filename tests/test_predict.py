@@ -267,7 +267,8 @@ def test_columns_are_named_where_a_table_has_no_captions(
     table.write_text(f"picture,captoin\n{picture},a cat\n")
     assert run(best, table, "--out", out) == 0
     said = capsys.readouterr().err
-    assert f"{table} has no column caption or Caption; its columns: picture, captoin" in said
+    which = "(--caption-column NAME says which)"
+    assert f"no column caption or Caption {which}; its columns: picture, captoin" in said
     assert "pictures alone decide" in said
     options = ["data=csv", f"data.file={made}/rows.csv", "trainer.max_epochs=1"]
     train(settings_of(*options, "model=image_only"), tmp_path / "image")

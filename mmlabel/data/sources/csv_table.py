@@ -1,7 +1,7 @@
 """Any table of captioned pictures with named columns: CSV, TSV, JSON lines."""
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -30,6 +30,7 @@ from mmlabel.data.sources.delimited import (
     column_number,
     find_delimiter,
     header_of,
+    missing_columns,
     parse_delimited,
 )
 from mmlabel.data.sources.json_lines import as_text, parse_json_lines
@@ -38,6 +39,8 @@ from mmlabel.errors import UserError
 from mmlabel.wording import count
 
 _JSON_LINES = (".jsonl", ".ndjson")
+_PICTURE, _CAPTION = "data.picture_column=NAME", "data.caption_column=NAME"
+_LABEL, _LABELS = "data.label_column=NAME", "data.label_columns=[NAME]"
 _TABS = {"tab": "\t", "\\t": "\t"}  # as it can be written on a command line
 
 
@@ -104,6 +107,14 @@ def read_csv(
     _check_options(separator, names, num_labels, delimiter)
     columns = [picture_column, caption_column, label_column, *(label_columns or [])]
     table = _read_table(file, [c for c in columns if c], delimiter=delimiter, encoding=encoding)
+    _check_columns(
+        table,
+        {
+            _PICTURE: picture_column if require_pictures else None,
+            _CAPTION: caption_column if require_captions else None,
+            _LABEL: label_column if label_columns is None else None,
+        },
+    )
     ids, notes = _ids(table, picture_column, require_pictures)
     check_ids(file, ids, repeated=True)
     captions = _captions(table, caption_column, require_captions)
@@ -139,8 +150,8 @@ class _Table(NamedTuple):
     rows: Sequence[Sequence[object]]
     notes: list[str]
 
-    def column(self, name: str) -> list[object]:
-        number = column_number(self.file, self.header, name)
+    def column(self, name: str, option: str) -> list[object]:
+        number = column_number(self.file, self.header, name, option=option)
         return [cells[number] for cells in self.rows]
 
 
@@ -190,6 +201,15 @@ def _read_table(
     return _Table(file, header, cells, notes)
 
 
+def _check_columns(table: _Table, wanted: Mapping[str, str | None]) -> None:
+    """Raise UserError that names all columns at once that are not there, and their options."""
+    missing = {
+        column: option for option, column in wanted.items() if column and column not in table.header
+    }
+    if missing:
+        raise missing_columns(table.file, table.header, missing)
+
+
 def _ids(table: _Table, column: str | None, required: bool) -> tuple[list[str], list[str]]:
     """The image ids; the rows' numbers where there are none and no pictures are looked at."""
     # A name that is nearly one of the columns is a slip.
@@ -202,7 +222,7 @@ def _ids(table: _Table, column: str | None, required: bool) -> tuple[list[str], 
             "data.picture_column=null, but the model looks at pictures: name the column, or take"
             " model=caption_only"
         )
-    cells = table.column(column)
+    cells = table.column(column, _PICTURE)
     return [_text(table, row, column, cell).strip() for row, cell in enumerate(cells, start=1)], []
 
 
@@ -217,7 +237,7 @@ def _captions(table: _Table, column: str | None, required: bool) -> list[list[st
         )
     return [
         [_text(table, row, column, item) for item in (cell if isinstance(cell, list) else [cell])]
-        for row, cell in enumerate(table.column(column), start=1)
+        for row, cell in enumerate(table.column(column, _CAPTION), start=1)
     ]
 
 
@@ -237,7 +257,7 @@ def _listed_labels(
     separator: str,
 ) -> _Labels:
     lists: list[list[str]] = []
-    cells = table.column(column) if column else [None] * len(ids)
+    cells = table.column(column, _LABEL) if column else [None] * len(ids)
     for row, cell in enumerate(cells, start=1):
         try:
             lists.append(split_labels(cell, separator))
@@ -276,9 +296,9 @@ def _one_hot_labels(
     for pattern in patterns:
         found = [pattern] if pattern in table.header else fnmatch.filter(table.header, pattern)
         if not found:
-            column_number(table.file, table.header, pattern)
+            column_number(table.file, table.header, pattern, option=_LABELS)
         names += [name for name in found if name not in names]
-    columns = [table.column(name) for name in names]
+    columns = [table.column(name, _LABELS) for name in names]
     targets, known, notes = one_hot(table.file, ids, names, columns, uncertain=uncertain)
     return _Labels(names, targets, known=known, notes=notes)
 

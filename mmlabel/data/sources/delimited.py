@@ -2,11 +2,12 @@
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from mmlabel.errors import UserError, nearest
+from mmlabel.wording import listed
 
 DELIMITERS = (",", "\t", ";", "|")
 
@@ -118,16 +119,33 @@ def header_of(first_line: str, delimiter: str) -> list[str]:
         return []
 
 
-def column_number(path: Path, header: Sequence[str], column: str) -> int:
-    """Where a column is. Raises UserError if it is not there, or twice."""
+def column_number(path: Path, header: Sequence[str], column: str, *, option: str = "") -> int:
+    """Where a column is; `option` says which it is.
+
+    Raises UserError if it is not there, or twice.
+    """
     if (times := header.count(column)) == 1:
         return header.index(column)
-    names = [name for name in header if name]
     if times:
         raise UserError(f"{path} has {times} columns of the name {column}; rename all but one")
-    close = nearest(column, names) if names else ""
+    raise missing_columns(path, header, {column: option})
+
+
+def missing_columns(path: Path, header: Sequence[str], missing: Mapping[str, str]) -> UserError:
+    """The message for columns that a table has not.
+
+    Args:
+        path: the table.
+        header: the columns that it has.
+        missing: the columns, each with the option that says which it is, such as
+            data.caption_column=NAME, or "".
+    """
+    names = [name for name in header if name]
+    options = [option for option in dict.fromkeys(missing.values()) if option]
+    says = f" ({listed(options)} {'says' if len(options) == 1 else 'say'} which)" if options else ""
+    close = nearest(next(iter(missing)), names) if names and len(options) < 2 else ""
     hint = close if close.startswith("; did you mean") else ""
-    raise UserError(
-        f"{path} has no column {column}; its columns: "
-        f"{', '.join(names) or 'none, the file is empty'}{hint}"
+    return UserError(
+        f"{path} has no column {' or '.join(missing)}{says}; its columns: "
+        f"{listed(names, 40) or 'none, the file is empty'}{hint}"
     )

@@ -21,6 +21,7 @@ from mmlabel.data.sources.delimited import (
     column_number,
     find_delimiter,
     header_of,
+    missing_columns,
     parse_delimited,
 )
 from mmlabel.data.sources.text import read_text
@@ -142,8 +143,9 @@ def _columns(path: Path, *, labels: bool, require_captions: bool, encoding: str 
     wanted = ["ImageID", *["Labels"] * labels, *["Caption"] * require_captions]
     delimiter = find_delimiter(first_line, wanted)
     header = header_of(first_line, delimiter)
-    for column in wanted:
-        column_number(path, header, column)
+    if missing := [column for column in wanted if column not in header]:
+        problem = missing_columns(path, header, dict.fromkeys(missing, ""))
+        raise UserError(f"{problem} (data=csv reads a table with columns of other names)")
     table = _table(path, text, header, body, delimiter)
 
     def cells_of(name: str) -> list[str]:

@@ -9,13 +9,13 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from mmlabel.data.annotations import up_to_ten
 from mmlabel.data.sources.delimited import (
     NotDelimited,
     column_number,
     delimited_rows,
     find_delimiter,
     header_of,
+    missing_columns,
 )
 from mmlabel.data.sources.json_lines import as_text, parse_json
 from mmlabel.data.sources.report_csv import check_rows, read_unlabelled
@@ -26,6 +26,7 @@ from mmlabel.wording import listed
 TABLES = (".csv", ".tsv", ".txt")
 JSON_LINES = (".jsonl", ".ndjson")
 PICTURES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
+_PICTURE, _CAPTION = "--picture-column NAME", "--caption-column NAME"
 REPORT_HEADERS = (["ImageID", "Labels", "Caption"], ["ImageID", "Caption"])
 
 
@@ -174,11 +175,11 @@ def _table(
         wanted = [*columns.picture, *columns.caption]
         delimiter = find_delimiter(file.first_line(), wanted, more=delimiters)
     header = file.header(delimiter)
-    picture = _column(path, header, columns.picture, needed=columns.need_picture)
-    caption = _column(path, header, columns.caption, needed=columns.need_caption)
+    picture = _column(path, header, columns.picture, _PICTURE, needed=columns.need_picture)
+    caption = _column(path, header, columns.caption, _CAPTION, needed=columns.need_caption)
     if columns.caption and caption is None:
-        missing = " or ".join(dict.fromkeys(columns.caption))
-        notes = [*notes, f"{path} has no column {missing}; its columns: {up_to_ten(header)}"]
+        missing = missing_columns(path, header, dict.fromkeys(columns.caption, _CAPTION))
+        notes = [*notes, str(missing)]
     table = _Table(file, folder, delimiter, picture, caption, columns.need_picture)
     try:
         if header in REPORT_HEADERS and delimiter is not None:
@@ -210,12 +211,14 @@ def _is_utf_8(path: Path) -> bool:
     return True
 
 
-def _column(path: Path, header: list[str], names: Sequence[str], *, needed: bool) -> str | None:
+def _column(
+    path: Path, header: list[str], names: Sequence[str], option: str, *, needed: bool
+) -> str | None:
     found = next((name for name in names if name in header), None)
     if found is None and not needed:
         return None
     name = found or names[0]
-    column_number(path, header, name)  # which says what is wrong with it
+    column_number(path, header, name, option=option)  # which says what is wrong with it
     return name
 
 

@@ -96,7 +96,11 @@ COLUMNS = "path,tags,text\n"
     [
         ("", {}, "has no columns: it is empty"),
         (COLUMNS, {}, "has no rows"),
-        ("path,text\na,b\n", {}, "no column tags; its columns: path, text"),
+        (
+            "path,text\na,b\n",
+            {},
+            r"no column tags \(data.label_column=NAME says which\); its columns: path, text",
+        ),
         (COLUMNS + "1.png,1,a\n2.png,1\n", {}, "row 2 has 2 fields, but the header has 3"),
         (COLUMNS + "1.png,1,a,b\n", {}, "row 1 has 4 fields"),
         (COLUMNS + '1.png,1,"a "b" c"\n', {}, r"line 2 is no valid CSV .* must be doubled"),
@@ -162,7 +166,7 @@ def test_mistakes_in_any_csv(text, options, message, tmp_path):
         ('path,tags,text"\n1.png,cat,a\n', "the header has a cell that ends"),
         ("path,tags,text,\n1.png,cat,a,b\n", "row 1 has text in a column without a name"),
         ("path,tags,text,text\n1.png,cat,a,b\n", "2 columns of the name text"),
-        ("path,tag,text\n1.png,cat,a\n", 'no column tags; .* did you mean "tag"'),
+        ("path,tag,text\n1.png,cat,a\n", 'no column tags .* did you mean "tag"'),
         (COLUMNS + "a\0b.png,cat,a\n", "zero byte"),
     ],
 )
@@ -174,6 +178,22 @@ def test_damaged_files_are_refused(text, message, tmp_path):
 def test_marks_within_a_cell_are_taken_as_they_are(tmp_path):
     annotations = any_csv(tmp_path, COLUMNS + '1.png,cat,a 5" board\n2.png,cat,"a ""b"""\n')
     assert annotations.captions == ['a 5" board', 'a "b"']
+
+
+def test_columns_that_are_not_there_are_named_at_once_with_their_options(tmp_path):
+    said = (
+        r"has no column path or text or tags \(data.picture_column=NAME, data.caption_column=NAME,"
+        r" data.label_column=NAME say which\); its columns: file, labels, words$"
+    )
+    text = "file,labels,words\n1.png,1,a\n"
+    with pytest.raises(UserError, match=said):
+        any_csv(tmp_path, text, require_pictures=True)
+    with pytest.raises(UserError, match=r"no column text \(data.caption_column=NAME says which\)"):
+        any_csv(tmp_path, text, label_column="labels")
+    with pytest.raises(
+        UserError, match=r"no column cat \(data.label_columns=\[NAME\] says which\)"
+    ):
+        any_csv(tmp_path, text, caption_column="words", label_columns=["cat"])
 
 
 def test_a_folder_and_a_pipe_are_no_files(tmp_path):
@@ -412,7 +432,7 @@ def test_labels_that_no_row_is_known_to_lack(tmp_path):
         ("path,cat,text\n1.png,0,a\n2.png,,a\n", {}, "no row has a 1 in the 1 column .*: cat"),
         ("path,cat,text\n1.png,2,a\n", {}, r"row 1 \(1.png\): column cat has '2', not 1, 0"),
         ("path,cat,text\n1.png,cat dog,a\n", {}, "label lists are read with data.label_column"),
-        ("path,cow,text\n1.png,1,a\n", {}, "no column cat; its columns: path, cow, text"),
+        ("path,cow,text\n1.png,1,a\n", {}, "no column cat .*; its columns: path, cow, text"),
         ("path,cat,text\n1.png,1,a\n", {"label_names": ["cat"]}, "leave out"),
         ("path,cat,text\n1.png,1,a\n", {"num_labels": 1}, "leave out"),
     ],
@@ -468,7 +488,7 @@ def test_label_columns_of_json_lines(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "has no column path|has no rows"),
+        ("", "its columns: none, the file is empty"),
         ('{"path": "1.png"', r"set.jsonl: line 1 is no valid JSON"),
         ('{"path": "1.png", "tags": [], "text": ""}\n[1]', "line 2 is no JSON object"),
         ('{"path": "1.png", "path": "2.png"}', 'line 1 has an object with the key "path" twice'),
@@ -558,7 +578,7 @@ def test_a_model_that_does_not_look_needs_no_captions_and_no_pictures(tmp_path):
             any_csv(tmp_path, text, caption_column=column)
         annotations = any_csv(tmp_path, text, caption_column=column, require_captions=False)
         assert annotations.captions == ["", ""] and annotations.notes == ()
-    with pytest.raises(UserError, match='no column picture; .* did you mean "pictures"'):
+    with pytest.raises(UserError, match='no column picture .* did you mean "pictures"'):
         any_csv(tmp_path, "pictures,tags,text\n1.png,cat,a\n", picture_column="picture")
     text = "text,tags\na,cat\nb,dog\n"
     for column in ("path", None):

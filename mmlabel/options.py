@@ -240,7 +240,8 @@ def _message(problem: ErrorDetails, group: type[Group]) -> str:
     if problem["type"] == "extra_forbidden":
         return unknown(name, group, owner)
     if problem["type"] == "missing" and field is not None:
-        return f"{name} must be given: {name}=VALUE ({allowed(field)})"
+        said = " ".join((field.description or "").split())
+        return f"{name} must be given: {name}=VALUE ({allowed(field)}). {said}"
     value = problem["input"]
     if problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
         kinds = problem.get("ctx", {}).get("expected_tags", "").replace("'", "").split(", ")

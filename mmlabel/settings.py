@@ -381,12 +381,22 @@ def read_settings(values: Mapping[str, Any]) -> Settings:
         if key not in unused or (value is not None and not any(_missing(value, key)))
     }
     for name in _missing(kept, ""):
-        raise UserError(f"{name} must be given: {name}=VALUE")
+        raise UserError(f"{name} must be given: {name}=VALUE{_sentence(name, kept)}")
     for group in used:
         if kept.get(group) is None:
             raise UserError(f"{group} is missing: model={kept['model']['name']} needs {group}=NAME")
     checked: Settings = validate(Settings, kept)
     return checked.model_copy(update=dict.fromkeys(unused))
+
+
+def _sentence(name: str, values: Mapping[str, Any]) -> str:
+    """What an option does, as it follows its name in a message; "" of one that is not declared."""
+    group = values.get(name.split(".")[0])
+    kinds = group.values() if isinstance(group, Mapping) else ()
+    for option in declared(Settings):
+        if option.name == name and (option.kind is None or option.kind in kinds):
+            return f". {option.sentence}"
+    return ""
 
 
 def _missing(values: object, name: str) -> Iterable[str]:

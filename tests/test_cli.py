@@ -38,8 +38,16 @@ def run(*options: str, cwd: Path, code: int = 0) -> str:
         (["backbone=vgg61"], 'there is no backbone="vgg61"; did you mean "vgg16"?'),
         (["backbone=efficientnet_lite"], '"efficientnet_lite1" or "efficientnet_lite2"?'),
         (["optimiser=adam"], 'there is no option "optimiser"; did you mean "optimizer"?'),
-        (["data=usyd"], "data.root must be given: data.root=VALUE"),
-        (["data=usyd", "data.root=nowhere"], "nowhere"),
+        (
+            ["data=usyd"],
+            "data.root=VALUE. The data set's folder, such as ~/usyd, which holds train",
+        ),
+        (["data=coco"], "data.root=VALUE. COCO's folder, such as ~/coco, which holds annotations/"),
+        (["backbone=timm"], "backbone.model_name=VALUE. timm's name of it, such as efficient"),
+        (
+            ["data=usyd", "data.root=nowhere"],
+            "nowhere does not exist: give the one that holds train",
+        ),
         (["lstm.layers=two"], "lstm.layers=two: give a whole number, at least 1"),
         (["optimizer.lr=fast"], "optimizer.lr=fast: give a number, at least 0"),
         (["features.mode=sometimes"], "features.mode=sometimes: give one of auto, on, off"),
@@ -70,7 +78,8 @@ def test_a_mistake_is_one_message(
     import train as script
     from mmlabel.cli import run_cli
 
-    fitting = [option for option in quick if "data=usyd" not in options or "data." not in option]
+    others = any(option.startswith("data=") for option in options)
+    fitting = [option for option in quick if not (others and "data." in option)]
     monkeypatch.chdir(tmp_path)
     flags = [option for option in options if option.startswith("-")]
     given = [*flags, *fitting, *(option for option in options if option not in flags)]

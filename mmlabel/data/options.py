@@ -184,7 +184,8 @@ class Usyd(Splits):
 
     name: Literal["usyd"]
     root: Text
-    """The data set's folder."""
+    """The data set's folder, such as ~/usyd, which holds train.csv (ImageID,Labels,Caption) and a
+    folder data of the pictures."""
     file: Text = "train.csv"
     """The CSV in it."""
     pictures: Text = "data"
@@ -213,7 +214,8 @@ class Coco(Splits):
 
     name: Literal["coco"]
     root: Text
-    """COCO's folder."""
+    """COCO's folder, such as ~/coco, which holds annotations/instances_*.json, captions_*.json
+    and the pictures, or is to hold them (data.download=true)."""
     instances: Text | None = None
     """The instances file; null: the one annotations/instances_*.json."""
     captions: Text | None = None
@@ -269,7 +271,7 @@ class CsvTable(Splits):
 
     name: Literal["csv"]
     file: Text
-    """The CSV."""
+    """The table, such as rows.csv, with a picture, its labels and a caption in each row."""
     root: Text | None = None
     """The folder that pictures are relative to; null: the CSV's."""
     picture_column: Text | None = "picture"

@@ -51,7 +51,7 @@ class FileEmbedding(Group):
 
     kind: Literal["file"]
     file: Text
-    """The file of vectors."""
+    """The file of vectors, such as glove.6B.100d.txt."""
     frozen: StrictBool = True
     """Whether the vectors stay as they are."""
     dropout: Share = 0.0

@@ -92,7 +92,7 @@ class TimmBackbone(Freezing):
 
     name: Literal["timm"]
     model_name: Text
-    """timm's name of it."""
+    """timm's name of it, such as efficientnet_lite3."""
     weights: Text = "pretrained"
     """pretrained, none (random), or a file with a state dict."""
 

@@ -53,7 +53,10 @@ def read_coco(
     """
     root = Path(root)
     if not root.is_dir():
-        raise UserError(f"the data folder {root} does not exist")
+        raise UserError(
+            f"the data folder {root} does not exist: give the one that holds"
+            " annotations/instances_*.json, or add data.download=true"
+        )
     if max_pictures is not None and max_pictures < 1:
         raise UserError(f"max_pictures is {max_pictures}; it must be 1 or more")
     instances_file = _annotation_file(root, instances, "instances")

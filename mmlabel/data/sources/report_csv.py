@@ -57,7 +57,10 @@ def read_usyd(
     """
     root = Path(root)
     if not root.is_dir():
-        raise UserError(f"the data folder {root} does not exist")
+        raise UserError(
+            f"the data folder {root} does not exist: give the one that holds {file} and a folder"
+            f" {pictures}"
+        )
     path = root / file
     ids, captions, label_lists, notes = _columns(
         path, labels=True, require_captions=require_captions, encoding=encoding

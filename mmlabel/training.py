@@ -6,12 +6,14 @@ import re
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import Callback, DeviceStatsMonitor
@@ -106,6 +108,7 @@ def train(
     check_schedule(settings)
     check_threshold(settings)
     check_strategy(settings.trainer.strategy)
+    check_trainer(settings)
 
     with (
         loggers_for(
@@ -376,6 +379,29 @@ def check_threshold(settings: Settings) -> None:
         )
 
 
+def check_trainer(settings: Settings) -> None:
+    """See that Lightning takes the Trainer's options here; raises UserError if not.
+
+    Before anything is read or fetched: the run's own Trainer is made when all is ready.
+    """
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    asked = settings.trainer.accelerator
+    if not {"gpu": cuda or mps, "cuda": cuda, "mps": mps}.get(asked, True):
+        raise UserError(
+            f"trainer.accelerator={asked}: torch {torch.__version__} finds none on this machine;"
+            " take trainer=cpu"
+        )
+    with _trainer_errors(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they come with the run's own
+        pl.Trainer(
+            **settings.trainer.model_dump(),
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            plugins=plugins_for(settings),
+        )
+
+
 def check_shares(settings: Settings, processes: int, rows: Mapping[str, Sized]) -> None:
     """See that the processes of a run can share its batches and splits; raises UserError if not.
 
@@ -537,12 +563,6 @@ def build_trainer(
     if settings.trainer.profiler:
         # Lightning's word on what it has found is at this level, which is silenced elsewhere.
         logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)
-    plugins: list[Any] = [SealedCheckpoints()]
-    if (this := started()) and this.by == "SLURM":
-        # Lightning would save within an epoch, which is not gone on with; see `resume`.
-        plugins.append(SLURMEnvironment(auto_requeue=False))
-    if settings.trainer.sync_batchnorm:
-        plugins.append(SyncedNorms())
     with _trainer_errors():
         trainer = pl.Trainer(
             **settings.trainer.model_dump(),
@@ -553,10 +573,21 @@ def build_trainer(
             num_sanity_val_steps=0,  # scores are over whole splits
             use_distributed_sampler=False,  # the datamodule's own sampler shares the rows out
             enable_model_summary=settings.callbacks.model_summary,
-            plugins=plugins,
+            plugins=plugins_for(settings),
         )
     # In Lightning's handler of SIGTERM the processes of a run tell each other of it: one that alone
     # has got the signal, or at another step, would wait for the others without end.
     connector: Any = trainer._signal_connector
     connector.register_signal_handlers = lambda: None
     return trainer
+
+
+def plugins_for(settings: Settings) -> list[Any]:
+    """What the run has of its own in place of Lightning's."""
+    plugins: list[Any] = [SealedCheckpoints()]
+    if (this := started()) and this.by == "SLURM":
+        # Lightning would save within an epoch, which is not gone on with; see `resume`.
+        plugins.append(SLURMEnvironment(auto_requeue=False))
+    if settings.trainer.sync_batchnorm:
+        plugins.append(SyncedNorms())
+    return plugins

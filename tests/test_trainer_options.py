@@ -291,10 +291,29 @@ def test_processes_that_bring_nothing_back_are_refused(strategy: str, settings_o
         check_processes(settings_of(given).trainer)
 
 
+@pytest.fixture
+def nothing_is_read(monkeypatch):
+    def build(*_: object, **__: object) -> None:
+        raise AssertionError("data and weights were read first")
+
+    monkeypatch.setattr(training, "build", build)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_a_gpu_that_is_not_there(settings_of, tmp_path: Path):
-    with pytest.raises(UserError, match="trainer: .*gpu"):
-        run(settings_of, tmp_path, "trainer.accelerator=gpu")
+@pytest.mark.parametrize("name", ["gpu", "cuda"])
+def test_a_gpu_that_is_not_there(name: str, settings_of, tmp_path: Path, nothing_is_read):
+    with pytest.raises(UserError, match=f"trainer.accelerator={name}: .* take trainer=cpu$"):
+        run(settings_of, tmp_path, f"trainer.accelerator={name}")
+
+
+@pytest.mark.parametrize(
+    "option", ["max_time=soon", "strategy=nowhere", "precision=12", "accelerator=abacus"]
+)
+def test_what_lightning_refuses_is_refused_at_once(
+    option: str, settings_of, tmp_path: Path, nothing_is_read
+):
+    with pytest.raises(UserError, match="^trainer: .*(valid|Available)"):
+        run(settings_of, tmp_path, f"trainer.{option}")
 
 
 @pytest.mark.parametrize("name", choices("debug"))

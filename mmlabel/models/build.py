@@ -27,7 +27,7 @@ from mmlabel.models.engines import Engine, EngineName, Precision, build_extract,
 from mmlabel.models.ensemble import Ensemble
 from mmlabel.models.fusion import Head, ImageEncoder, LateFusion, fused_features
 from mmlabel.models.join import SIDE_BY_SIDE, Join
-from mmlabel.models.picture_networks import BackboneInfo, backbone_info
+from mmlabel.models.picture_networks import BackboneInfo, backbone_info, network_with_weights
 from mmlabel.models.picture_options import NamedBackbone, TimmBackbone
 from mmlabel.models.text_model import TextModel
 from mmlabel.models.text_options import (
@@ -96,7 +96,11 @@ class BackboneSource:
                 on_missing=on_missing,
                 option=option,
             )
-            self._parts.append((backbone_info(name=name, model_name=model_name), found))
+            info = backbone_info(name=name, model_name=model_name)
+            if found.kind == "file":
+                # One that does not fit is told before any picture is read.
+                network_with_weights(info, found, seed=self._seed)
+            self._parts.append((info, found))
         self._pyramid = chosen.pyramid
         self.info = side_by_side([info for info, _ in self._parts], pyramid=self._pyramid)
 

@@ -19,6 +19,7 @@ from mmlabel import network
 from mmlabel.cache import file_digest, fingerprint, turn
 from mmlabel.errors import UserError, first_line, nearest
 from mmlabel.models.backbone_table import BACKBONES
+from mmlabel.wording import listed
 
 if TYPE_CHECKING:
     from timm.models import PretrainedCfg
@@ -184,8 +185,23 @@ def read_state(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # the kind depends on which byte of the file is wrong
         raise UserError(f"{path}: cannot be read as a state dict ({first_line(error)})") from error
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(f"{path}: not a state dict (a mapping from names to tensors)")
+        raise UserError(f"{path}: {_other_than_a_state(state)}")
     return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+
+
+def _other_than_a_state(content: object) -> str:
+    if not isinstance(content, Mapping):
+        return f"not a state dict (a mapping from names to tensors) but a {type(content).__name__}"
+    if "mmlabel" in content:
+        return (
+            "a checkpoint of mmlabel, and not a state dict of this network alone: ckpt_path=FILE"
+            " goes on with it, and with train=false evaluates it"
+        )
+    held = listed([str(name) for name in content])
+    return (
+        f"not a state dict (a mapping from names to tensors); it holds {held or 'nothing'}: save"
+        " the network's state_dict() alone"
+    )
 
 
 class _NotToBeHad(Exception):

@@ -335,10 +335,27 @@ def test_files_that_are_no_weights(tmp_path: Path, resnet18_file: Path) -> None:
     with pytest.raises(UserError, match=r"cut\.pth: cannot be read"):
         build_backbone(name="resnet18", weights=str(cut))
     torch.save({"epoch": 3}, tmp_path / "run.pth")
-    with pytest.raises(UserError, match=r"run\.pth: not a state dict"):
+    with pytest.raises(UserError, match=r"run\.pth: not a state dict .* it holds epoch: save the"):
         build_backbone(name="resnet18", weights=str(tmp_path / "run.pth"))
+    torch.save({"state_dict": {}, "mmlabel": {}}, tmp_path / "best.ckpt")
+    with pytest.raises(UserError, match=r"best\.ckpt: a checkpoint of mmlabel, .* ckpt_path=FILE"):
+        build_backbone(name="resnet18", weights=str(tmp_path / "best.ckpt"))
+    torch.save([], tmp_path / "list.pth")
+    with pytest.raises(UserError, match=r"list\.pth: not a state dict .* but a list"):
+        build_backbone(name="resnet18", weights=str(tmp_path / "list.pth"))
     with pytest.raises(UserError, match='no such file; did you mean "pretrained"'):
         build_backbone(name="resnet18", weights="pretraind")
+
+
+@pytest.mark.parametrize("option", ["weights", "beside_weights"])
+def test_a_file_of_another_network_is_told_before_pictures_are_read(
+    option: str, tmp_path: Path
+) -> None:
+    torch.save({"fc.weight": torch.zeros(2)}, tmp_path / "other.pth")
+    chosen = {"name": "resnet18", "weights": "none", "beside": "vgg16", "beside_weights": "none"}
+    chosen[option] = str(tmp_path / "other.pth")
+    with pytest.raises(UserError, match=r"other\.pth: does not fit this backbone"):
+        BackboneSource(NamedBackbone.model_validate(chosen), seed=0, on_missing="error")
 
 
 def test_unknown_names() -> None:

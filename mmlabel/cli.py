@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any, NoReturn, cast
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
@@ -35,6 +36,8 @@ from mmlabel.processes import (
 from mmlabel.repeating import with_record
 from mmlabel.settings import CHOSEN_BY_GROUP, Settings, flatten, option_names, read_settings
 from mmlabel.terminal import escape_what_is_missing, printable
+from mmlabel.trainer_options import problem
+from mmlabel.training_options import Trainer
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +103,8 @@ def _answered_run(
             signal.signal(getattr(signal, name), _interrupt)
     take_jobs_along(sys.argv[1:])
     try:
+        if help_text is not None:
+            refuse_flags(get_args_parser().parse_known_args(sys.argv[1:])[1])
         _check_groups(sys.argv[1:])
         main()
     except Interrupted as stop:
@@ -136,6 +141,25 @@ def _check_groups(arguments: Sequence[str]) -> None:
         outer, _, inner = group.rpartition(".")
         if outer and inner in choices(outer) and group not in option_names():
             raise UserError(f"{text}: {inner} is chosen by its group: give {outer}={inner}")
+
+
+def refuse_flags(given: Sequence[str], own: Sequence[str] = ()) -> None:
+    """Refuse what is no flag of a command, such as --max-epochs.
+
+    Args:
+        given: what the command line has of it.
+        own: options of the command beside those of a run.
+    """
+    for text in given:
+        name = text.lstrip("-").partition("=")[0].replace("-", "_")
+        if not text.startswith("-"):
+            raise UserError(f"{text}: flags such as -m come before all options, or behind them")
+        if name in (*own, *option_names(), *Settings.model_fields):
+            raise UserError(f"{text}: options are given without dashes: {name}=VALUE")
+        raise UserError(
+            f"{text}: options are given without dashes, as OPTION=VALUE, and"
+            f" {unknown(name, Settings)}"
+        )
 
 
 _IMPATIENCE = 10.0  # seconds until another signal counts as a new one
@@ -181,7 +205,15 @@ def explain(error: Exception) -> str:
                 f"{key} does not exist with this {group} (only with {group}={', '.join(having)}):"
                 " give that, too, or leave it out"
             )
+        if key.startswith("trainer."):
+            said = problem(key.removeprefix("trainer."), Trainer.model_fields)
+            return said or f"{key} is an option of Lightning's own: give it as +{key}=VALUE"
         return unknown(key, Settings)
+    if found := re.search(r"Cannot find primary config '([^']+)'", text):
+        return (
+            f'there is no configuration "{found[1]}": leave --config-name out, or give --config-dir'
+            f" DIR, too, with a file {found[1]}.yaml in it"
+        )
     if found := re.search(r"Ambiguous value for argument '([^=]+)=(.*)'\s+1\. To use", text):
         name, values = found.groups()
         return (

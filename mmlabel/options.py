@@ -227,10 +227,12 @@ def is_same(value: object, other: object) -> bool:
 
 
 def message(error: ValidationError, group: type[Group]) -> str:
-    """One message for the first thing that is wrong, naming the option as a user would type it."""
-    details = error.errors()
-    # A value that fits none of a union's types is listed once for each of them.
-    return _message(details[0], group)
+    """One message for all that is wrong, naming each option as a user would type it."""
+    messages: dict[str, str] = {}
+    for problem in error.errors():
+        # A value that fits none of a union's types is listed once for each of them.
+        messages.setdefault(_place(problem["loc"], group)[0], _message(problem, group))
+    return "; also: ".join(messages.values())
 
 
 def _message(problem: ErrorDetails, group: type[Group]) -> str:
@@ -306,30 +308,35 @@ def unknown(name: str, group: type[Group], owner: type[Group] | None = None) -> 
             " too, or leave it out"
         )
     names = [option.name for option in options if not option.choice]
-    return f'there is no option "{name}"{_nearest_option(name, [*names, *group.model_fields])}'
+    return f'there is no option "{name}"{nearest_option(name, [*names, *group.model_fields])}'
 
 
-def _nearest_option(name: str, names: Sequence[str]) -> str:
+def nearest_option(name: str, names: Sequence[str]) -> str:
+    """What to append to "there is no NAME": the option that is meant, or those of its group."""
     prefix, _, leaf = name.rpartition(".")
     leaves = {option: option.rsplit(".", 1)[-1] for option in names}
     same = [option for option in names if leaves[option] == leaf]
-    # "epochs" for trainer.max_epochs: the most, rather than the least, is meant.
-    part = [option for option in names if leaf in leaves[option].split("_") and not prefix]
-    part.sort(key=lambda option: ("max" not in leaves[option], len(option)))
     group = [option for option in names if option.startswith(f"{prefix}.") and prefix]
-    close = difflib.get_close_matches(name, group or names, n=1, cutoff=0.75)
-    for found in [*same, *part, *close]:
+    # "epochs" for trainer.max_epochs: the most, rather than the least, is meant.
+    places = group if prefix else names
+    part = [option for option in places if leaf in leaves[option].split("_")]
+    part.sort(key=lambda option: ("max" not in leaves[option], len(option)))
+    # Without the group's own name, which makes any two of its options alike.
+    inner = {option.removeprefix(f"{prefix}."): option for option in group}
+    close = [inner[near] for near in difflib.get_close_matches(leaf, inner, n=1, cutoff=0.7)]
+    if not group:
+        close = difflib.get_close_matches(name, names, n=1, cutoff=0.75)
+    for found in [*difflib.get_close_matches(name, same, n=1, cutoff=0.0), *part, *close]:
         return f'; did you mean "{found}"?'
     if group:
         return f"; there are {', '.join(dict.fromkeys(group))}"
-    (found,) = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
-    return f'; the nearest is "{found}", and python train.py --help lists all'
+    return "; python train.py --help lists all"
 
 
 def validate(group: type[Group], values: Mapping[str, object]) -> Any:
     """An instance of `group` with these plain values.
 
-    Raises UserError with one message for the first thing that is wrong.
+    Raises UserError with one message for what is wrong.
     """
     try:
         return group.model_validate(values)

@@ -5,7 +5,8 @@ from collections.abc import Collection, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from mmlabel.errors import UserError, nearest
+from mmlabel.errors import UserError
+from mmlabel.options import nearest_option
 
 # What train.py sets itself.
 OWN = {
@@ -26,15 +27,22 @@ OWN = {
 
 def check_trainer_options(given: Mapping[str, object], declared: Collection[str]) -> None:
     """Raise UserError for an option that Lightning's Trainer does not have or train.py sets."""
-    known = _signature()
     for name in given:
-        if name in OWN:
-            hint = f": use {OWN[name]}" if OWN[name] else ", it is set by train.py: leave it out"
-            raise UserError(f"trainer.{name} cannot be set{hint}")
-        if name not in known:
-            options = [f"trainer.{option}" for option in {*known, *declared} - OWN.keys()]
-            hint = nearest(f"trainer.{name}", options)
-            raise UserError(f'there is no option "trainer.{name}"{hint}')
+        if said := problem(name, declared):
+            raise UserError(said)
+
+
+def problem(name: str, declared: Collection[str]) -> str | None:
+    """What is wrong with trainer.NAME, where Lightning's Trainer has no such option to be set."""
+    if name in OWN:
+        hint = f": use {OWN[name]}" if OWN[name] else ", it is set by train.py: leave it out"
+        return f"trainer.{name} cannot be set{hint}"
+    known = _signature()
+    if name in known:
+        return None
+    options = [f"trainer.{option}" for option in sorted({*known, *declared} - OWN.keys())]
+    name = f"trainer.{name}"
+    return f'there is no option "{name}"{nearest_option(name, options)}'
 
 
 def _signature() -> set[str]:

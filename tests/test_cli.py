@@ -69,6 +69,16 @@ def run(*options: str, cwd: Path, code: int = 0) -> str:
         (["-m", "seed=0,1", "hydra.run.dir=here"], "give hydra.sweep.dir=DIR, or leave -m out"),
         (["hydra.sweep.dir=here"], "give hydra.run.dir=DIR, or add -m"),
         (["=3"], "=3: no option is named before the equals sign"),
+        (["xyzzy=3"], 'there is no option "xyzzy"; python train.py --help lists all'),
+        (["callbacks.xx=1"], 'no option "callbacks.xx"; there are callbacks.model_summary, '),
+        (["+trainer.foo=1"], 'no option "trainer.foo"; there are trainer.accelerator, '),
+        (["trainer.epochs=1"], 'did you mean "trainer.max_epochs"?'),
+        (["trainer.callbacks=1"], "trainer.callbacks cannot be set: use callbacks=NAME"),
+        (["trainer.min_steps=1"], "give it as +trainer.min_steps=VALUE"),
+        (["seed=x", "lstm.layers=0"], "; also: lstm.layers=0: give a whole number, at least 1"),
+        (["--config-name=foo"], 'there is no configuration "foo": leave --config-name out'),
+        (["--max-epochs=3"], 'no option "max_epochs"; did you mean "trainer.max_epochs"?'),
+        (["--seed=3"], "--seed=3: options are given without dashes: seed=VALUE"),
     ],
 )
 def test_a_mistake_is_one_message(
@@ -86,7 +96,7 @@ def test_a_mistake_is_one_message(
     monkeypatch.setattr(sys, "argv", ["train.py", *given])
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # which is set there, for the rest of the process
     with pytest.raises(SystemExit) as stop:
-        run_cli(script.main)
+        run_cli(script.main, str)
     assert str(stop.value.code).startswith("mmlabel: ")
     assert message in str(stop.value.code)
     assert "\n" not in str(stop.value.code)

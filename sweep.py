@@ -122,10 +122,16 @@ def split_options(options: Sequence[str]) -> tuple[dict[str, str], list[str]]:
 
 
 def list_studies() -> None:
-    """Name and title of each study."""
+    """Name and title of each study; raises UserError at the end for files that are none."""
+    problems = {}
     print("python sweep.py study=NAME, with one of\n")
     for name in study_names():
-        print(f"  {name:<14} {load_study(name).title}")
+        try:
+            print(f"  {name:<14} {load_study(name).title}")
+        except UserError as error:
+            problems[str(error)] = None  # once, of one that another study is made of
+    if problems:
+        raise UserError("; ".join(problems))
 
 
 class Sweep:

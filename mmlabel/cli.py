@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from mmlabel.config_files import leave_out_of_other_kinds, repository
-from mmlabel.errors import UserError, nearest, of_the_disk
+from mmlabel.errors import UserError, nearest, no_yaml, of_the_disk
 from mmlabel.help import CONF, choices
 from mmlabel.interrupts import Signalled, answer, raise_until_answered
 from mmlabel.local_jobs import take_jobs_along
@@ -235,18 +235,7 @@ def of_a_file(error: YAMLError | UnicodeDecodeError) -> UserError:
              and "full_path" in f.f_locals]  # fmt: skip
     if not files:
         raise error
-    file = os.path.relpath(files[-1])
-    if isinstance(error, UnicodeDecodeError):
-        content = Path(files[-1]).read_bytes()
-        try:
-            content.decode("utf-8")
-        except UnicodeDecodeError as whole:  # the error's own place is one within a part
-            line = content[: whole.start].count(b"\n") + 1
-            return UserError(f"{file}, line {line}: a byte that is not UTF-8: save it as UTF-8")
-    mark = getattr(error, "problem_mark", None)
-    where = f", line {mark.line + 1}" if mark else ""
-    said = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
-    return UserError(f"{file}{where}: no valid YAML: {' '.join(said.split())}")
+    return no_yaml(Path(files[-1]), error)
 
 
 def _choices_with(option: str) -> list[str]:

@@ -2,7 +2,9 @@
 
 import difflib
 import errno
+import os
 from collections.abc import Iterable
+from pathlib import Path
 
 from mmlabel.wording import listed
 
@@ -28,6 +30,22 @@ def of_the_disk(error: OSError) -> UserError | None:
     if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
         return UserError(f"{name}: {error.strerror}")
     return None
+
+
+def no_yaml(path: Path, error: Exception) -> UserError:
+    """The message for a file of configuration that PyYAML cannot read."""
+    file = os.path.relpath(path)
+    if isinstance(error, UnicodeDecodeError):
+        content = path.read_bytes()
+        try:
+            content.decode("utf-8")
+        except UnicodeDecodeError as whole:  # the error's own place is one within a part
+            line = content[: whole.start].count(b"\n") + 1
+            return UserError(f"{file}, line {line}: a byte that is not UTF-8: save it as UTF-8")
+    mark = getattr(error, "problem_mark", None)
+    where = f", line {mark.line + 1}" if mark else ""
+    said = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
+    return UserError(f"{file}{where}: no valid YAML: {' '.join(said.split())}")
 
 
 def nearest(name: str, options: Iterable[str]) -> str:

@@ -16,10 +16,11 @@ from resumed_runs import history, run_killed_in_epoch
 import sweep as script
 from mmlabel.cli import load_settings
 from mmlabel.errors import UserError
+from mmlabel.help import CONF
 from mmlabel.parts import build
 from mmlabel.run_folder import hold
 from mmlabel.study import extras
-from mmlabel.study.definition import Collection, Study, Variant
+from mmlabel.study.definition import Collection, Study, Variant, load_study, study_names
 from mmlabel.study.launch import _longest_first
 from mmlabel.study.plan import Job
 
@@ -248,6 +249,22 @@ def test_mistakes_get_a_message(monkeypatch, launcher, given, message):
 def test_without_a_study_they_are_listed(monkeypatch, capsys):
     call(monkeypatch)
     assert "lstm_layers" in capsys.readouterr().out
+
+
+def test_a_study_that_cannot_be_read_does_not_hide_the_others(monkeypatch, tmp_path, capsys):
+    folder = tmp_path / "study"
+    shutil.copytree(CONF / "study", folder)
+    (folder / "broken.yaml").write_text("title: [x\nquestion: y\n")
+    (folder / "my_list.yaml").write_text("title: x\nquestion: y\nstudies: [broken]\n")
+    (folder / "wrong.yaml").write_text("titel: x\n")
+    monkeypatch.setattr(script, "study_names", lambda: study_names(folder))
+    monkeypatch.setattr(script, "load_study", lambda name: load_study(name, folder))
+    with pytest.raises(
+        UserError, match=r"broken.yaml, line 2: no valid YAML: .*; .*wrong.yaml: un"
+    ):
+        call(monkeypatch)
+    listed = capsys.readouterr().out
+    assert all(f"  {name} " in listed for name in study_names())
 
 
 @pytest.mark.parametrize(("given", "workers"), [([], 1), (["jobs=3"], 3), (["jobs=auto"], None)])

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 from yaml import YAMLError
 
-from mmlabel.errors import UserError, nearest
+from mmlabel.errors import UserError, nearest, no_yaml
 from mmlabel.evidence import METRICS
 from mmlabel.help import CONF
 from mmlabel.study.columns import COLUMNS
@@ -122,7 +122,7 @@ def _read(name: str, folder: Path) -> tuple[Path, dict]:
     try:
         content = OmegaConf.to_container(OmegaConf.load(path))
     except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: {' '.join(str(error).split())}") from None
+        raise no_yaml(path, error) from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: must hold title, question, baseline and variants")
     return path, {str(key): value for key, value in content.items()}

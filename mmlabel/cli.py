@@ -125,18 +125,25 @@ def _answered_run(
 
 
 def _check_groups(arguments: Sequence[str]) -> None:
-    """Refuse a group that is set to a value, and a value without a name: Hydra has no message."""
+    """Refuse a group that is set to a value, and a value without a name: Hydra has no message.
+
+    It takes a list of one, too, where files that may set any option may be several.
+    """
     for text in arguments:
         group, found, value = text.lstrip("+~").partition("=")
         if found and not group.strip():
             raise UserError(f"{text}: no option is named before the equals sign: OPTION=VALUE")
-        switched = re.fullmatch(r"[-+.\d]+|\{.*|true|false", value.strip(), re.IGNORECASE)
+        values = r"[-+.\d]+|\{.*|true|false"
+        if group in Settings.model_fields or "/" in group:
+            values += r"|(.*,)?\s*\[.*"
+        switched = re.fullmatch(values, value.strip(), re.IGNORECASE)
         if not found or not switched:
             continue
         if (CONF / group).is_dir() and group not in ("", "search", "study"):
             raise UserError(
                 f"{text}: {group} is a group of options: give {group}=NAME, one of"
-                f" {', '.join(choices(group))}, or one of its options, {group}.OPTION=VALUE"
+                f" {', '.join(choices(group))}, or one of its options,"
+                f" {group.replace('/', '.')}.OPTION=VALUE"
             )
         outer, _, inner = group.rpartition(".")
         if outer and inner in choices(outer) and group not in option_names():

@@ -69,6 +69,19 @@ def run(*options: str, cwd: Path, code: int = 0) -> str:
         (["-m", "seed=0,1", "hydra.run.dir=here"], "give hydra.sweep.dir=DIR, or leave -m out"),
         (["hydra.sweep.dir=here"], "give hydra.run.dir=DIR, or add -m"),
         (["=3"], "=3: no option is named before the equals sign"),
+        (
+            ["embedding=[glove]"],
+            "embedding=[glove]: embedding is a group of options: give embedding=",
+        ),
+        (["model=[fusion,image_only]"], "give model=NAME, one of "),
+        (
+            ["-m", "loss=bce,[focal]"],
+            "loss=bce,[focal]: loss is a group of options: give loss=NAME",
+        ),
+        (
+            ["hydra/launcher=[cores]"],
+            "give hydra/launcher=NAME, one of cluster, cores, local, slurm",
+        ),
         (["xyzzy=3"], 'there is no option "xyzzy"; python train.py --help lists all'),
         (["callbacks.xx=1"], 'no option "callbacks.xx"; there are callbacks.model_summary, '),
         (["+trainer.foo=1"], 'no option "trainer.foo"; there are trainer.accelerator, '),

@@ -19,7 +19,7 @@ from mmlabel.data.annotations import Annotations
 from mmlabel.data.caption_states import StoredStates
 from mmlabel.data.datamodule import CaptionedPictures, StoredFeatures
 from mmlabel.data.digests import data_digests
-from mmlabel.data.labels import label_summary
+from mmlabel.data.labels import label_summary, labels_without_rows
 from mmlabel.data.prepare import (
     PreparedData,
     with_captions,
@@ -261,6 +261,8 @@ def prepare(
         for line in label_summary(annotations):
             log.info("%s", line)
     rows = settings.data.divide(annotations, cache_dir=cache_dir)
+    for line in labels_without_rows(annotations, rows):
+        log.info("%s", line)
     check_known(annotations, rows, settings)
     if resumed is not None and annotations.label_names != resumed.label_names:
         raise UserError(

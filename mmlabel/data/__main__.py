@@ -12,6 +12,7 @@ from mmlabel.commands import check_file, path_of, run_command
 from mmlabel.data.annotations import Annotations
 from mmlabel.data.captions import Vocabulary, tokenise
 from mmlabel.data.embeddings import load_embeddings
+from mmlabel.data.labels import labels_that_occur_once, labels_without_rows
 from mmlabel.data.overview import (
     Captions,
     Labels,
@@ -88,6 +89,7 @@ def look_at(settings: Settings) -> DataSet:
     annotations = data.read(cache_dir=cache_dir, require_pictures=False, require_captions=captioned)
     rows = data.divide(annotations, cache_dir=cache_dir)
     left_out = note_of_left_out(annotations.ids, rows)
+    rare = [*labels_that_occur_once(annotations), *labels_without_rows(annotations, rows)]
     captions, notes = _captions(settings, annotations, rows["train"]) if captioned else (None, [])
     pictures = None
     if "image" in settings.inputs:
@@ -99,7 +101,7 @@ def look_at(settings: Settings) -> DataSet:
         labels=labels_of(annotations, rows),
         captions=captions,
         pictures=pictures,
-        notes=[*annotations.notes, *([left_out] if left_out else []), *notes],
+        notes=[*annotations.notes, *([left_out] if left_out else []), *rare, *notes],
     )
 
 

@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from mmlabel.data.annotations import ABSENT, NULL_WORDS, Annotations, up_to_ten
 from mmlabel.errors import UserError, nearest
-from mmlabel.wording import count, quoted
+from mmlabel.wording import count, listed, quoted
 
 JSON = "json"  # a separator that is none: each cell is a list of its own
 
@@ -356,15 +357,9 @@ def label_summary(annotations: Annotations) -> list[str]:
     shown = ", ".join(f"{quoted(name)} {counts[name]:,}" for name in commonest)
     found = f"{count(len(counts), 'label')} in {count(len(annotations), 'row')}"
     lines = [f"{found}; the commonest: {shown}"]
-    rare = {
-        ("occurs once", "occur once"): sum(times == 1 for times in counts.values()),
-        ("never occurs", "never occur"): sum(times == 0 for times in counts.values()),
-    }
-    lines += [
-        count(number, *(f"of the labels {word}" for word in words))
-        for words, number in rare.items()
-        if number
-    ]
+    lines += labels_that_occur_once(annotations)
+    if never := sum(times == 0 for times in counts.values()):
+        lines.append(count(never, "of the labels never occurs", "of the labels never occur"))
     if empty := int((~targets.any(axis=1)).sum()):
         lines.append(f"{count(empty, 'row has', 'rows have')} no label")
     if alike := _alike(counts):
@@ -372,6 +367,38 @@ def label_summary(annotations: Annotations) -> list[str]:
         lines.append(
             f"labels that differ only in capitals, spaces or how a letter is encoded: {shown}"
         )
+    return lines
+
+
+def labels_that_occur_once(annotations: Annotations) -> list[str]:
+    """A line that names them with their rows, and labels spelt like them; [] if there are none."""
+    targets, names = annotations.targets, annotations.label_names
+    times = targets.sum(axis=0, dtype=np.int64)
+    once = [number for number in np.flatnonzero(times == 1) if names[number]]
+    if not once:
+        return []
+    others = [name for name, n in zip(names, times, strict=True) if name and n > 1]
+    told = []
+    for number in once[:10]:
+        name, row = names[number], int(targets[:, number].argmax())
+        # Numbers are all alike.
+        near = [] if name.isdecimal() else get_close_matches(name, others, n=1, cutoff=0.75)
+        like = f", spelt like {quoted(near[0])}" if near else ""
+        told.append(f"{quoted(name)} (in {annotations.ids[row]}{like})")
+    more = f" and {len(once) - 10:,} more" if len(once) > 10 else ""
+    words = count(len(once), "of the labels occurs once", "of the labels occur once")
+    return [f"{words}: {', '.join(told)}{more}"]
+
+
+def labels_without_rows(annotations: Annotations, rows: Mapping[str, np.ndarray]) -> list[str]:
+    """A line for each split that has no row with some label that others have."""
+    names, occurs = annotations.label_names, annotations.targets.any(axis=0)
+    lines = []
+    for split, own in rows.items():
+        absent = occurs & ~annotations.targets[own].any(axis=0)
+        if lacking := [quoted(names[n]) for n in np.flatnonzero(absent) if names[n]]:
+            what = "they are not learned" if split == "train" else "its f1_macro and map lack them"
+            lines.append(f"labels without a row in the {split} split ({what}): {listed(lacking)}")
     return lines
 
 

@@ -180,8 +180,25 @@ def test_the_terminal_and_the_page_say_what_is_wrong(faulty: Path, cache: Path, 
     assert "UNREADABLE: 3: data/30.jpg (not an image file)" in printed
     assert "person (" in printed  # what a label is most often with
     html = page.read_text()
+    assert "labels without a row in" not in printed
     for text in ("data/60.jpg (test)", "In several splits", "44 × 36", "not an image file"):
         assert text in html
+
+
+def test_labels_that_a_split_has_no_row_of_are_said(cache: Path, tmp_path: Path, capsys):
+    (tmp_path / "rows.csv").write_text("labels,caption\ncat persn,a\n" + "cat person,b\n" * 5)
+    splits = "".join(f"{n},{split}\n" for n, split in enumerate(["train", "val", "test"] * 2, 1))
+    (tmp_path / "splits.csv").write_text("ImageID,split\n" + splits)
+    options = [*options_for(tmp_path, cache), "model=caption_only"]
+    page = tmp_path / "data.html"
+    given = [option for option in options if not option.startswith("data.label_names")]
+    assert run(*given, "--out", page) == 0
+    printed, html = capsys.readouterr().out, page.read_text()
+    for said in (
+        "1 of the labels occurs once: persn (in 1, spelt like person)",
+        "labels without a row in the test split (its f1_macro and map lack them): persn",
+    ):
+        assert f"Note: {said}\n" in printed and said in html
 
 
 def test_a_model_without_captions_needs_none(made: Path, cache: Path, capsys):

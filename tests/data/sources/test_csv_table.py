@@ -6,10 +6,15 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mmlabel.data.annotations import Annotations
-from mmlabel.data.labels import label_summary
+from mmlabel.data.labels import (
+    label_summary,
+    labels_that_occur_once,
+    labels_without_rows,
+)
 from mmlabel.data.sources.csv_table import read_csv
 from mmlabel.data.splits import split_rows
 from mmlabel.errors import UserError
@@ -374,13 +379,32 @@ def test_the_summary_of_labels(tmp_path):
     lines = label_summary(any_csv(tmp_path, COLUMNS + rows + "12.png,,a\n"))
     assert lines == [
         "3 labels in 13 rows; the commonest: dog 12, cat 3, Dog 1",
-        "1 of the labels occurs once",
+        "1 of the labels occurs once: Dog (in 5.png)",
         "1 row has no label",
         "labels that differ only in capitals, spaces or how a letter is encoded: Dog, dog",
     ]
     # As Linux and as macOS write it: they look the same.
     cafes = label_summary(any_csv(tmp_path, COLUMNS + "1.png,caf\xe9,a\n2.png,cafe\u0301,b\n"))
     assert cafes[-1].endswith("how a letter is encoded: cafe\u0301, caf\xe9")
+
+
+def test_labels_that_occur_once_or_not_in_a_split_are_named(tmp_path):
+    rows = "1.png,bicycle,a\n2.png,bicycle;dog,a\n3.png,bicylce,a\n4.png,dog;zebra,a\n5.png,dog,a\n"
+    annotations = any_csv(tmp_path, COLUMNS + rows, separator=";")
+    assert labels_that_occur_once(annotations) == [
+        "2 of the labels occur once: bicylce (in 3.png, spelt like bicycle), zebra (in 4.png)"
+    ]
+    parts = {"train": [0, 1, 2], "val": [3], "test": [4]}
+    assert labels_without_rows(
+        annotations, {name: np.array(own) for name, own in parts.items()}
+    ) == [
+        "labels without a row in the train split (they are not learned): zebra",
+        "labels without a row in the val split (its f1_macro and map lack them): bicycle, bicylce",
+        "labels without a row in the test split (its f1_macro and map lack them): bicycle, bicylce,"
+        " zebra",
+    ]
+    every = {"train": np.arange(5), "val": np.arange(5), "test": np.arange(5)}
+    assert labels_without_rows(annotations, every) == []
 
 
 # ---- A column for each label ----------------------------------------------------------------

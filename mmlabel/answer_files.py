@@ -46,6 +46,39 @@ def form_of(out: Path | None) -> Form:
     return "parquet" if suffix in PARQUET else "json" if suffix in JSON_LINES else "csv"
 
 
+def check_answers(out: Path | None) -> None:
+    """See that answers replace nothing but earlier ones, and say so; raises UserError if not."""
+    if out is None or not out.is_file() or not out.stat().st_size:
+        return
+    if not _is_of_answers(out):
+        raise UserError(f"--out {out} is another file already: give a new one")
+    say(printable(f"{out} holds the answers of an earlier call, which are replaced"))
+
+
+def _is_of_answers(path: Path) -> bool:
+    """Whether a file's columns are those of answers."""
+    form = form_of(path)
+    if form == "parquet":
+        import pyarrow.parquet
+
+        try:
+            names = pyarrow.parquet.read_schema(path).names
+        except (OSError, pyarrow.ArrowException):
+            return False
+        return names[:2] == ["ImageID", "Labels"] and names[-1] == "problem"
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            first = file.readline()
+        if form == "json":
+            content = json.loads(first)
+            return isinstance(content, dict) and list(content)[:2] == ["id", "labels"]
+        image, labels, *others = next(csv.reader([first]), ["", ""])
+    except ValueError:  # another encoding, no JSON, or a single column
+        return False
+    are_probabilities = all(name.startswith("prob_") for name in others)
+    return (image, labels) == ("ImageID", "Labels") and are_probabilities
+
+
 class Answers:
     """Writes answers to a file as they come, and says of each that is none why.
 

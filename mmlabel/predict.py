@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from mmlabel import __version__
-from mmlabel.answer_files import SHOWN, Answers, form_of, write_parquet
+from mmlabel.answer_files import SHOWN, Answers, check_answers, form_of, write_parquet
 from mmlabel.cache import file_digest
 from mmlabel.commands import path_of, run_command
 from mmlabel.data.pictures import BadPicture
@@ -65,6 +65,12 @@ def _parser() -> argparse.ArgumentParser:
         help="go on where the same call was interrupted, if it was; the file is then the same",
     )
     add("--labels", choices=["names", "numbers"], help="default: numbers for the report's labels")
+    add(
+        "--threshold",
+        type=_probability,
+        metavar="P",
+        help="answer each label from this probability on (default: as in the run)",
+    )
     add("--probabilities", action="store_true", help="write the probability of every label too")
     add(
         "--on-bad-image",
@@ -89,6 +95,16 @@ def _at_least(lowest: int) -> Callable[[str], int]:
     return number
 
 
+def _probability(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise ValueError
+    return value
+
+
+_probability.__name__ = "number from 0 to 1"  # as argparse names it in its message
+
+
 def predict(options: argparse.Namespace) -> None:
     """Write the labels of every row to `options.out`; those of one picture, if it is None, are
     printed.
@@ -104,6 +120,8 @@ def predict(options: argparse.Namespace) -> None:
     from mmlabel.predictor import Predictor
 
     predictor = Predictor(options.checkpoint, fastest=True)
+    if options.threshold is not None:
+        predictor.answer_at(options.threshold)
     _check_halves(predictor, options)
     rows = _open(predictor, options)
     rows.notes.extend(predictor.cautions)
@@ -149,6 +167,9 @@ def _check_options(options: argparse.Namespace) -> None:
             f"{out} is a file of the run in {out.parent.absolute()}: give the answers another name"
             " with --out"
         )
+    if out is not None and out.exists() and out.samefile(what):
+        raise UserError(f"--out {out} is what is to be labelled: give another file")
+    check_answers(out)
 
 
 def _check_halves(predictor: "Predictor", options: argparse.Namespace) -> None:
@@ -188,8 +209,6 @@ def _label(predictor: "Predictor", rows: Rows, options: argparse.Namespace) -> N
         written.write(found)
         _say_notes(predictor)
         return
-    if out.exists() and out.samefile(options.what):
-        raise UserError(f"--out {out} is what is to be labelled: give another file")
     try:
         written = _write(out, predictor, rows, options)
     except OSError as error:
@@ -342,6 +361,7 @@ def _call(
         "the checkpoint": file_digest(options.checkpoint),
         "what is labelled (its rows, columns or pictures)": _digest(rows.rows),
         "--labels": names,
+        "--threshold": options.threshold,
         "--probabilities": columns["probabilities"],
         "--batch-size": options.batch_size,
         "the device": predictor.device.type,

@@ -154,6 +154,11 @@ class Predictor:
             )
         self.notes: list[str] = []  # of the captions read so far, each once
 
+    def answer_at(self, threshold: float) -> None:
+        """Answer every label at this probability instead."""
+        self.thresholds = np.full_like(self.thresholds, threshold)
+        self.uncalibrated = None
+
     @property
     def cautions(self) -> list[str]:
         """What to know before any of its answers is taken."""

@@ -421,6 +421,37 @@ def test_the_input_is_not_overwritten(best: Path, made: Path, tmp_path: Path, ca
     assert "cannot be written" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["out.csv", "out.jsonl", "out.parquet"])
+def test_answers_replace_earlier_ones_and_nothing_else(
+    name: str, best: Path, made: Path, tmp_path: Path, capsys
+):
+    out = tmp_path / "new folder" / name
+    given = (best, made / "data" / "1.jpg", "--out", out)
+    assert run(*given) == 0 and "replaced" not in capsys.readouterr().err
+    assert run(*given, "--probabilities") == 0 and run(*given) == 0
+    assert f"{out} holds the answers of an earlier call" in capsys.readouterr().err
+    for content in (b"ImageID,Labels,Caption\n1.jpg,cat,a cat\n", b'{"id": "1.jpg"}\n', b"\xff\n"):
+        out.write_bytes(content)
+        assert run(*given) == 1
+        assert f"--out {out} is another file already: give a new one" in capsys.readouterr().err
+        assert out.read_bytes() == content
+
+
+def test_another_threshold(best: Path, made: Path, tmp_path: Path, capsys):
+    out = tmp_path / "out.csv"
+    given = (best, made / "rows.csv", "--out", out, "--probabilities", "--threshold")
+    for threshold in (0, 0.47, 1):
+        assert run(*given, threshold) == 0
+        for row in answers(out):
+            expected = {n[5:] for n, p in row.items() if n[:5] == "prob_" and float(p) >= threshold}
+            assert set(row["Labels"].split("|")) - {""} == expected
+    with pytest.raises(SystemExit):
+        run(*given, 1.5)
+    assert (
+        "argument --threshold: invalid number from 0 to 1 value: '1.5'" in capsys.readouterr().err
+    )
+
+
 @pytest.mark.parametrize("name", [None, "predictions.csv", "metrics.csv"])
 @pytest.mark.parametrize("ended", [True, False])
 def test_the_files_of_a_run_are_not_written_over(
@@ -671,6 +702,7 @@ def test_another_call_is_not_gone_on_with(
         (best, changed, *common[2:], "--resume"): "differs in what is labelled",
         (*common, "--batch-size", 2, "--resume"): "differs in --batch-size (4, now 2): give",
         (*common, "--labels", "numbers", "--resume"): "differs in --labels: give",
+        (*common, "--threshold", 0.3, "--resume"): "differs in --threshold (None, now 0.3): give",
     }.items():
         assert run(*arguments) == 1
         error = capsys.readouterr().err

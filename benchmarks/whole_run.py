@@ -29,6 +29,7 @@ def measure(bench: Bench) -> None:
     parts = {
         "imports and the command line": later.seconds - later.parts["total"],
         "preparing": later.parts["setup"],
+        "finding the features": later.parts["features"],
         f"{len(later.epochs)} epochs": training,
         "checkpoints and Lightning": later.parts["train"] - training,
         "scoring": later.parts["test"],

@@ -84,6 +84,8 @@ def print_table(results: dict) -> None:
         f" {limit} MB)",
         f"{seconds['total']:.1f} s",
     ]
+    if seconds.get("features", 0.0) >= 0.1:
+        facts.append(f"of which features {seconds['features']:.1f} s")
     if results["epochs"]:
         facts.append(
             f"of which training {seconds['train']:.1f} s for {count(results['epochs'], 'epoch')},"

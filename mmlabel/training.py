@@ -204,8 +204,10 @@ def train(
             best_epoch=read_checkpoint(best).epochs - 1 if best else None,
             seconds={
                 "setup": ready - started,
-                "train": trained - ready,
-                "test": ended - trained,
+                "features": (features := run.data.setup_seconds),
+                # Lightning has them computed as the first of the two begins.
+                "train": trained - ready - (features if trains else 0.0),
+                "test": ended - trained - (0.0 if trains else features),
                 "total": ended - started,
             },
             halves_text=settings.halves_text,

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import time
 from itertools import product
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from mmlabel import load, training
 from mmlabel.checkpoint import load_classifier
 from mmlabel.classifier import Evaluated
 from mmlabel.cli import CONF, load_settings
+from mmlabel.data.datamodule import CaptionedPictures
 from mmlabel.errors import UserError
 from mmlabel.evidence import resampled_scores
 from mmlabel.training import train
@@ -63,7 +65,7 @@ def test_a_run_leaves_its_files(finished: Path):
     assert results["settings"]["lstm"]["hidden"] == 8
     assert results["pretrained"]["backbone"].startswith("none")
     assert results["megabytes"] > 4 * results["parameters"] / 1e6 * 0.99
-    assert set(results["seconds"]) == {"setup", "train", "test", "total"}
+    assert set(results["seconds"]) == {"setup", "features", "train", "test", "total"}
 
 
 def test_scores_are_scikit_learns_on_the_predictions(finished: Path):
@@ -278,6 +280,29 @@ def test_threshold_is_chosen_on_validation(finished: Path, settings_of, tmp_path
 
     results = train(settings_of("threshold=auto"), tmp_path)
     assert load_classifier(tmp_path / "best.ckpt")[0].threshold == results["threshold"]
+
+
+def test_seconds_of_features_are_none_of_training_or_testing(
+    settings_of, tmp_path: Path, monkeypatch, capsys
+):
+    look = CaptionedPictures._look
+
+    def slow(self: CaptionedPictures) -> None:
+        time.sleep(0.5)
+        look(self)
+
+    monkeypatch.setattr(CaptionedPictures, "_look", slow)
+    results = train(settings_of("trainer.max_epochs=1"), tmp_path / "run")
+    given = ["train=false", f"ckpt_path={tmp_path / 'run' / 'best.ckpt'}"]
+    for seconds in (
+        results["seconds"],
+        train(settings_of(*given), tmp_path / "again", overrides=given)["seconds"],
+    ):
+        assert seconds["features"] >= 0.5
+        parts = [seconds[name] for name in ("setup", "features", "train", "test")]
+        assert sum(parts) == pytest.approx(seconds["total"]) and min(parts) >= 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"of which features {results['seconds']['features']:.1f} s, of which training" in said
 
 
 def test_the_test_split_can_be_left_alone(settings_of, tmp_path: Path):

@@ -1,6 +1,7 @@
 """From prepared data to batches, with pictures decoded, or their stored features, or scores."""
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,6 +94,7 @@ class CaptionedPictures(pl.LightningDataModule):
 
     Attributes:
         detector_seconds: what detection took, now or when its scores were stored.
+        setup_seconds: what `setup` took: computing features, or finding them in the cache.
         features: (R, F) of the feature store, once `setup` has filled it; None: pictures are live.
         features_key: what these depend on besides the pictures: backbone, engine, precision.
     """
@@ -135,6 +137,7 @@ class CaptionedPictures(pl.LightningDataModule):
         self.augment = augment
         self.first_epoch = first_epoch
         self.detector_seconds = 0.0
+        self.setup_seconds = 0.0
         self.features: torch.Tensor | None = None
         self.features_key: dict[str, object] | None = None
         self._feature_rows: np.ndarray | None = None  # (N, 2) of the whole data set
@@ -150,11 +153,13 @@ class CaptionedPictures(pl.LightningDataModule):
         if self._is_ready:
             return
         self._is_ready = True
+        start = time.monotonic()
         if self.states is not None:
             self._fill_states(self.states)
             self.states = None  # with the transformer in it, which is not needed any more
         if self.looks_at_pictures:
             self._look()
+        self.setup_seconds = time.monotonic() - start
 
     def _fill_states(self, states: StoredStates) -> None:
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")

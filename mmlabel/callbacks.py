@@ -143,6 +143,23 @@ class EpochLines(Callback):
             log.info("epoch %d  %s  (%.1f s)", trainer.current_epoch, shown, seconds)
 
 
+class TrainingTime(Callback):
+    """Counts the seconds of training, with those of the run that is gone on with."""
+
+    def __init__(self) -> None:
+        self.before = 0.0
+        self.began = time.monotonic()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.began = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.before + time.monotonic() - self.began}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.before = float(state_dict["seconds"])
+
+
 class StepCurves(Callback):
     """Logs loss, learning rates and the norm of the gradients, before they are clipped, of steps.
 

@@ -55,7 +55,8 @@ def describe(
         inputs: digests of what it read.
         epochs: how many have been trained.
         best_epoch: the one whose weights were evaluated; None if none were trained.
-        seconds: what took how long; "total" is all of it.
+        seconds: what took how long, training with that of the run that was gone on with; "total" is
+            all of it.
         halves_text: whether the checkpoint keeps its text transformer in half precision.
     """
     stored = classifier.backbone

@@ -30,6 +30,7 @@ from mmlabel.callbacks import (
     StepCurves,
     StopEarly,
     StopOnNaN,
+    TrainingTime,
     WholeEpochs,
     progress_callbacks,
     quiet_lightning,
@@ -176,6 +177,7 @@ def train(
                     "no epoch was validated: the scores are those of the last weights"
                 )
         trained = time.monotonic()
+        before = sum(c.before for c in trainer.callbacks if isinstance(c, TrainingTime))
 
         # The weights of the best epoch; the test split is looked at once, with them.
         with _trainer_errors():
@@ -206,9 +208,9 @@ def train(
                 "setup": ready - started,
                 "features": (features := run.data.setup_seconds),
                 # Lightning has them computed as the first of the two begins.
-                "train": trained - ready - (features if trains else 0.0),
+                "train": before + trained - ready - (features if trains else 0.0),
                 "test": ended - trained - (0.0 if trains else features),
-                "total": ended - started,
+                "total": before + ended - started,
             },
             halves_text=settings.halves_text,
         )
@@ -530,6 +532,7 @@ def build_trainer(
             note=prepared.note,
         ),
         LastCheckpoint(folder, resumed_from=resumed_from),
+        TrainingTime(),
         *progress_callbacks(),
         *further,
     ]

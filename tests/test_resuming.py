@@ -17,7 +17,7 @@ from resumed_runs import CAPTIONS, history, results_of, run, run_killed_in_epoch
 from sklearn.metrics import f1_score
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from mmlabel.callbacks import FreshSchedule
+from mmlabel.callbacks import FreshSchedule, TrainingTime
 from mmlabel.checkpoint import read_checkpoint
 from mmlabel.classifier import Classifier
 from mmlabel.errors import UserError
@@ -760,6 +760,18 @@ def test_the_same_command_goes_on_where_it_was_stopped(settings_of, tmp_path: Pa
     other = [*CAPTIONS, "trainer.max_epochs=4", "resume=true", "lstm.layers=2"]
     with pytest.raises(UserError, match="lstm.layers=2, but the checkpoint was trained with"):
         run(settings_of, tmp_path / "cut", *other)
+
+
+def test_the_seconds_before_a_stop_count(settings_of, tmp_path: Path, monkeypatch):
+    options = [*CAPTIONS, "trainer.max_epochs=3", "resume=true"]
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingTime, "state_dict", lambda _: {"seconds": 1_000.0})
+        run_killed_in_epoch(settings_of, tmp_path, 1, *options)
+    seconds = run(settings_of, tmp_path, *options)["seconds"]
+    assert 1_000 < seconds["train"] < seconds["total"] < 1_100
+    # And once more: what the resumed run has kept counts both parts.
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)["callbacks"]["TrainingTime"]
+    assert 1_000 < state["seconds"] < seconds["train"]
 
 
 def test_another_runs_leftovers_are_refused(settings_of, tmp_path: Path):

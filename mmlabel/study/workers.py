@@ -108,13 +108,16 @@ def _start_server() -> None:
     """Start what the processes are forked from, with the modules that this process would import.
 
     Python has it look in the working folder and among what is installed, where there may be
-    another copy of this project.
+    another copy of this project. Ctrl-C reaches it on a terminal, where it would break off an
+    import with a traceback.
     """
     former = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is started inherits it
     try:
         forkserver.ensure_running()
     finally:
+        signal.signal(signal.SIGINT, handler)
         if former is None:
             del os.environ["PYTHONPATH"]
         else:

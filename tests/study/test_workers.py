@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -59,13 +59,20 @@ def work(job: Job) -> None:
         time.sleep(300)
 
 
-def run(folder: Path, names: list[str], *, count: int, logs: bool = False) -> dict[str, str | None]:
+def run(
+    folder: Path,
+    names: list[str],
+    *,
+    count: int,
+    logs: bool = False,
+    preload: Sequence[str] = (),
+) -> dict[str, str | None]:
     """Why each job broke off, by its name."""
     ends = side_by_side(
         [(folder, name) for name in names],
         work,
         workers=count,
-        preload=(),
+        preload=preload,
         log_of=lambda job: folder / f"{job[1]}.log" if logs else None,
         tick=lambda running: None,
     )
@@ -211,6 +218,25 @@ def test_processes_end_with_the_program_whatever_ends_it(tmp_path: Path, number:
     wait_for(lambda: not any(alive(pid) for pid in pids))
     if number != signal.SIGKILL:
         assert said == [f"mmlabel: interrupted ({number.name})\n"]
+
+
+def test_ctrl_c_on_a_terminal_while_libraries_are_imported(tmp_path: Path):
+    """It reaches all processes of the sweep, of which one answers."""
+    begun = tmp_path / "begun"
+    (tmp_path / "slow.py").write_text(
+        f"import pathlib, time\npathlib.Path({str(begun)!r}).touch()\ntime.sleep(1)\n"
+    )
+    script = tmp_path / "script.py"
+    text = SCRIPT.format(tests=str(Path(__file__).parent))
+    script.write_text(text.replace("count=1", "count=1, preload=['slow']"))
+    command = [sys.executable, str(script), str(tmp_path)]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as program:
+        wait_for(begun.exists)
+        os.killpg(program.pid, signal.SIGINT)
+        assert program.communicate(timeout=60)[1] == "mmlabel: interrupted (SIGINT)\n"
+    assert program.returncode == 130
 
 
 def test_the_processes_import_what_the_sweep_does(tmp_path: Path):

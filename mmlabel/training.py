@@ -177,7 +177,8 @@ def train(
                     "no epoch was validated: the scores are those of the last weights"
                 )
         trained = time.monotonic()
-        before = sum(c.before for c in trainer.callbacks if isinstance(c, TrainingTime))
+        every: list[Callback] = vars(trainer)["callbacks"]  # Lightning declares no such attribute
+        before = sum(one.before for one in every if isinstance(one, TrainingTime))
 
         # The weights of the best epoch; the test split is looked at once, with them.
         with _trainer_errors():

@@ -32,6 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    # merge and fill make it, and the one by default may not be there yet.
+    read = options.command in ("list", "prune", "verify", "export")
+    if read and options.cache_dir != _default() and not options.cache_dir.is_dir():
+        raise UserError(f"--cache-dir {options.cache_dir}: there is no such folder")
     try:
         return _COMMANDS[options.command](options)
     except StoreUnavailable as error:
@@ -41,11 +45,17 @@ def _run(options: argparse.Namespace) -> int:
         raise of_the_disk(error) or UserError(other) from error
 
 
+def _default() -> Path:
+    return path_of(os.environ.get("MMLABEL_CACHE") or "~/.cache/mmlabel")
+
+
 def _parser() -> argparse.ArgumentParser:
-    default = path_of(os.environ.get("MMLABEL_CACHE") or "~/.cache/mmlabel")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
-        "--cache-dir", type=path_of, default=default, help="the cache folder (default: %(default)s)"
+        "--cache-dir",
+        type=path_of,
+        default=_default(),
+        help="the cache folder (default: %(default)s)",
     )
     parser = argparse.ArgumentParser(prog="python -m mmlabel.features", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)

@@ -80,7 +80,14 @@ def test_list_shows_each_store_last_used_first(stores, run):
     assert lines[0].split()[-2] == time.strftime("%Y-%m-%d", time.localtime())
 
 
+@pytest.mark.parametrize("command", ["list", "verify", "prune --all", "export out.npz"])
+def test_a_cache_that_is_not_there_is_a_mistake(run, tmp_path, command):
+    status, said = run(*command.split())
+    assert status == 1 and said.endswith("cache: there is no such folder\n")
+
+
 def test_list_says_where_there_is_none(run, tmp_path):
+    (tmp_path / "cache").mkdir()
     assert run("list") == (0, f"no feature stores in {tmp_path / 'cache'}\n")
 
 

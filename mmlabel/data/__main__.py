@@ -193,7 +193,7 @@ def _caption_lines(captions: Captions) -> Iterator[str]:
 
 def _picture_lines(pictures: Pictures) -> Iterator[str]:
     sizes = _up_to_five(f"{w}x{h} ({count:,})" for (w, h), count in pictures.sizes)
-    yield f"pictures: {pictures.count:,}, of {len(pictures.sizes):,} sizes: {sizes}"
+    yield f"pictures: {pictures.count:,}, of {count(len(pictures.sizes), 'size')}: {sizes}"
     again = sum(len(group) - 1 for group in pictures.copies)
     others = _groups(pictures.contradictions)
     yield f"the same pixels as another: {again:,}, with other labels in {others}"

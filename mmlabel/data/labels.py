@@ -360,7 +360,10 @@ def label_summary(annotations: Annotations) -> list[str]:
     lines += labels_that_occur_once(annotations)
     if never := sum(times == 0 for times in counts.values()):
         lines.append(count(never, "of the labels never occurs", "of the labels never occur"))
-    if empty := int((~targets.any(axis=1)).sum()):
+    without = ~targets.any(axis=1)
+    if annotations.known is not None:
+        without &= annotations.known.all(axis=1)
+    if empty := int(without.sum()):
         lines.append(f"{count(empty, 'row has', 'rows have')} no label")
     if alike := _alike(counts):
         shown = up_to_ten([quoted(name) for name in alike])

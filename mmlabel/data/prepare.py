@@ -20,7 +20,7 @@ from mmlabel.data.captions import (
 from mmlabel.data.embeddings import Embeddings, check_coverage, load_embeddings
 from mmlabel.data.subwords import Subwords
 from mmlabel.errors import UserError
-from mmlabel.wording import count
+from mmlabel.wording import count, listed
 
 log = logging.getLogger(__name__)
 
@@ -87,8 +87,8 @@ class PreparedData:
         """
         if not len(rows):
             return
-        names = ", ".join(self.annotations.ids[row] for row in rows[:10])
-        self.note(f"{count(len(rows), 'row')} left out, {why}: {names}")
+        names = dict.fromkeys(self.annotations.ids[row] for row in rows)
+        self.note(f"{count(len(rows), 'row')} left out, {why}: {listed(list(names))}")
         self.rows = {split: np.setdiff1d(own, rows) for split, own in self.rows.items()}
         for split, own in self.rows.items():
             if len(own) == 0:

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -119,7 +120,7 @@ def export(options: argparse.Namespace) -> None:
     for line in said:
         print(printable(line))
     command, _ = USE[predictor.settings.inputs]
-    print(f"{out}: {size:.1f} MB; python {out / 'run.py'} {command}")
+    print(f"{out}: {size:.1f} MB; python {shlex.quote(str(out / 'run.py'))} {command}")
 
 
 def _real_rows(predictor: "Predictor", options: argparse.Namespace) -> "Annotations | None":

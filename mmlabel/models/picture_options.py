@@ -161,7 +161,8 @@ class UltralyticsDetector(Detector):
     def _names_its_file(self) -> UltralyticsDetector:
         if self.name == "file" and self.weights in ("pretrained", "none"):
             raise UserError(
-                f"detector.weights={self.weights}: detector=file needs a file or folder of weights"
+                "detector=file needs detector.weights=PATH, a file or folder of weights, and not"
+                f" {self.weights}"
             )
         return self
 

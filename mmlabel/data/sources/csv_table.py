@@ -100,6 +100,11 @@ def read_csv(
             with other labels; no rows.
     """
     file = Path(file)
+    if file.suffix.lower() == ".json":
+        raise UserError(
+            f"{file}: of JSON, JSON lines are read, an object a line: name it"
+            f" {file.with_suffix('.jsonl').name}, or write them"
+        )
     names = None if label_names is None else [str(name) for name in label_names]
     if label_columns is not None and (names is not None or num_labels is not None):
         raise UserError("with label_columns, their names are those of the labels: leave out others")

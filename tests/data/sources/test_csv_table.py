@@ -388,6 +388,17 @@ def test_the_summary_of_labels(tmp_path):
     assert cafes[-1].endswith("how a letter is encoded: cafe\u0301, caf\xe9")
 
 
+def test_rows_of_which_nothing_is_known_are_not_counted_as_without_a_label(tmp_path):
+    rows = "1.png,1,0,x\n2.png,0,1,x\n3.png,0,0,x\n4.png,,,x\n5.png,0,,x\n"
+    read = any_csv(tmp_path, "path,a,b,text\n" + rows, label_columns=["a", "b"])
+    assert "1 row has no label" in label_summary(read)
+
+
+def test_a_file_of_json_that_is_not_lines(tmp_path):
+    with pytest.raises(UserError, match=r"JSON lines are read, an object a line: name it rows.jso"):
+        any_csv(tmp_path, '[{"path": "1.png"}]', file="rows.json")
+
+
 def test_labels_that_occur_once_or_not_in_a_split_are_named(tmp_path):
     rows = "1.png,bicycle,a\n2.png,bicycle;dog,a\n3.png,bicylce,a\n4.png,dog;zebra,a\n5.png,dog,a\n"
     annotations = any_csv(tmp_path, COLUMNS + rows, separator=";")

@@ -255,6 +255,13 @@ class StopEarly(EarlyStopping):
         self.wait_count += trainer.current_epoch - self.checked - 1
         super().on_train_epoch_end(trainer, pl_module)
         self.checked, self.is_validated = trainer.current_epoch, False
+        if self.wait_count >= self.patience and trainer.current_epoch + 1 != trainer.max_epochs:
+            log.info(
+                "early stopping: %s has not been better for %s (patience=%d)",
+                self.monitor,
+                count(self.wait_count, "epoch"),
+                self.patience,
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Lightning's, and which epoch counted last."""

@@ -175,7 +175,7 @@ def _print(found: Mistakes) -> None:
     if suspected is not None:
         rows_with = int(suspected.cells.any(axis=1).sum())
         found_in = f"{suspected.cells.sum():,} in {count(rows_with, 'row')}"
-        print(f"probable label errors: {found_in}, the first:")
+        print(f"probable label errors: {found_in}{', the first:' if rows_with else ''}")
         for row in found.suspects()[:_PRINTED]:
             missing, not_there = found.doubted(row)
             words = [f"{named(missing)} missing"] if missing else []

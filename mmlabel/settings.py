@@ -248,6 +248,12 @@ class Settings(Group):
                 f" data.image_size={shown(self.data.image_size)} cannot be: give multiples of"
                 f" {2 ** (levels - 1)}"
             )
+        if min(sides) < 32 * 2 ** (levels - 1):
+            raise UserError(
+                f"{option}: of data.image_size={shown(self.data.image_size)} the smallest size has"
+                f" {min(sides) // 2 ** (levels - 1)} px, and needs 32: give larger pictures, or"
+                " fewer sizes"
+            )
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -414,8 +414,11 @@ def test_a_whole_runs_options_fill_its_store(quick, tmp_path):
     ],
 )
 def test_a_run_finds_nothing_missing_after_a_fill(own, quick, settings_of, tmp_path, caplog):
-    assert main(["fill", *quick, *own, f"cache_dir={tmp_path}"]) == 0
-    train(settings_of(*own, f"cache_dir={tmp_path}", "trainer.max_epochs=1"), tmp_path / "run")
+    with caplog.at_level("INFO"):
+        assert main(["fill", *quick, *own, f"cache_dir={tmp_path}"]) == 0
+        assert any("features of" in text for text in caplog.messages)
+        caplog.clear()
+        train(settings_of(*own, f"cache_dir={tmp_path}", "trainer.max_epochs=1"), tmp_path / "run")
     assert not any("features of" in text for text in caplog.messages)
     stores_in(tmp_path)  # the only one
 

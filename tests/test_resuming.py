@@ -260,11 +260,14 @@ def test_a_schedule_of_other_steps_is_refused(settings_of, tmp_path: Path):
         run(settings_of, tmp_path / "2", f"ckpt_path={last}")
 
 
-def test_early_stopping_stays_stopped(settings_of, tmp_path: Path):
+def test_early_stopping_stays_stopped(settings_of, tmp_path: Path, caplog):
     options = ["model=caption_only", "optimizer.lr=0", "patience=2", "trainer.max_epochs=9",
                "scheduler=none", "model.head.batch_norm=false"]  # fmt: skip
-    first = run(settings_of, tmp_path / "first", *options)
+    with caplog.at_level("INFO"):
+        first = run(settings_of, tmp_path / "first", *options)
     assert first["epochs"] == 3
+    said = "early stopping: val/f1_micro has not been better for 2 epochs (patience=2)"
+    assert said in caplog.text
     last = tmp_path / "first" / "last.ckpt"
     second = run(settings_of, tmp_path / "second", f"ckpt_path={last}")
     assert second["epochs"] == 3 and second["best_epoch"] == first["best_epoch"]

@@ -222,7 +222,6 @@ def side_by_side(infos: Sequence[BackboneInfo], *, pyramid: int = 1) -> Backbone
                     f" {info.picture_size} px only, and is to see them in {pyramid} sizes: choose"
                     " another backbone, or leave the option out"
                 )
-        infos = [info for info in infos for _ in range(pyramid)]
     sizes = {info.picture_size for info in infos} - {None}
     if len(sizes) > 1:
         first, *_, last = (info for info in infos if info.picture_size)
@@ -232,9 +231,10 @@ def side_by_side(infos: Sequence[BackboneInfo], *, pyramid: int = 1) -> Backbone
         )
     return replace(
         first,
-        out_features=sum(info.out_features for info in infos),
+        out_features=pyramid * sum(info.out_features for info in infos),
         picture_size=next(iter(sizes), None),
-        parts=tuple(infos),
+        parts=tuple(infos) if len(infos) > 1 else (),
+        pyramid=pyramid,
     )
 
 
@@ -282,7 +282,8 @@ def build_backbone(
             looks.append(smallest)
             looks += [smallest._replace(network=again, shrink=n, trained=False) for n in larger]
         network = SideBySide(looks)
-    small = shape if shape is not None and min(shape) < _SMALL else None
+    least = min(shape) // 2 ** (pyramid - 1) if shape else _SMALL
+    small = shape if least < _SMALL else None
     try:
         backbone = Backbone(
             network=network,

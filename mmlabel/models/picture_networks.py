@@ -28,11 +28,13 @@ class BackboneInfo:
     std: tuple[float, ...]
     picture_size: int | None = None  # the only size in px that it takes; None: any
     parts: "tuple[BackboneInfo, ...]" = ()  # of backbones side by side, those of each
+    pyramid: int = 1  # in how many sizes pictures are looked at
 
     @property
     def title(self) -> str:
         """Its name, for messages and keys."""
-        return "+".join(part.title for part in self.parts) or self.model_name or self.name
+        name = "+".join(part.title for part in self.parts) or self.model_name or self.name
+        return f"{name} in {self.pyramid} sizes" if self.pyramid > 1 else name
 
 
 def backbone_info(*, name: str, model_name: str | None = None) -> BackboneInfo:

@@ -131,7 +131,7 @@ def test_only_the_last_stages_of_both_are_trained():
 BESIDE = ("backbone.beside=resnet10t", "backbone.beside_weights=none")
 
 
-@pytest.mark.parametrize("looks", [BESIDE, ("backbone.pyramid=2",)])
+@pytest.mark.parametrize("looks", [BESIDE, ("backbone.pyramid=2", "data.image_size=64")])
 @pytest.mark.parametrize("trained", [(), ("backbone.unfreeze=1",)])
 def test_a_run_is_the_same_from_the_store_and_live(
     looks: tuple[str, ...], trained: tuple[str, ...], settings_of: Callable, tmp_path: Path
@@ -157,6 +157,7 @@ def test_a_store_is_of_its_sizes():
         source = BackboneSource(chosen, seed=0, on_missing="error")
         return source.key(Engine("torch", "float32"))
 
+    assert key(pyramid=2)["backbone"] == "resnet18 in 2 sizes"
     keys = [key(), key(pyramid=2), key(pyramid=3)]
     assert keys[0] != keys[1] != keys[2] and keys[0] == key(pyramid=1)
 
@@ -184,9 +185,15 @@ def test_both_count_in_the_size(settings_of: Callable, tmp_path: Path):
         (("backbone.pyramid=2", "model.fusion=attention"), "leave one of the options out"),
         (("backbone.pyramid=2", "data.image_size=65"), "data.image_size=65 cannot be: give multip"),
         (("backbone.pyramid=3", "data.image_size=66"), "give multiples of 4"),
+        (("backbone.pyramid=3", "data.image_size=96"), "the smallest size has 24 px, and needs 32"),
         (("backbone.pyramid=0",), "backbone.pyramid=0"),
         (
-            ("backbone=timm", "backbone.model_name=vit_tiny_patch16_224", "backbone.pyramid=2"),
+            (
+                "backbone=timm",
+                "backbone.model_name=vit_tiny_patch16_224",
+                "backbone.pyramid=2",
+                "data.image_size=224",
+            ),
             "takes pictures of 224 px only",
         ),
     ],

@@ -30,10 +30,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def show(arguments: Sequence[str]) -> None:
-    """Raises UserError for a command that is given behind a space."""
-    print(COMMANDS)
-    if set(arguments) - {"-h", "--help"}:
-        raise UserError(f"{arguments[0]}: nothing is run by python -m mmlabel; see the commands")
+    """Raises UserError for anything else that is given, such as a command behind a space."""
+    given = next((text for text in arguments if text not in ("-h", "--help")), None)
+    if given is None:
+        print(COMMANDS)
+    elif f"python -m mmlabel.{given} " in COMMANDS:
+        raise UserError(f"a command follows a point: python -m mmlabel.{given}")
+    else:
+        raise UserError(f"{given}: python -m mmlabel takes nothing, and lists the commands")
 
 
 if __name__ == "__main__":

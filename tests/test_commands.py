@@ -47,8 +47,10 @@ def test_the_commands_are_listed(capsys):
 
 def test_a_command_behind_a_space_is_not_run(capsys):
     assert commands.main(["predict", "best.ckpt"]) == 1
-    said = capsys.readouterr()
-    assert said.err.startswith("mmlabel: predict: ") and "python -m mmlabel.predict" in said.out
+    said = "mmlabel: a command follows a point: python -m mmlabel.predict\n"
+    assert capsys.readouterr() == ("", said)
+    assert commands.main(["pedict"]) == 1
+    assert capsys.readouterr().err.startswith("mmlabel: pedict: python -m mmlabel takes nothing")
 
 
 def test_the_status_of_the_work(capsys):

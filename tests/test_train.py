@@ -408,7 +408,7 @@ def test_a_detector_answers_without_training(settings_of, tmp_path: Path):
 
 def test_every_experiment_composes_and_builds():
     experiments = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
-    best = {"best", "best_small", "best_text", "best_connected"}
+    best = {"best", "best_quick", "best_small", "best_text", "best_connected"}
     assert {"demo", "report_resnet50", "report_vgg16"} | best <= set(experiments)
     for name in experiments:
         settings = load_settings([f"experiment={name}"])

@@ -133,11 +133,11 @@ def _check_groups(arguments: Sequence[str]) -> None:
         group, found, value = text.lstrip("+~").partition("=")
         if found and not group.strip():
             raise UserError(f"{text}: no option is named before the equals sign: OPTION=VALUE")
-        values = r"[-+.\d]+|\{.*|true|false"
+        values = r"[-+.\d]+|\{.*|true|false|null|"
         if group in Settings.model_fields or "/" in group:
             values += r"|(.*,)?\s*\[.*"
-        switched = re.fullmatch(values, value.strip(), re.IGNORECASE)
-        if not found or not switched:
+        alone = [value, *value.split(",")]  # those of a sweep, too
+        if not found or not any(re.fullmatch(values, v.strip(), re.IGNORECASE) for v in alone):
             continue
         if (CONF / group).is_dir() and group not in ("", "search", "study"):
             raise UserError(
@@ -145,6 +145,8 @@ def _check_groups(arguments: Sequence[str]) -> None:
                 f" {', '.join(choices(group))}, or one of its options,"
                 f" {group.replace('/', '.')}.OPTION=VALUE"
             )
+        if group.startswith("hydra/") and not value.strip().startswith("["):
+            raise UserError(f"{text}: this is a group of options: {group}=NAME, or leave it out")
         outer, _, inner = group.rpartition(".")
         if outer and inner in choices(outer) and group not in option_names():
             raise UserError(f"{text}: {inner} is chosen by its group: give {outer}={inner}")

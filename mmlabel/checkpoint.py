@@ -99,6 +99,8 @@ class Checkpoint:
         wandb_id: of the run in wandb, if it was logged there.
         text_model: that reads captions, with its pretrained weights where they are frozen.
         state_dict: weights.
+        backbone: where the network was built of it; None, too, if it is not known which weights
+            it began with.
         notes: which weights, of those that it does not hold, are not what was asked for.
     """
 
@@ -115,6 +117,7 @@ class Checkpoint:
     wandb_id: str | None
     text_model: TextModel | None
     state_dict: dict[str, torch.Tensor]
+    backbone: BackboneSource | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -268,7 +271,11 @@ def load_classifier(path: str | Path) -> tuple[Classifier, Checkpoint]:
             f"ckpt_path: the weights in {checkpoint.path} do not fit its settings"
             f" (model={settings.model.name}): {line}"
         ) from None
-    return classifier.eval(), replace(checkpoint, notes=tuple(source.notes) if source else ())
+    if source is not None:
+        known = "backbone" in (checkpoint.inputs or {})
+        notes = tuple(source.notes)
+        checkpoint = replace(checkpoint, backbone=source if known else None, notes=notes)
+    return classifier.eval(), checkpoint
 
 
 def _backbone_source(checkpoint: Checkpoint) -> BackboneSource | None:
@@ -280,6 +287,7 @@ def _backbone_source(checkpoint: Checkpoint) -> BackboneSource | None:
     if settings.backbone is None:
         return None
     built_in = any(key.startswith(BACKBONE) for key in checkpoint.state_dict)
+    then = (checkpoint.inputs or {}).get("backbone")
     source = BackboneSource(
         settings.backbone,
         seed=settings.seed,
@@ -288,8 +296,8 @@ def _backbone_source(checkpoint: Checkpoint) -> BackboneSource | None:
         shape=shape_of(settings.data.view),
         precision=settings.frozen_precision,
         built_in=built_in,
+        digest=then if built_in else None,
     )
-    then = (checkpoint.inputs or {}).get("backbone")
     if not built_in and then not in (None, source.digest):
         now = "; ".join([source.weights, *source.notes])
         raise UserError(

@@ -76,15 +76,15 @@ def build(settings: Settings, resumed: Checkpoint | None, *, wandb_id: str | Non
     loaded, weights_notes = None, ()
     if not settings.train:
         assert settings.ckpt_path is not None
-        loaded, read = load_classifier(settings.ckpt_path)
-        weights_notes = read.notes
+        loaded, resumed = load_classifier(settings.ckpt_path)
+        weights_notes = resumed.notes
     text = text_model_for(settings, resumed)
     teachers = read_teachers(settings.distil.teachers) if settings.train else []
     prepared = prepare(settings, resumed, text, teachers)
     detector = None
     if settings.detector is not None:
         detector = load_detector(**settings.detector.model_dump(), label_names=prepared.label_names)
-    backbone = None
+    backbone = resumed.backbone if resumed and loaded else None
     if settings.backbone is not None and loaded is None:
         backbone = BackboneSource(
             settings.backbone,
@@ -99,7 +99,7 @@ def build(settings: Settings, resumed: Checkpoint | None, *, wandb_id: str | Non
         prepared.note(note)
     stored = None
     chosen = settings.features
-    if backbone and backbone.frozen and settings.data.augment:
+    if backbone and backbone.frozen and settings.data.augment and settings.train:
         log.info("data.augment changes the pictures, so the backbone runs in every epoch")
     elif backbone and chosen and chosen.mode != "off" and backbone.frozen:
         stored = StoredFeatures(
@@ -134,7 +134,7 @@ def build(settings: Settings, resumed: Checkpoint | None, *, wandb_id: str | Non
     )
     inputs = inputs_read(
         data,
-        backbone,
+        None if loaded else backbone,
         text,
         resumed,
         looks_at_order=settings.looks_at_order,

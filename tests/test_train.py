@@ -19,6 +19,7 @@ from mmlabel.cli import CONF, load_settings
 from mmlabel.data.datamodule import CaptionedPictures
 from mmlabel.errors import UserError
 from mmlabel.evidence import resampled_scores
+from mmlabel.models.build import FrozenFeatures
 from mmlabel.training import train
 
 
@@ -222,6 +223,38 @@ def test_a_store_stays_within_its_limit(settings_of, tmp_path: Path):
     results = train(settings_of(*options, "trainer.max_epochs=1"), tmp_path / "auto")
     assert any("max_gigabytes" in note for note in results["notes"])
     assert results["features"] is None
+
+
+@pytest.mark.parametrize("stages", [0, 1])
+def test_a_checkpoint_is_evaluated_on_stored_features(
+    stages: int, settings_of, tmp_path: Path, monkeypatch
+):
+    """Those of its training, however the weights came; and on pictures with features=off."""
+    options = [f"backbone.unfreeze={stages}", "trainer.max_epochs=1", f"cache_dir={tmp_path}"]
+    results = train(settings_of(*options, "features=on"), tmp_path / "run")
+    best = [f"ckpt_path={tmp_path / 'run' / 'best.ckpt'}", "train=false"]
+    looks = []
+    extract = FrozenFeatures.extract
+    monkeypatch.setattr(
+        FrozenFeatures,
+        "extract",
+        lambda self, device, *, size: (looks.append(size), extract(self, device, size=size))[1],
+    )
+    evaluated = train(settings_of(*best, options[-1]), tmp_path / "again", overrides=best)
+    assert evaluated["features"] == results["features"]
+    assert evaluated["scores"] == results["scores"]
+    assert not looks  # none was computed anew
+
+    live = [*best, "features=off"]
+    evaluated = train(settings_of(*live), tmp_path / "live", overrides=live)
+    assert evaluated["features"] is None
+    close = pytest.approx(results["scores"]["test/loss"], rel=1e-2 if stages else 1e-5)
+    assert evaluated["scores"]["test/loss"] == close
+
+    elsewhere = [*best, f"cache_dir={tmp_path / 'new'}"]
+    evaluated = train(settings_of(*elsewhere), tmp_path / "elsewhere", overrides=elsewhere)
+    assert evaluated["scores"] == results["scores"]
+    assert len(looks) == 1
 
 
 def test_asking_for_stored_features_of_a_trained_backbone_is_an_error(settings_of, tmp_path: Path):

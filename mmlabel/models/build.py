@@ -59,6 +59,7 @@ class BackboneSource:
         shape: height and width of its pictures; None: 224 each.
         built_in: False: the weights will come from a checkpoint, so none are looked for.
         precision: in which what is frozen of it looks at pictures, see `Backbone`.
+        digest: of the weights that will come from a checkpoint; None: that of those found.
 
     Raises UserError where the weights cannot be had.
     """
@@ -73,12 +74,14 @@ class BackboneSource:
         shape: tuple[int, int] | None = None,
         built_in: bool = False,
         precision: Precision = "float32",
+        digest: str | None = None,
     ) -> None:
         self.frozen = chosen.frozen
         self.unfreeze = chosen.unfreeze
         self.cells = cells
         self._shape = shape
         self._precision: Precision = precision
+        self._digest = digest
         # A frozen network of random weights stands in for a pretrained one: the same in every run.
         self._seed = 0 if self.frozen else seed
         wanted = [(chosen.name, chosen.model_name, chosen.weights, "backbone.weights")]
@@ -145,6 +148,8 @@ class BackboneSource:
     @cached_property
     def digest(self) -> str:
         """32 hex digits that change with the weights."""
+        if self._digest is not None:
+            return self._digest
         digests = [
             weights_digest(
                 name=info.name, model_name=info.model_name, weights=weights, seed=self._seed

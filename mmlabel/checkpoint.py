@@ -272,10 +272,14 @@ def load_classifier(path: str | Path) -> tuple[Classifier, Checkpoint]:
             f" (model={settings.model.name}): {line}"
         ) from None
     if source is not None:
-        known = "backbone" in (checkpoint.inputs or {})
+        known = not _holds_backbone(checkpoint) or "backbone" in (checkpoint.inputs or {})
         notes = tuple(source.notes)
         checkpoint = replace(checkpoint, backbone=source if known else None, notes=notes)
     return classifier.eval(), checkpoint
+
+
+def _holds_backbone(checkpoint: Checkpoint) -> bool:
+    return any(key.startswith(BACKBONE) for key in checkpoint.state_dict)
 
 
 def _backbone_source(checkpoint: Checkpoint) -> BackboneSource | None:
@@ -286,7 +290,7 @@ def _backbone_source(checkpoint: Checkpoint) -> BackboneSource | None:
     settings = checkpoint.settings
     if settings.backbone is None:
         return None
-    built_in = any(key.startswith(BACKBONE) for key in checkpoint.state_dict)
+    built_in = _holds_backbone(checkpoint)
     then = (checkpoint.inputs or {}).get("backbone")
     source = BackboneSource(
         settings.backbone,

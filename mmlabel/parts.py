@@ -99,6 +99,11 @@ def build(settings: Settings, resumed: Checkpoint | None, *, wandb_id: str | Non
         prepared.note(note)
     stored = None
     chosen = settings.features
+    if loaded and not backbone and chosen and chosen.mode == "on":
+        prepared.note(
+            f"features=on: {settings.ckpt_path}, of an earlier version, does not say with which"
+            " weights its backbone began, so the backbone runs"
+        )
     if backbone and backbone.frozen and settings.data.augment and settings.train:
         log.info("data.augment changes the pictures, so the backbone runs in every epoch")
     elif backbone and chosen and chosen.mode != "off" and backbone.frozen:

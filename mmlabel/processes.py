@@ -14,6 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from mmlabel.errors import UserError
+from mmlabel.wording import count
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
@@ -83,7 +84,7 @@ def check_processes(trainer: "Trainer") -> None:
         return
     if this.by == "SLURM" and this.processes > 1 and "SLURM_STEP_ID" not in os.environ:
         raise UserError(
-            f"this SLURM job has {_processes(this.processes)}, and this is its script's own, which"
+            f"this SLURM job has {this.processes} processes, and this is its script's own, which"
             " would wait for the others: start it by srun, or give the job one task"
         )
     devices = trainer.devices
@@ -92,10 +93,10 @@ def check_processes(trainer: "Trainer") -> None:
         return  # as many as there are: known to Lightning, which then checks
     if each * nodes != this.processes:
         raise UserError(
-            f"{this.by} has started {_processes(this.processes)}, and trainer.devices={each} on"
-            f" trainer.num_nodes={nodes} are {each * nodes}: give trainer=ddp, the number of nodes"
-            " and of the processes on each, or start as many as that"
-            f" ({_HOW_MANY[this.by]})"
+            f"{this.by} has started {count(this.processes, 'process', 'processes')}, and"
+            f" trainer.devices={each} on trainer.num_nodes={nodes} are {each * nodes}: give"
+            " trainer=ddp, the number of nodes and of the processes on each, or start as many as"
+            f" that ({_HOW_MANY[this.by]})"
         )
 
 
@@ -103,7 +104,7 @@ def check_multirun() -> None:
     """Refuse several runs one after the other: their processes would not find each other again."""
     if (this := started()) is not None and this.processes > 1:
         raise UserError(
-            f"{this.by} has started {_processes(this.processes)}, which share one run and no"
+            f"{this.by} has started {this.processes} processes, which share one run and no"
             f" multirun (-m): start {this.by} once for each run"
         )
 
@@ -112,10 +113,6 @@ _HOW_MANY = {
     "torchrun": "torchrun --nnodes --nproc-per-node",
     "SLURM": "srun --nodes --ntasks-per-node, or hydra.launcher.nodes and .tasks_per_node",
 }
-
-
-def _processes(number: int) -> str:
-    return "1 process" if number == 1 else f"{number} processes"
 
 
 def agreed(text: str) -> str:

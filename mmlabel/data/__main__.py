@@ -27,7 +27,7 @@ from mmlabel.models.options import Captions as CaptionOptions
 from mmlabel.report.data_page import DataSet, write_data_page
 from mmlabel.settings import Settings
 from mmlabel.terminal import console, printable
-from mmlabel.wording import count
+from mmlabel.wording import count, listed
 
 HELP = """\
 What a data set holds, before anything is trained on it: rows and splits, labels with counts and
@@ -39,8 +39,6 @@ Options are those of train.py (python train.py --help):
   python -m mmlabel.data                                      the built-in data set
   python -m mmlabel.data data=usyd data.root=DIR --out data.html
   python -m mmlabel.data data=csv data.file=FILE model=image_only"""
-
-_SHOWN = 5  # of a kind, on the terminal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -215,9 +213,7 @@ def _groups(groups: Sequence) -> str:
 
 
 def _up_to_five(texts: Iterator[str]) -> str:
-    every = list(texts)
-    more = len(every) - _SHOWN
-    return ", ".join(every[:_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
+    return listed(list(texts), most=5)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,7 @@ from torch.utils.data import Dataset, Sampler, SequentialSampler
 
 from mmlabel.data.augment import Change, augmentation, augmented
 from mmlabel.data.captions import EncodedCaptions
-from mmlabel.data.pictures import read_picture
-from mmlabel.data.transforms import Size, picture_views, stack_views
+from mmlabel.data.transforms import Size, load_picture, stack_views
 from mmlabel.errors import UserError
 
 
@@ -273,17 +272,10 @@ class SplitRows(Dataset):
             return self.features[where]  # (B, F)
         if self.pictures is None:
             return None
-        views = []
-        for row, flip in zip(rows.tolist(), flipped.tolist(), strict=True):
-            path = self.pictures[row]
-            views.append(
-                picture_views(
-                    read_picture(path),
-                    path=path,
-                    size=self.image_size,
-                    flips=[flip],
-                    upright=self.upright,
-                )
-            )
+        size, upright = self.image_size, self.upright
+        views = [
+            load_picture(self.pictures[row], size=size, flipped=flip, upright=upright)[None]
+            for row, flip in zip(rows.tolist(), flipped.tolist(), strict=True)
+        ]
         pictures = stack_views(views)  # (B, 3, H, W)
         return augmented(pictures, draws.tolist(), self.augment) if self.augment else pictures

@@ -17,8 +17,9 @@ from mmlabel.data.batches import Batch, EpochBatches, RepeatedBatches, SplitRows
 from mmlabel.data.caption_states import StoredStates, caption_states
 from mmlabel.data.digests import unreadable_pictures
 from mmlabel.data.feature_store import FeatureStore, Filled, PictureScorer, detector_scores
-from mmlabel.data.prepare import SPLITS, PreparedData
+from mmlabel.data.prepare import PreparedData
 from mmlabel.data.row_store import StoreUnavailable
+from mmlabel.data.splits import SPLITS
 from mmlabel.data.transforms import Size
 from mmlabel.errors import UserError
 from mmlabel.processors import decoders, pass_threads

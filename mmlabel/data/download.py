@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from mmlabel import network
 from mmlabel.cache import atomic_write, turn
+from mmlabel.data.annotations import up_to_ten
 from mmlabel.data.sources.coco import read_coco
 from mmlabel.errors import UserError
 from mmlabel.progress import progress
@@ -153,10 +154,10 @@ def _fetch_pictures(
             # On Ctrl-C, or when giving up, the running ones end at their next chunk.
             stop.set()
     if failures:
-        listed = ", ".join(f"{file} ({why})" for file, why in list(failures.items())[:10])
+        which = up_to_ten(f"{file} ({why})" for file, why in failures.items())
         raise UserError(
             f"{len(failures)} of {len(missing)} pictures could not be downloaded from "
-            f"{base_url}/{name}: {listed}{', ...' if len(failures) > 10 else ''}"
+            f"{base_url}/{name}: {which}"
             f"{' (the rest was not tried)' if in_a_row == GIVE_UP_AFTER else ''}. "
             "Run again to fetch what is missing"
         )

@@ -11,7 +11,6 @@ from mmlabel.data.annotations import Annotations
 from mmlabel.data.captions import (
     SPECIAL_WORDS,
     EncodedCaptions,
-    TokenisedCaptions,
     Vocabulary,
     encode,
     encode_texts,
@@ -23,8 +22,6 @@ from mmlabel.errors import UserError
 from mmlabel.wording import count, listed
 
 log = logging.getLogger(__name__)
-
-SPLITS = ("train", "val", "test")
 
 
 @dataclass(kw_only=True)
@@ -177,7 +174,7 @@ def with_captions(
     )
     for note in captions.notes:
         prepared.note(note)
-    training = _training_captions(tokenised, rows) if embedding["kind"] == "word2vec" else None
+    training = tokenised.word_lists(rows["train"]) if embedding["kind"] == "word2vec" else None
     prepared.embeddings = load_embeddings(
         vocabulary,
         **embedding,
@@ -192,9 +189,3 @@ def with_captions(
         prepared.coverage = prepared.embeddings.coverage(training_words)
         prepared.note(check_coverage(prepared.embeddings, training_words, on_missing=on_missing))
     return prepared
-
-
-def _training_captions(
-    tokenised: TokenisedCaptions, rows: dict[str, np.ndarray]
-) -> list[list[str]]:
-    return tokenised.word_lists(rows["train"])

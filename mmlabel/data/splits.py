@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from mmlabel.cache import fingerprint, kept
+from mmlabel.data.annotations import up_to_ten
 from mmlabel.data.sources.delimited import NotDelimited, column_number, parse_delimited
 from mmlabel.data.sources.text import read_text
 from mmlabel.errors import UserError, nearest
@@ -171,8 +172,8 @@ def read_splits(file: Path, ids: Sequence[str]) -> dict[str, np.ndarray]:
             unknown.append(f"{cell} (row {number})")
     if unknown:
         raise UserError(
-            f"{file}: {count(len(unknown), 'image id')} that the data does not have: "
-            f"{', '.join(unknown[:10])}{', ...' if len(unknown) > 10 else ''}"
+            f"{file}: {count(len(unknown), 'image id')} that the data does not have:"
+            f" {up_to_ten(unknown)}"
         )
     for name in SPLITS:
         if not rows[name]:

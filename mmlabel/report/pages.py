@@ -17,6 +17,7 @@ from markupsafe import Markup
 from mmlabel.cache import atomic_write
 from mmlabel.report.tables import grouped, metric_name, sentence_case
 from mmlabel.run_folder import RunRecord
+from mmlabel.settings import flatten
 from mmlabel.wording import count
 
 ROLES = {"train": "train on", "val": "select on", "test": "test on"}
@@ -118,15 +119,12 @@ def data_set(runs: Sequence[RunRecord]) -> str:
     return "; ".join(filter(None, names))
 
 
-def flat(settings: Mapping, prefix: str = "") -> dict[str, str]:
+def flat(settings: Mapping) -> dict[str, str]:
     """{"lstm": {"layers": 1}} -> {"lstm.layers": "1"}."""
-    found: dict[str, str] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            found |= flat(value, f"{prefix}{name}.")
-        else:
-            found[prefix + name] = value if isinstance(value, str) else json.dumps(value)
-    return found
+    return {
+        name: value if isinstance(value, str) else json.dumps(value)
+        for name, value in flatten(settings).items()
+    }
 
 
 def row_counts(run: RunRecord) -> list[str]:

@@ -87,7 +87,8 @@ def markdown_table(study: StudyReport) -> str:
     heads += ["Verdict", "Parameters", "MB", "Seconds", *extra]
     lines = [heads, ["---", *["---:"] * right, "---", *["---:"] * (3 + len(extra))]]
     for row in result_rows(study):
-        ours = _spaced(row[metric], row[f"{metric}_std"], " ± ")
+        deviation = row[f"{metric}_std"]
+        ours = row[metric] + (f" ± {deviation}" if deviation else "")
         ours += _between(row[f"{metric}_low"], row[f"{metric}_high"])
         difference = row["difference"] + _between(row["difference_low"], row["difference_high"])
         cells = [row["label"], ours, *([row["published"]] if published else []), difference]
@@ -100,10 +101,6 @@ def markdown_table(study: StudyReport) -> str:
 def markdown_cell(text: str) -> str:
     """A text that ends neither the cell of a Markdown table nor its line."""
     return " ".join(text.split()).replace("|", "\\|")
-
-
-def _spaced(first: str, second: str, between: str) -> str:
-    return f"{first}{between}{second}" if second else first
 
 
 def _between(low: str, high: str) -> str:

@@ -76,4 +76,4 @@ def first_line(error: BaseException) -> str:
     >>> first_line(ValueError("wrong.\\nFurther lines"))
     'wrong'
     """
-    return (str(error).splitlines() or [""])[0].rstrip(" .") or type(error).__name__
+    return (str(error).strip().splitlines() or [""])[0].rstrip(" .") or type(error).__name__

@@ -9,7 +9,15 @@ from mmlabel.errors import UserError
 from mmlabel.former_settings import completed
 from mmlabel.options import declared, is_same, shown
 from mmlabel.run_folder import SUMS, damage, failure, read_results
-from mmlabel.settings import CHOSEN_BY_GROUP, MISSING, OPTIONAL, Settings, flatten, read_settings
+from mmlabel.settings import (
+    CHOSEN_BY_GROUP,
+    MISSING,
+    OPTIONAL,
+    Settings,
+    flatten,
+    put,
+    read_settings,
+)
 from mmlabel.wording import listed
 
 # Of this command line, whether given or not: where things are on this machine, whose run it is, and
@@ -64,7 +72,7 @@ def with_record(asked: Mapping[str, Any], given: Sequence[str]) -> dict[str, Any
         if not values:
             raise UserError(f"{name} cannot be taken away beside repeat=FOLDER: give it a value")
         for option, value in values.items():
-            _put(kept, option, value)
+            put(kept, option, value)
     return kept
 
 
@@ -93,7 +101,7 @@ def _choose(
     if not kinds:
         refuse_if_nothing_is_set(group, changed, values, flatten(theirs, f"{group}."), given)
     for name, value in changed.items():
-        _put(kept, name, value)
+        put(kept, name, value)
 
 
 def refuse_if_nothing_is_set(
@@ -124,15 +132,6 @@ def refuse_if_nothing_is_set(
             f"{group}=…: its file sets nothing but defaults, and the run has {there}: leave it out,"
             f" or give single options ({instead})"
         )
-
-
-def _put(values: dict[str, Any], name: str, value: Any) -> None:
-    *groups, option = name.split(".")
-    for group in groups:
-        inner = values.get(group)
-        values[group] = dict(inner) if isinstance(inner, Mapping) else {}
-        values = values[group]
-    values[option] = value
 
 
 def not_the_same(record: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -18,7 +18,7 @@ from mmlabel.data.prepare import PreparedData
 from mmlabel.errors import UserError
 from mmlabel.options import is_same, shown
 from mmlabel.repeating import NAMED, WHOLE, has_changed, refuse_if_nothing_is_set
-from mmlabel.settings import CHOSEN_BY_GROUP, Settings, differing, flatten, read_settings
+from mmlabel.settings import CHOSEN_BY_GROUP, Settings, differing, flatten, put, read_settings
 from mmlabel.wording import count
 
 # ---- Options --------------------------------------------------------------------------------
@@ -84,7 +84,7 @@ def with_checkpoint(
         theirs = flat_own.get(name)
         rows = name.startswith("data.") and name not in _SEEN
         if _is_among(name, may_change) or (other_rows and rows):
-            _put(kept, name, value)
+            put(kept, name, value)
         elif not _is_same(value, theirs):
             raise UserError(
                 f"{_as_typed(name, value)}, but the checkpoint was trained with"
@@ -92,7 +92,7 @@ def with_checkpoint(
                 f"{_hint(name, rows=rows, training=settings.train)}"
             )
     for name in always:
-        _put(kept, name, _get(asked, name))
+        put(kept, name, _get(asked, name))
     if not settings.train:
         # A file that sets what the checkpoint's run had asked for asks for nothing else.
         keys = _keys(overrides)
@@ -198,15 +198,6 @@ def _get(values: Mapping[str, Any], name: str) -> Any:
     for part in name.split("."):
         values = values[part]
     return values
-
-
-def _put(values: dict[str, Any], name: str, value: Any) -> None:
-    *groups, option = name.split(".")
-    for group in groups:
-        if not isinstance(values.get(group), dict):
-            values[group] = {}
-        values = values[group]
-    values[option] = value
 
 
 def _files(checkpoint: Checkpoint) -> tuple[str, ...]:

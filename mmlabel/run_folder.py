@@ -402,9 +402,8 @@ def write_predictions(
     *,
     ids: Sequence[str],
     probabilities: "Tensor",
-    targets: "Tensor | None",
+    targets: "Tensor",
     label_names: Sequence[str],
-    answers: "Tensor | None" = None,
     known: "Tensor | None" = None,
 ) -> None:
     """A row per image: ImageID, target_N for each label number N with a name, then prob_N.
@@ -412,29 +411,22 @@ def write_predictions(
     Ids that a spreadsheet would take for formulas are written as `spreadsheet.to_cell` says.
 
     Args:
-        answers: (n, num_labels) bool; if given, a column Labels lists the numbers answered.
         probabilities: (n, num_labels); written with enough digits to be read back unchanged.
-        targets: (n, num_labels), or None for images whose labels are not known.
+        targets: (n, num_labels).
         known: (n, num_labels) bool; targets that are not are left empty. None: all are.
     """
     numbers = [number for number, name in enumerate(label_names) if name]
-    header = ["ImageID"] + (["Labels"] if answers is not None else [])
-    if targets is not None:
-        header += [f"target_{n}" for n in numbers]
-    header += [f"prob_{n}" for n in numbers]
-    given = None if answers is None else answers[:, numbers].numpy()
-    truth = None if targets is None else targets[:, numbers].long().numpy()
+    header = ["ImageID", *(f"{kind}_{n}" for kind in ("target", "prob") for n in numbers)]
+    truth = targets[:, numbers].long().numpy()
     told = None if known is None else known[:, numbers].numpy()
     probs = probabilities[:, numbers].numpy()
 
     def cells(row: int) -> Iterator[str | int]:
         """A row at a time: as text, 20,000 columns take thirty times the memory."""
         yield to_cell(ids[row])
-        if given is not None:
-            yield " ".join(str(numbers[k]) for k in given[row].nonzero()[0].tolist())
-        if truth is not None and told is None:
+        if told is None:
             yield from truth[row].tolist()
-        elif truth is not None and told is not None:
+        else:
             pairs = zip(truth[row].tolist(), told[row].tolist(), strict=True)
             yield from (t if k else "" for t, k in pairs)
         yield from (f"{p:.9g}" for p in probs[row].tolist())

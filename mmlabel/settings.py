@@ -424,6 +424,16 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def put(values: dict[str, Any], name: str, value: Any) -> None:
+    """Set the option of this name in nested values; groups on the way to it are copied, or made."""
+    *groups, option = name.split(".")
+    for group in groups:
+        inner = values.get(group)
+        values[group] = dict(inner) if isinstance(inner, Mapping) else {}
+        values = values[group]
+    values[option] = value
+
+
 def differing(settings: Settings) -> dict[str, Any]:
     """The options that differ from their declared defaults, and the kind of every group in use."""
     return dict(_differing(settings, ""))

@@ -120,9 +120,6 @@ def _log_predictions(
     import wandb
 
     predictions, answers = record.predictions, record.answers
-    first: dict[str, int] = {}
-    for row, id in enumerate(annotations.ids):
-        first.setdefault(id, row)
     count = min(rows, len(predictions.ids))
     columns: list[str | int] = [
         "id",
@@ -141,7 +138,7 @@ def _log_predictions(
         return separator.join(labels[k] for k in which.nonzero()[0])
 
     for row in np.linspace(0, len(predictions.ids) - 1, count).astype(int).tolist():
-        place = first.get(predictions.ids[row])
+        place = annotations.first_rows.get(predictions.ids[row])
         truth, answer = predictions.targets[row], answers[row]
         concerned = np.flatnonzero(truth | answer)
         table.add_data(

@@ -67,6 +67,14 @@ class Annotations:
         parts = [self.ids, self.captions, self.targets, self.label_names]
         return cache.fingerprint(*parts, *([] if self.known is None else [self.known]))
 
+    @cached_property
+    def first_rows(self) -> dict[str, int]:
+        """The first row of each image id, whose caption counts outside of training."""
+        first: dict[str, int] = {}
+        for row, image_id in enumerate(self.ids):
+            first.setdefault(image_id, row)
+        return first
+
     def take(self, rows: Sequence[int] | np.ndarray) -> "Annotations":
         """These rows, in this order, without the notes."""
         rows = np.asarray(rows, dtype=np.int64)

@@ -205,9 +205,7 @@ def pictures_of(
         upright: whether pictures are turned as their EXIF data says.
     """
     split_of = {annotations.ids[row]: split for split, own in rows.items() for row in own.tolist()}
-    first: dict[str, int] = {}
-    for row, id in enumerate(annotations.ids):
-        first.setdefault(id, row)
+    first = annotations.first_rows
 
     def look(row: int) -> _Seen | str:
         path = annotations.pictures[row]

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmlabel.errors import UserError
+from mmlabel.errors import UserError, first_line
 from mmlabel.models.backbones import Backbone, Precision, Trunk
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def _openvino_problem(precision: Precision, device: torch.device) -> str | None:
         try:
             capabilities = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         except Exception as error:  # as it is installed it may not even be imported
-            return f"OpenVINO cannot be used ({_first_line(error)}): install it anew"
+            return f"OpenVINO cannot be used ({first_line(error)}): install it anew"
         if "BF16" not in capabilities:
             return "this processor has no bfloat16: features.precision=float32"
     return None
@@ -178,7 +178,7 @@ def _compile(
     except UserError:  # the backbone's own, of which the engine is no way out
         raise
     except Exception as error:  # the converter raises kinds of its own
-        raise _failed(name, _first_line(error)) from error
+        raise _failed(name, first_line(error)) from error
 
 
 def _compare(
@@ -199,14 +199,10 @@ def _compare(
         try:
             found = extract(pictures)
         except Exception as problem:  # of a network that was converted, all the same
-            raise _failed(name, _first_line(problem)) from problem
+            raise _failed(name, first_line(problem)) from problem
         error = (found - expected).norm() / length
     if not error <= LARGEST_ERROR[precision]:
         raise _failed(name, f"its features are {error:.1g} off torch's")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _failed(name: str, reason: str) -> NoOpenVino:

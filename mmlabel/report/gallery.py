@@ -100,14 +100,11 @@ def gallery(
     shared = _collect(variants)
     if annotations is None or shared is None:
         return []
-    place: dict[str, int] = {}
-    for row, id in enumerate(annotations.ids):
-        place.setdefault(id, row)  # outside training the first of several captions counts
     upright = seen_upright([run for _, runs in variants for run in runs])
     budget, cards = PICTURE_BUDGET, []
     for row in _choose(shared, limit):
         caption, picture = "", None
-        if (known := place.get(shared.ids[row])) is not None:
+        if (known := annotations.first_rows.get(shared.ids[row])) is not None:
             caption = annotations.captions[known]
             picture = thumbnail(annotations.pictures[known], budget, upright=upright)
             budget -= len(picture or "")

@@ -37,25 +37,19 @@ class Mistakes:
     names: dict[int, str]
     notes: list[str]
 
-    @cached_property
-    def _place(self) -> dict[str, int]:
-        ids = [] if self.annotations is None else self.annotations.ids
-        found: dict[str, int] = {}
-        for row, id in enumerate(ids):
-            found.setdefault(id, row)  # the caption that counts
-        return found
-
     def caption(self, row: int) -> str:
         """The row's caption, "" if it is not known."""
-        place = self._place.get(self.rows.ids[row])
-        return "" if place is None or self.annotations is None else self.annotations.captions[place]
+        if self.annotations is None:
+            return ""
+        place = self.annotations.first_rows.get(self.rows.ids[row])
+        return "" if place is None else self.annotations.captions[place]
 
     def picture(self, row: int) -> Path | None:
-        """The row's picture file."""
-        place = self._place.get(self.rows.ids[row])
-        return (
-            None if place is None or self.annotations is None else self.annotations.pictures[place]
-        )
+        """The row's picture file, None if it is not known."""
+        if self.annotations is None:
+            return None
+        place = self.annotations.first_rows.get(self.rows.ids[row])
+        return None if place is None else self.annotations.pictures[place]
 
     def suspects(self) -> list[int]:
         """Rows with a suspected label, the least likely labels first."""

@@ -58,11 +58,9 @@ def render(template: str, **values: object) -> Markup:
 def write_page(path: Path, *, title: str, header: Markup, sections: Sequence[Section]) -> Path:
     """Write a page that is complete in itself and return its path."""
     script = asset("page.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     page = render(
         "page.html",
-        policy="default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
-        f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",
+        policy=policy(script),
         title=title,
         style=asset("page.css"),
         script=script,
@@ -72,6 +70,15 @@ def write_page(path: Path, *, title: str, header: Markup, sections: Sequence[Sec
     with atomic_write(path) as temporary:
         temporary.write_text(page, encoding="utf-8", newline="\n")
     return path
+
+
+def policy(script: str) -> str:
+    """What a page allows itself: this script, and nothing that is loaded from elsewhere."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline';"
+        f" script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    )
 
 
 @cache

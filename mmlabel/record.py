@@ -6,17 +6,19 @@ from collections.abc import Sequence
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from mmlabel.cache import fingerprint
-from mmlabel.classifier import Classifier
-from mmlabel.data.datamodule import CaptionedPictures
-from mmlabel.data.prepare import PreparedData
 from mmlabel.metrics import per_label
+from mmlabel.settings import Settings
 from mmlabel.size import Size, sizes
 from mmlabel.wording import count
+
+if TYPE_CHECKING:
+    from mmlabel.parts import Run
 
 PACKAGES = (
     "mmlabel torch torchvision pytorch-lightning hydra-core omegaconf torchmetrics gensim nltk"
@@ -25,49 +27,29 @@ PACKAGES = (
 
 
 def describe(
+    run: "Run",
+    settings: Settings,
     *,
-    settings: dict[str, object],
-    study: str | None,
-    variant: str | None,
     overrides: list[str],
     sources: list[str],
-    prepared: PreparedData,
-    data: CaptionedPictures,
-    classifier: Classifier,
-    pretrained: dict[str, str],
-    inputs: dict[str, str],
     epochs: int,
     best_epoch: int | None,
     seconds: dict[str, float],
-    halves_text: bool,
 ) -> dict:
     """Everything about a finished run that can be compared with others: see README, "Outputs".
 
     Args:
-        settings: the resolved configuration, as plain values.
-        study: whose run it is, None for a run of its own.
-        variant: of that study.
+        run: its parts, the classifier as evaluated last.
+        settings: the resolved configuration.
         overrides: what the run was given on the command line.
         sources: by which it was told there where files of one's own are.
-        prepared, data: what it read.
-        classifier: as evaluated last.
-        pretrained: where the weights of its parts come from, in words.
-        inputs: digests of what it read.
         epochs: how many have been trained.
         best_epoch: the one whose weights were evaluated; None if none were trained.
         seconds: what took how long, training with that of the run that was gone on with; "total" is
             all of it.
-        halves_text: whether the checkpoint keeps its text transformer in half precision.
     """
-    stored = classifier.backbone
-    parts = sizes(
-        classifier.network,
-        backbone=stored.backbone if stored else None,
-        detector=data.detector,
-        vocabulary=prepared.vocabulary,
-        tokenizer=prepared.tokenizer,
-        half_text=halves_text,
-    )
+    prepared, data, classifier = run.prepared, run.data, run.classifier
+    parts = size_of(run, settings)
     size = sum(parts.values(), Size())
     if data.detector is not None:
         seconds = seconds | {"detector": data.detector_seconds}
@@ -87,7 +69,7 @@ def describe(
     }
     training = len(prepared.rows["train"])
     trained = classifier.rows_trained or training
-    if settings["train"]:
+    if settings.train:
         trained = min(trained, training)  # several processes may have seen a few rows twice
     rows = {"train": trained, "val": 0, "test": 0}
     return {
@@ -101,17 +83,17 @@ def describe(
         "best_epoch": best_epoch,
         "overrides": overrides,
         "sources": sources,
-        "settings": settings,
+        "settings": settings.plain(),
         "features": data.features_key,
-        "study": study,
-        "variant": variant,
+        "study": settings.study.name,
+        "variant": settings.study.variant,
         "data_fingerprint": fingerprint(prepared.annotations.fingerprint, *prepared.rows.values()),
-        "inputs": inputs,
+        "inputs": run.inputs,
         "seconds": seconds,
         "parameters": size.parameters,
         "megabytes": size.megabytes,
         "megabytes_by_part": {part: own.megabytes for part, own in parts.items()},
-        "pretrained": pretrained,
+        "pretrained": run.pretrained,
         "coverage": prepared.coverage
         and dict(zip(("words", "tokens"), prepared.coverage, strict=True)),
         "notes": prepared.notes,
@@ -120,6 +102,20 @@ def describe(
         "versions": versions(),
         "machine": machine(),
     }
+
+
+def size_of(run: "Run", settings: Settings) -> dict[str, Size]:
+    """The size of each part of a run that a prediction needs, before training and after it."""
+    stored = run.classifier.backbone
+    return sizes(
+        run.classifier.network,
+        backbone=stored.backbone if stored else None,
+        detector=run.data.detector,
+        vocabulary=run.prepared.vocabulary,
+        tokenizer=run.prepared.tokenizer,
+        half=settings.trainer.precision in ("16-true", "bf16-true"),
+        half_text=settings.halves_text,
+    )
 
 
 def versions() -> dict[str, str]:

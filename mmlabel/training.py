@@ -45,13 +45,13 @@ from mmlabel.half_precision import RoundedText
 from mmlabel.history import History
 from mmlabel.parts import Run, build, scheduler_for
 from mmlabel.processes import ProcessLost, check_strategy, ends_with_children, started
-from mmlabel.record import commit, describe, machine, versions
+from mmlabel.record import commit, describe, machine, size_of, versions
 from mmlabel.repeating import not_the_same, read_record, scores_compared
 from mmlabel.report import write_run_report
 from mmlabel.resuming import as_begun, check_length, check_same_run, with_checkpoint
 from mmlabel.run_folder import LAST, read_history, remove_former, write_run
 from mmlabel.settings import Settings, flatten
-from mmlabel.size import Size, check_size, sizes
+from mmlabel.size import check_size
 from mmlabel.synced_norms import SyncedNorms
 from mmlabel.terminal import print_table
 from mmlabel.tracking import log_test, loggers_for, publish, run_id, summarise
@@ -193,16 +193,10 @@ def train(
         ended = time.monotonic()
 
         results = describe(
-            settings=settings.plain(),
-            study=settings.study.name,
-            variant=settings.study.variant,
+            run,
+            settings,
             overrides=overrides,
             sources=list(sources),
-            prepared=run.prepared,
-            data=run.data,
-            classifier=run.classifier,
-            pretrained=run.pretrained,
-            inputs=run.inputs,
             epochs=epochs,
             best_epoch=read_checkpoint(best).epochs - 1 if best else None,
             seconds={
@@ -213,7 +207,6 @@ def train(
                 "test": ended - trained - (0.0 if trains else features),
                 "total": before + ended - started,
             },
-            halves_text=settings.halves_text,
         )
         if trainer.is_global_zero:
             if settings.trainer.fast_dev_run:
@@ -265,20 +258,6 @@ def former_wandb_run(
         return None
     another = settings.repeat is not None or settings.resume_lr is not None or group is not None
     return None if another and not own else resumed.wandb_id
-
-
-def size_of(run: Run, settings: Settings) -> dict[str, Size]:
-    """The size of each part of a run that is about to be trained."""
-    stored = run.classifier.backbone
-    return sizes(
-        run.classifier.network,
-        backbone=stored.backbone if stored else None,
-        detector=run.data.detector,
-        vocabulary=run.prepared.vocabulary,
-        tokenizer=run.prepared.tokenizer,
-        half=settings.trainer.precision in ("16-true", "bf16-true"),
-        half_text=settings.halves_text,
-    )
 
 
 def say_what_differs(record: Mapping[str, Any], run: Run, settings: Settings) -> None:

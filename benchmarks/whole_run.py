@@ -85,7 +85,7 @@ def timed(*modules):
     import_large("torch", torchmetrics, "pytorch_lightning", "torch._dynamo")
     start += time.perf_counter() - begin
     import_large(training)
-    from mmlabel.classifier import Classifier
+    from mmlabel.lightning.classifier import Classifier
     Classifier.training_step = first_step
 train.import_large = timed
 train.run_cli(train.main)

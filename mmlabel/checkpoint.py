@@ -18,15 +18,15 @@ import numpy as np
 import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
-from mmlabel.checkpoint_file import no_checkpoint, read_file, write_file
-from mmlabel.classifier import BACKBONE, Classifier
 from mmlabel.criterion import MeanOverKnown
 from mmlabel.data.captions import Vocabulary
 from mmlabel.data.prepare import PreparedData
 from mmlabel.data.transforms import shape_of
 from mmlabel.errors import UserError, first_line
 from mmlabel.former_settings import completed
-from mmlabel.half_precision import TRANSFORMER, text_in_half
+from mmlabel.lightning.checkpoint_file import no_checkpoint, read_file, write_file
+from mmlabel.lightning.classifier import BACKBONE, Classifier
+from mmlabel.lightning.half_precision import TRANSFORMER, text_in_half
 from mmlabel.losses import Bce
 from mmlabel.models.build import BackboneSource, build_network
 from mmlabel.models.text_model import TextModel

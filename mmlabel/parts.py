@@ -13,7 +13,6 @@ from pytorch_lightning.utilities.types import LRSchedulerConfigType
 
 from mmlabel.cache import cache_folder, file_digest, fingerprint
 from mmlabel.checkpoint import Checkpoint, content, load_classifier
-from mmlabel.classifier import BACKBONE, Classifier
 from mmlabel.criterion import MeanOverKnown, positive_weights
 from mmlabel.data.annotations import Annotations
 from mmlabel.data.caption_states import StoredStates
@@ -38,6 +37,7 @@ from mmlabel.distillation import (
     teacher_logits,
 )
 from mmlabel.errors import UserError
+from mmlabel.lightning.classifier import BACKBONE, Classifier
 from mmlabel.losses import Bce
 from mmlabel.models.build import BackboneSource, FrozenFeatures, build_network
 from mmlabel.models.detectors import detector_digest, load_detector

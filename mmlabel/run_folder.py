@@ -1,7 +1,7 @@
 """A run's folder: the names of its files, who writes them, and the only place that reads them.
 
 config.yaml      the resolved settings
-metrics.csv      the history, see `mmlabel.history`
+metrics.csv      the history, see `mmlabel.lightning.history`
 predictions.csv  the test split: ImageID, target_N and prob_N of each label number N
 results.json     the record, see `mmlabel.record.describe`; written after the files above
 report.html      the page
@@ -31,9 +31,9 @@ from mmlabel.spreadsheet import from_cell, to_cell
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mmlabel.classifier import Classifier
     from mmlabel.data.annotations import Annotations
     from mmlabel.data.prepare import PreparedData
+    from mmlabel.lightning.classifier import Classifier
 
 CONFIG, HISTORY, PREDICTIONS = "config.yaml", "metrics.csv", "predictions.csv"
 BEST, LAST = "best.ckpt", "last.ckpt"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from mmlabel.errors import UserError
-from mmlabel.half_precision import TRANSFORMER
+from mmlabel.lightning.half_precision import TRANSFORMER
 
 if TYPE_CHECKING:
     from mmlabel.data.captions import Vocabulary

@@ -11,7 +11,7 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from mmlabel.errors import UserError
-from mmlabel.history import History
+from mmlabel.lightning.history import History
 from mmlabel.no_effect import without_effect
 from mmlabel.score_table import SCORES
 from mmlabel.settings import Settings, flatten

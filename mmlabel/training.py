@@ -20,8 +20,12 @@ from pytorch_lightning.callbacks import Callback, DeviceStatsMonitor
 from pytorch_lightning.loggers import Logger
 from torch import distributed
 
-from mmlabel.averaging import EpochAverage, MovingAverage
-from mmlabel.callbacks import (
+from mmlabel.checkpoint import Checkpoint, complete, read_checkpoint
+from mmlabel.data.batches import share_of_batch
+from mmlabel.data.prepare import PreparedData
+from mmlabel.errors import UserError
+from mmlabel.lightning.averaging import EpochAverage, MovingAverage
+from mmlabel.lightning.callbacks import (
     BestCheckpoint,
     DoublePrecision,
     FreshSchedule,
@@ -35,14 +39,11 @@ from mmlabel.callbacks import (
     progress_callbacks,
     quiet_lightning,
 )
-from mmlabel.checkpoint import Checkpoint, complete, read_checkpoint
-from mmlabel.checkpoint_file import SealedCheckpoints
-from mmlabel.classifier import Classifier
-from mmlabel.data.batches import share_of_batch
-from mmlabel.data.prepare import PreparedData
-from mmlabel.errors import UserError
-from mmlabel.half_precision import RoundedText
-from mmlabel.history import History
+from mmlabel.lightning.checkpoint_file import SealedCheckpoints
+from mmlabel.lightning.classifier import Classifier
+from mmlabel.lightning.half_precision import RoundedText
+from mmlabel.lightning.history import History
+from mmlabel.lightning.synced_norms import SyncedNorms
 from mmlabel.parts import Run, build, scheduler_for
 from mmlabel.processes import ProcessLost, check_strategy, ends_with_children, started
 from mmlabel.record import commit, describe, machine, size_of, versions
@@ -52,7 +53,6 @@ from mmlabel.resuming import as_begun, check_length, check_same_run, with_checkp
 from mmlabel.run_folder import LAST, read_history, remove_former, write_run
 from mmlabel.settings import Settings, flatten
 from mmlabel.size import check_size
-from mmlabel.synced_norms import SyncedNorms
 from mmlabel.terminal import print_table
 from mmlabel.tracking import log_test, loggers_for, publish, run_id, summarise
 from mmlabel.wording import count

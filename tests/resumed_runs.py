@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mmlabel import callbacks
+from mmlabel.lightning import callbacks
 from mmlabel.settings import Settings
 from mmlabel.training import train
 

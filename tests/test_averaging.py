@@ -7,9 +7,9 @@ import torch
 from resumed_runs import CAPTIONS, Killed, history, run, run_killed_in_epoch
 from torch import Tensor
 
-from mmlabel import callbacks
-from mmlabel.checkpoint_file import read_file
 from mmlabel.errors import UserError
+from mmlabel.lightning import callbacks
+from mmlabel.lightning.checkpoint_file import read_file
 
 LAYER = "network.head.layers.5.weight"
 HALVES = ("patience=null", "model.auxiliary_loss=0.3", "model.modality_dropout=0.4",

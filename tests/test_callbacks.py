@@ -8,8 +8,8 @@ import pytest
 from resumed_runs import CAPTIONS, history
 from tiny_text_model import write_text_model
 
-from mmlabel.callbacks import StepCurves
-from mmlabel.classifier import Classifier
+from mmlabel.lightning.callbacks import StepCurves
+from mmlabel.lightning.classifier import Classifier
 from mmlabel.training import train
 
 EVERY_STEP = ("trainer.log_every_n_steps=1", "trainer.max_epochs=1", "scheduler=none")
@@ -62,7 +62,7 @@ def test_a_line_has_the_scores_of_its_own_epoch(
     settings_of, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     options = [*CAPTIONS, "trainer.check_val_every_n_epoch=2", "trainer.max_epochs=3"]
-    with caplog.at_level(logging.INFO, "mmlabel.callbacks"):
+    with caplog.at_level(logging.INFO, "mmlabel.lightning.callbacks"):
         train(settings_of(*options), tmp_path)
     lines = [text for text in caplog.messages if text.startswith("epoch ")]
     assert ["train/loss" in line for line in lines] == [True, True, True]

@@ -19,10 +19,10 @@ from resumed_runs import CAPTIONS, history, run
 from torchvision.models import resnet18
 
 import mmlabel
-from mmlabel import checkpoint_file
 from mmlabel.checkpoint import load_classifier, read_checkpoint, record_rows
-from mmlabel.checkpoint_file import read_file, write_file
 from mmlabel.errors import UserError
+from mmlabel.lightning import checkpoint_file
+from mmlabel.lightning.checkpoint_file import read_file, write_file
 from mmlabel.models import weights
 from mmlabel.parts import prepare
 
@@ -326,7 +326,7 @@ def test_where_temporary_files_go_does_not_matter(finished: Path, tmp_path: Path
     code = f"""
 import os, sys
 from pathlib import Path
-from mmlabel.checkpoint_file import read_file, write_file
+from mmlabel.lightning.checkpoint_file import read_file, write_file
 opened = []
 sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
 write_file(read_file(Path({str(finished / "best.ckpt")!r})), Path({str(tmp_path / "a.ckpt")!r}))

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from resumed_runs import history, results_of
 
-from mmlabel.classifier import Classifier
 from mmlabel.errors import UserError
+from mmlabel.lightning.classifier import Classifier
 from mmlabel.training import check_shares, train
 
 REPOSITORY = Path(__file__).resolve().parent.parent

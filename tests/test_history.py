@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mmlabel.history import History
+from mmlabel.lightning.history import History
 from mmlabel.run_folder import read_history
 from mmlabel.training import train
 

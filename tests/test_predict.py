@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 
 import mmlabel
-from mmlabel.checkpoint_file import read_file, write_file
 from mmlabel.data.sources.unlabelled import Columns, open_rows
 from mmlabel.errors import UserError
+from mmlabel.lightning.checkpoint_file import read_file, write_file
 from mmlabel.models import engines
 from mmlabel.partial_file import resumable
 from mmlabel.predict import main

@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from mmlabel import callbacks
 from mmlabel import progress as module
+from mmlabel.lightning import callbacks
 from mmlabel.progress import progress
 from mmlabel.training import train
 

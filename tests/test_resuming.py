@@ -17,10 +17,10 @@ from resumed_runs import CAPTIONS, history, results_of, run, run_killed_in_epoch
 from sklearn.metrics import f1_score
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from mmlabel.callbacks import FreshSchedule, TrainingTime
 from mmlabel.checkpoint import read_checkpoint
-from mmlabel.classifier import Classifier
 from mmlabel.errors import UserError
+from mmlabel.lightning.callbacks import FreshSchedule, TrainingTime
+from mmlabel.lightning.classifier import Classifier
 from mmlabel.models.decoder import LabelDecoder
 from mmlabel.predictor import Predictor
 from mmlabel.settings import Settings

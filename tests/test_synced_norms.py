@@ -5,10 +5,10 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmlabel.callbacks import quiet_lightning
+from mmlabel.lightning.callbacks import quiet_lightning
+from mmlabel.lightning.synced_norms import SyncedNorms
 from mmlabel.models.backbones import build_backbone
 from mmlabel.models.weights import resolve_weights
-from mmlabel.synced_norms import SyncedNorms
 from mmlabel.training import build_trainer
 
 

@@ -14,11 +14,11 @@ from sklearn.metrics import average_precision_score, f1_score
 
 from mmlabel import load, training
 from mmlabel.checkpoint import load_classifier
-from mmlabel.classifier import Evaluated
 from mmlabel.cli import CONF, load_settings
 from mmlabel.data.datamodule import CaptionedPictures
 from mmlabel.errors import UserError
 from mmlabel.evidence import resampled_scores
+from mmlabel.lightning.classifier import Evaluated
 from mmlabel.models.build import FrozenFeatures
 from mmlabel.training import train
 
@@ -170,7 +170,7 @@ def test_a_backbone_that_training_has_destroyed_is_told(
             if weight.requires_grad and destroyed:
                 torch.nn.init.zeros_(weight)
 
-    monkeypatch.setattr("mmlabel.classifier.Classifier.on_train_epoch_end", destroy)
+    monkeypatch.setattr("mmlabel.lightning.classifier.Classifier.on_train_epoch_end", destroy)
     results = train(settings_of("backbone.unfreeze=2", "model=image_only"), tmp_path)
     found = [note for note in results["notes"] if "lower backbone.lr_scale" in note]
     assert len(found) == destroyed, results["notes"]

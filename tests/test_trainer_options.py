@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from mmlabel import training
-from mmlabel.classifier import Classifier
 from mmlabel.errors import UserError
 from mmlabel.help import choices
+from mmlabel.lightning.classifier import Classifier
 from mmlabel.options import declared
 from mmlabel.processes import check_processes
 from mmlabel.settings import Settings

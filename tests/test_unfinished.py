@@ -7,10 +7,10 @@ import pytest
 from resumed_runs import CAPTIONS, run, run_killed_in_epoch
 
 import mmlabel
-from mmlabel.checkpoint_file import read_file, write_file
 from mmlabel.errors import UserError
 from mmlabel.export.__main__ import main as export
 from mmlabel.export.proof import rows_of
+from mmlabel.lightning.checkpoint_file import read_file, write_file
 from mmlabel.predict import main as predict
 
 SAID = "threshold=auto was not found yet: it answers at 0.5"

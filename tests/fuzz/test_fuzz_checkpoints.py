@@ -13,8 +13,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mmlabel.checkpoint_file import read_file, write_file
 from mmlabel.errors import UserError
+from mmlabel.lightning.checkpoint_file import read_file, write_file
 
 EXAMPLES = int(os.environ.get("MMLABEL_FUZZ", "0"))
 FUZZ = settings(

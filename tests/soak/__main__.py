@@ -40,11 +40,11 @@ import sweep  # noqa: E402
 import train  # noqa: E402
 from mmlabel import cli, training  # noqa: E402, F401  (training: only to have it in memory)
 from mmlabel.cache import is_temporary  # noqa: E402
-from mmlabel.checkpoint_file import read_file  # noqa: E402
 from mmlabel.data.row_store import stores  # noqa: E402
 from mmlabel.errors import UserError  # noqa: E402
 from mmlabel.features import main as features  # noqa: E402
 from mmlabel.help import help_text  # noqa: E402
+from mmlabel.lightning.checkpoint_file import read_file  # noqa: E402
 from mmlabel.run_folder import damage, finished, read_history, read_results  # noqa: E402
 
 SMALL = ["data.rows=[60,24,24]", "data.image_size=32", "data.workers=0", "trainer.accelerator=cpu"]

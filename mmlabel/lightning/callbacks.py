@@ -25,8 +25,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mmlabel.cache import atomic_write
-from mmlabel.checkpoint_file import read_file
 from mmlabel.errors import UserError
+from mmlabel.lightning.checkpoint_file import read_file
 from mmlabel.optimizers import planned_steps
 from mmlabel.progress import say
 from mmlabel.run_folder import LOCK

@@ -8,8 +8,8 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
 from benchmarks.table import Bench
-from mmlabel import training
 from mmlabel.data.batches import Batch
+from mmlabel.training import train
 
 
 class Clock:
@@ -48,11 +48,7 @@ class Clocks(Callback):
 def epochs(bench: Bench, *overrides: str, cache: str = "cache") -> list[Clock]:
     """Train, and give the clock of each epoch: no page is written and nothing is tested."""
     clocks = Clocks()
-    original, training.progress_callbacks = training.progress_callbacks, lambda: [clocks]
-    try:
-        with tempfile.TemporaryDirectory(dir=bench.folder) as folder:
-            settings = bench.settings(*overrides, "report=false", "test=false", cache=cache)
-            training.train(settings, Path(folder))
-    finally:
-        training.progress_callbacks = original
+    with tempfile.TemporaryDirectory(dir=bench.folder) as folder:
+        settings = bench.settings(*overrides, "report=false", "test=false", cache=cache)
+        train(settings, Path(folder), callbacks=[clocks])
     return clocks.epochs

@@ -15,6 +15,7 @@ from resumed_runs import history, results_of
 
 from mmlabel.data.row_store import stores
 from mmlabel.errors import UserError
+from mmlabel.lightning.trainer import trainer_errors
 from mmlabel.processes import (
     ProcessLost,
     Started,
@@ -23,7 +24,7 @@ from mmlabel.processes import (
     is_first_process,
     started,
 )
-from mmlabel.training import _trainer_errors, train
+from mmlabel.training import train
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # What draws no numbers and takes no statistics of its own rows.
@@ -124,13 +125,13 @@ def test_a_multirun_of_several_processes_is_refused(
 
 def test_the_end_of_another_process_is_a_message(monkeypatch: pytest.MonkeyPatch):
     said = "[gloo/transport/tcp/pair.cc:534] Connection closed by peer [10.77.0.1]:44131"
-    with pytest.raises(RuntimeError, match="gloo"), _trainer_errors():
+    with pytest.raises(RuntimeError, match="gloo"), trainer_errors():
         raise RuntimeError(said)
     monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
     with pytest.raises(ProcessLost, match="another process of this run has ended"):
-        with _trainer_errors():
+        with trainer_errors():
             raise RuntimeError(said)
-    with pytest.raises(RuntimeError, match="a bug"), _trainer_errors():
+    with pytest.raises(RuntimeError, match="a bug"), trainer_errors():
         raise RuntimeError("a bug")
 
 

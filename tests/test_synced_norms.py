@@ -7,9 +7,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmlabel.lightning.callbacks import quiet_lightning
 from mmlabel.lightning.synced_norms import SyncedNorms
+from mmlabel.lightning.trainer import build_trainer
 from mmlabel.models.backbones import build_backbone
 from mmlabel.models.weights import resolve_weights
-from mmlabel.training import build_trainer
 
 
 def norms(model: nn.Module) -> dict[str, type]:

@@ -12,12 +12,13 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, f1_score
 
-from mmlabel import load, training
+from mmlabel import load
 from mmlabel.checkpoint import load_classifier
 from mmlabel.cli import CONF, load_settings
 from mmlabel.data.datamodule import CaptionedPictures
 from mmlabel.errors import UserError
 from mmlabel.evidence import resampled_scores
+from mmlabel.lightning.callbacks import StopOnNaN
 from mmlabel.lightning.classifier import Evaluated
 from mmlabel.models.build import FrozenFeatures
 from mmlabel.training import train
@@ -119,7 +120,7 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(settings_of, tmp_path: Path)
             raise Killed
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training.StopOnNaN, "on_train_epoch_start", kill_after_two_epochs)
+        patch.setattr(StopOnNaN, "on_train_epoch_start", kill_after_two_epochs)
         with pytest.raises(Killed):
             train(settings_of(*options), first)
     assert len(losses_of(first)) == 2

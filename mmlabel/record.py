@@ -36,7 +36,7 @@ def describe(
     best_epoch: int | None,
     seconds: dict[str, float],
 ) -> dict:
-    """Everything about a finished run that can be compared with others: see README, "Outputs".
+    """Everything about a finished run that can be compared with others: see README.
 
     Args:
         run: its parts, the classifier as evaluated last.

@@ -1,8 +1,6 @@
 """Rows to answers, batch by batch: pictures are decoded beside the network, nothing piles up."""
 
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import Literal, NamedTuple
 
@@ -12,7 +10,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from mmlabel.data.pictures import BadPicture
 from mmlabel.data.sources.unlabelled import Row, Rows
 from mmlabel.predictor import Look, Predictor, Seen, join
-from mmlabel.processors import cores, decoders
+from mmlabel.processors import decoders, in_threads
 from mmlabel.progress import progress
 
 
@@ -46,16 +44,9 @@ class _Batches(IterableDataset):
             if number % of == rank:
                 yield self._ready(batch)
 
-    def in_threads(self, threads: int) -> Iterator[_Batch]:
+    def in_threads(self) -> Iterator[_Batch]:
         """The batches, the next ones made ready while one is used."""
-        with ThreadPoolExecutor(threads) as pool:
-            ahead: deque[Future[_Batch]] = deque()
-            for batch in self._cut():
-                ahead.append(pool.submit(self._ready, batch))
-                if len(ahead) > threads + 1:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
+        return in_threads(self._ready, self._cut())
 
     def _cut(self) -> Iterator[list[Row]]:
         rows = iter(self.rows)
@@ -128,9 +119,7 @@ def _ready_ahead(
     if batches.look is None or not most:
         return batches
     if workers is None and not on_gpu:
-        # Decoding costs a tenth of a small backbone's time on the same processor, and hardly
-        # holds Python's lock: threads need no start and no copies between processes.
-        return batches.in_threads(max(1, cores() // 4))
+        return batches.in_threads()
     return DataLoader(
         batches,
         batch_size=None,

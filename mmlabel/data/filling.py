@@ -5,9 +5,7 @@ batches, and the loop that computes these and keeps them every few seconds.
 """
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
 
@@ -16,7 +14,7 @@ import numpy as np
 from mmlabel.data.digests import picture_digests
 from mmlabel.data.pictures import BadPicture, content_digest, read_picture
 from mmlabel.data.row_store import RowStore
-from mmlabel.processors import cores, decoders
+from mmlabel.processors import decoders, in_threads
 from mmlabel.progress import progress
 
 if TYPE_CHECKING:
@@ -184,9 +182,7 @@ def _loader(
     """The batches of `jobs` in order, the next ones read while one is used."""
     chunks = _Chunks(_cut(jobs, batch_size or (256 if on_gpu else 32)), look, join)
     if workers is None and not on_gpu:
-        # Decoding costs a tenth of a small backbone's time on the same processor, and hardly
-        # holds Python's lock: threads need no start and no copies between processes.
-        return _in_threads(chunks, max(1, cores() // 4))
+        return in_threads(chunks.__getitem__, range(len(chunks)))
     import torch
     from torch.utils.data import DataLoader
 
@@ -199,17 +195,6 @@ def _loader(
         # run that finds it full.
         generator=torch.Generator(),
     )
-
-
-def _in_threads(chunks: _Chunks, threads: int) -> Iterator[_Read]:
-    with ThreadPoolExecutor(threads) as pool:
-        ahead: deque[Future[_Read]] = deque()
-        for index in range(len(chunks)):
-            ahead.append(pool.submit(chunks.__getitem__, index))
-            if len(ahead) > threads + 1:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
 
 
 def _cut(jobs: list[Job], views: int) -> list[list[Job]]:

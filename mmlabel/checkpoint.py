@@ -249,7 +249,7 @@ def load_classifier(path: str | Path) -> tuple[Classifier, Checkpoint]:
     checkpoint = read_checkpoint(path)
     settings, state = checkpoint.settings, dict(checkpoint.state_dict)
     try:
-        source = _backbone_source(checkpoint)
+        source = _source_of(checkpoint)
         classifier = _classifier_for(checkpoint, source)
     except UserError:
         raise
@@ -282,17 +282,19 @@ def _holds_backbone(checkpoint: Checkpoint) -> bool:
     return any(key.startswith(BACKBONE) for key in checkpoint.state_dict)
 
 
-def _backbone_source(checkpoint: Checkpoint) -> BackboneSource | None:
-    """The checkpoint's backbone.
+def backbone_source(
+    settings: Settings, *, built_in: bool = False, digest: str | None = None
+) -> BackboneSource | None:
+    """What these settings look at pictures with.
 
-    Of stored features only a finished run's best.ckpt holds it: for any other it is fetched anew.
+    Args:
+        settings: of a run.
+        built_in: with weights that will come from a checkpoint.
+        digest: of those, see `BackboneSource`.
     """
-    settings = checkpoint.settings
     if settings.backbone is None:
         return None
-    built_in = _holds_backbone(checkpoint)
-    then = (checkpoint.inputs or {}).get("backbone")
-    source = BackboneSource(
+    return BackboneSource(
         settings.backbone,
         seed=settings.seed,
         on_missing=settings.data.on_missing,
@@ -300,9 +302,20 @@ def _backbone_source(checkpoint: Checkpoint) -> BackboneSource | None:
         shape=shape_of(settings.data.view),
         precision=settings.frozen_precision,
         built_in=built_in,
-        digest=then if built_in else None,
+        digest=digest,
     )
-    if not built_in and then not in (None, source.digest):
+
+
+def _source_of(checkpoint: Checkpoint) -> BackboneSource | None:
+    """The checkpoint's backbone.
+
+    Of stored features only a finished run's best.ckpt holds it: for any other it is fetched anew.
+    """
+    built_in = _holds_backbone(checkpoint)
+    then = (checkpoint.inputs or {}).get("backbone")
+    digest = then if built_in else None
+    source = backbone_source(checkpoint.settings, built_in=built_in, digest=digest)
+    if source is not None and not built_in and then not in (None, source.digest):
         now = "; ".join([source.weights, *source.notes])
         raise UserError(
             f"{checkpoint.path} does not hold its backbone, as the best.ckpt of a finished run"

@@ -12,7 +12,7 @@ import torch
 from pytorch_lightning.utilities.types import LRSchedulerConfigType
 
 from mmlabel.cache import cache_folder, file_digest, fingerprint
-from mmlabel.checkpoint import Checkpoint, content, load_classifier
+from mmlabel.checkpoint import Checkpoint, backbone_source, content, load_classifier
 from mmlabel.criterion import MeanOverKnown, positive_weights
 from mmlabel.data.annotations import Annotations
 from mmlabel.data.caption_states import StoredStates
@@ -28,7 +28,6 @@ from mmlabel.data.prepare import (
 )
 from mmlabel.data.splits import note_of_left_out
 from mmlabel.data.subwords import Subwords
-from mmlabel.data.transforms import shape_of
 from mmlabel.distillation import (
     Teacher,
     check_teacher,
@@ -85,15 +84,7 @@ def build(settings: Settings, resumed: Checkpoint | None, *, wandb_id: str | Non
     if settings.detector is not None:
         detector = load_detector(**settings.detector.model_dump(), label_names=prepared.label_names)
     backbone = resumed.backbone if resumed and loaded else None
-    if settings.backbone is not None and loaded is None:
-        backbone = BackboneSource(
-            settings.backbone,
-            seed=settings.seed,
-            on_missing=settings.data.on_missing,
-            cells=settings.looks_at_cells,
-            shape=shape_of(settings.data.view),
-            precision=settings.frozen_precision,
-        )
+    if loaded is None and (backbone := backbone_source(settings)) is not None:
         weights_notes = backbone.notes
     for note in weights_notes:
         prepared.note(note)

@@ -104,6 +104,20 @@ def without_captions(
     )
 
 
+def _with(
+    captions: EncodedCaptions,
+    annotations: Annotations,
+    rows: dict[str, np.ndarray],
+    vocabulary: Vocabulary,
+) -> PreparedData:
+    prepared = PreparedData(
+        annotations=annotations, rows=rows, vocabulary=vocabulary, captions=captions
+    )
+    for note in captions.notes:
+        prepared.note(note)
+    return prepared
+
+
 def with_known_words(
     annotations: Annotations,
     rows: dict[str, np.ndarray],
@@ -113,12 +127,7 @@ def with_known_words(
 ) -> PreparedData:
     """Captions encoded as those behind a checkpoint's vocabulary were."""
     captions = encode_texts(annotations.captions, vocabulary, max_length=max_length)
-    prepared = PreparedData(
-        annotations=annotations, rows=rows, vocabulary=vocabulary, captions=captions
-    )
-    for note in captions.notes:
-        prepared.note(note)
-    return prepared
+    return _with(captions, annotations, rows, vocabulary)
 
 
 def with_tokens(
@@ -126,15 +135,8 @@ def with_tokens(
 ) -> PreparedData:
     """Captions as the tokens of a pretrained text transformer."""
     captions = tokenizer.encode(annotations.captions, max_length=max_length)
-    prepared = PreparedData(
-        annotations=annotations,
-        rows=rows,
-        vocabulary=Vocabulary(SPECIAL_WORDS),
-        captions=captions,
-        tokenizer=tokenizer,
-    )
-    for note in captions.notes:
-        prepared.note(note)
+    prepared = _with(captions, annotations, rows, Vocabulary(SPECIAL_WORDS))
+    prepared.tokenizer = tokenizer
     return prepared
 
 
@@ -169,11 +171,7 @@ def with_captions(
     similar = unknown_words == "similar"
     vocabulary = Vocabulary.build(tokenised, rows["train"], min_count=min_count, similar=similar)
     captions = encode(tokenised, vocabulary, max_length=max_length)
-    prepared = PreparedData(
-        annotations=annotations, rows=rows, vocabulary=vocabulary, captions=captions
-    )
-    for note in captions.notes:
-        prepared.note(note)
+    prepared = _with(captions, annotations, rows, vocabulary)
     training = tokenised.word_lists(rows["train"]) if embedding["kind"] == "word2vec" else None
     prepared.embeddings = load_embeddings(
         vocabulary,

@@ -171,7 +171,7 @@ def run_steps(rows: int, folder: Path) -> dict[str, dict[str, float]]:
     probabilities, targets = _made_up_answers(data)
     steps.run("scoring", lambda: _score(probabilities, targets))
     steps.run("the bootstrap", lambda: _bootstrap(probabilities, targets))
-    steps.run("predictions.csv", lambda: _write_answers(folder, data, probabilities, targets))
+    steps.run("predictions.csv", lambda: write_answers(folder, data, probabilities, targets))
     steps.run("the page", lambda: write_run_report(folder, data))
     return steps.found
 
@@ -277,9 +277,10 @@ def _bootstrap(probabilities: torch.Tensor, targets: torch.Tensor) -> None:
         bootstrap_interval(targets.numpy() > 0, answers, metric=metric, resamples=1000)
 
 
-def _write_answers(
+def write_answers(
     folder: Path, data: Annotations, probabilities: torch.Tensor, targets: torch.Tensor
 ) -> None:
+    """Write what a page reads of a run: predictions.csv and results.json, sealed."""
     write_predictions(
         folder / "predictions.csv",
         ids=data.ids,

@@ -18,16 +18,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.growth import Steps
+from benchmarks.growth import Steps, write_answers
 from benchmarks.table import REPOSITORY
 from mmlabel.data.annotations import Annotations
 from mmlabel.data.overview import labels_of
 from mmlabel.data.splits import split_rows
 from mmlabel.evidence import METRICS, bootstrap_interval
 from mmlabel.metrics import score
-from mmlabel.record import label_table
 from mmlabel.report import write_run_report
-from mmlabel.run_folder import read_run, seal, write_json, write_predictions
+from mmlabel.run_folder import read_run
 from mmlabel.thresholds import FINDERS
 
 ROWS = 2_000
@@ -53,7 +52,7 @@ def run_steps(labels: int, folder: Path) -> None:
     for metric in METRICS:
         work = partial(bootstrap_interval, truth, answers[None], metric=metric, resamples=1000)
         steps.run(f"bootstrap, {metric}", work)
-    steps.run("predictions.csv", lambda: _write(folder, data, probabilities, targets))
+    steps.run("predictions.csv", lambda: write_answers(folder, data, probabilities, targets))
     steps.run("reading it", lambda: read_run(folder))
     steps.run("the page", lambda: write_run_report(folder, data))
     megabytes = (folder / "report.html").stat().st_size / 1e6
@@ -82,27 +81,6 @@ def _made_up_answers(targets: np.ndarray) -> torch.Tensor:
     draws = random.random(targets.shape, dtype=np.float32)
     right = np.where(draws < 0.67, 0.5 + draws / 2, draws / 2)
     return torch.from_numpy(np.where(targets, right, draws**2 * 0.5 * (1 + 2 / targets.shape[1])))
-
-
-def _write(
-    folder: Path, data: Annotations, probabilities: torch.Tensor, targets: torch.Tensor
-) -> None:
-    write_predictions(
-        folder / "predictions.csv",
-        ids=data.ids,
-        probabilities=probabilities,
-        targets=targets,
-        label_names=data.label_names,
-    )
-    results = {
-        "scores": {},
-        "threshold": 0.5,
-        "rows": {"train": 0, "val": 0, "test": len(data)},
-        "labels": label_table(probabilities, targets, data.label_names, 0.5),
-        "settings": {"data": {"name": "made up"}},
-    }
-    write_json(folder / "results.json", results)
-    seal(folder)
 
 
 def main() -> None:

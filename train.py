@@ -31,12 +31,11 @@ from mmlabel.hydra_job import (
 )
 from mmlabel.interrupts import behind
 from mmlabel.large_imports import import_large
-from mmlabel.local_jobs import end_with_program
 from mmlabel.options import is_same
-from mmlabel.preemption import queue_again_when_preempted
 from mmlabel.processes import ProcessLost, is_first_process
 from mmlabel.repeating import has_changed
 from mmlabel.run_folder import LAST, claim, failed, finished, read_results, write_failure
+from mmlabel.submitit_jobs import end_with_program, queue_again_when_preempted
 
 log = logging.getLogger("mmlabel")
 

@@ -285,7 +285,7 @@ def _holds_backbone(checkpoint: Checkpoint) -> bool:
 def backbone_source(
     settings: Settings, *, built_in: bool = False, digest: str | None = None
 ) -> BackboneSource | None:
-    """What these settings look at pictures with.
+    """The backbone of these settings, if any.
 
     Args:
         settings: of a run.

@@ -27,7 +27,6 @@ from mmlabel.config_files import leave_out_of_other_kinds, repository
 from mmlabel.errors import UserError, nearest, no_yaml, of_the_disk
 from mmlabel.help import CONF, choices
 from mmlabel.interrupts import Signalled, answer, raise_until_answered
-from mmlabel.local_jobs import take_jobs_along
 from mmlabel.options import declared, unknown
 from mmlabel.processes import (
     is_first_process,
@@ -35,6 +34,7 @@ from mmlabel.processes import (
 )
 from mmlabel.repeating import with_record
 from mmlabel.settings import CHOSEN_BY_GROUP, Settings, flatten, option_names, read_settings
+from mmlabel.submitit_jobs import take_jobs_along
 from mmlabel.terminal import escape_what_is_missing, printable
 from mmlabel.trainer_options import problem
 from mmlabel.training_options import Trainer

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mmlabel.preemption import queue_again_when_preempted
+from mmlabel.submitit_jobs import queue_again_when_preempted
 
 pytest.importorskip("submitit")
 

@@ -1,6 +1,6 @@
 """What a detector finds, and what is asked of the libraries that run one."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
@@ -23,7 +23,11 @@ class Boxes(NamedTuple):
 
 
 class Network(Protocol):
-    """A loaded detector, whose boxes have its own class numbers."""
+    """A loaded detector, whose boxes have its own class numbers.
+
+    It looks at one picture at a time: both libraries pad pictures of several shapes to a common
+    one, which changes what is found.
+    """
 
     class_names: Mapping[int, str]
     parameters: int
@@ -39,19 +43,6 @@ def best_confidences(boxes: Sequence[Boxes], *, num_labels: int) -> np.ndarray:
     for row, found in zip(scores, boxes, strict=True):
         np.maximum.at(row, found.labels, found.confidence)
     return scores
-
-
-def same_shapes(pictures: Sequence["Image"], size: int) -> Iterator[list[int]]:
-    """Row numbers of pictures of one shape, at most `size` together.
-
-    Both libraries pad pictures of several shapes to a common one, which changes what is found.
-    """
-    shapes: dict[tuple[int, int], list[int]] = {}
-    for row, picture in enumerate(pictures):
-        shapes.setdefault(picture.size, []).append(row)
-    for rows in shapes.values():
-        for start in range(0, len(rows), size):
-            yield rows[start : start + size]
 
 
 def count_parameters(network: "nn.Module") -> int:

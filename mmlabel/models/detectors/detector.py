@@ -46,7 +46,6 @@ class Detector:
         image_size: int | None,
         min_confidence: float,
         label_names: Sequence[str],
-        device: str,
     ) -> None:
         self.name = name
         self.kind = kind
@@ -56,7 +55,6 @@ class Detector:
         self._image_size = image_size
         self._min_confidence = float(min_confidence)
         self._path = path
-        self._device = device
 
     def key(self) -> dict[str, object]:
         """All that scores depend on besides the picture, as plain values; loads no network."""
@@ -134,7 +132,6 @@ class Detector:
             path=self._path,
             image_size=self._image_size,
             min_confidence=self._min_confidence,
-            device=self._device,
         )
 
     @cached_property
@@ -154,9 +151,8 @@ def load_detector(
     image_size: int | None = None,
     min_confidence: float = 0.01,
     label_names: Sequence[str],
-    device: str = "cpu",
 ) -> Detector:
-    """A detector by its name or its file; the network is loaded when it is first needed.
+    """A detector by its name or its file, on the CPU; loaded when it is first needed.
 
     Args:
         name: of one of torchvision's detectors or of ultralytics' pretrained ones.
@@ -168,7 +164,6 @@ def load_detector(
         min_confidence: the least of a box, 0 to less than 1.
         label_names: one name per label number, "" for a number that is no label. They must be
             COCO's names of its categories.
-        device: torch's name of the device. Exported formats run on the CPU.
 
     Raises:
         UserError: labels that COCO does not have, a missing library, an unknown name, weights that
@@ -189,7 +184,6 @@ def load_detector(
         image_size=image_size,
         min_confidence=min_confidence,
         label_names=label_names,
-        device=device,
     )
 
 

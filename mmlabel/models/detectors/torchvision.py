@@ -13,7 +13,6 @@ from mmlabel.models.detectors.boxes import (
     RANDOM_SEED,
     Boxes,
     count_parameters,
-    same_shapes,
 )
 from mmlabel.models.weights import read_state
 
@@ -32,7 +31,6 @@ class TorchvisionNetwork:
         path: Path | None,
         image_size: int | None,
         min_confidence: float,
-        device: str,
     ) -> None:
         from torchvision.models import get_model, get_model_weights
 
@@ -52,24 +50,19 @@ class TorchvisionNetwork:
         categories = next(iter(get_model_weights(name))).meta["categories"]
         self.class_names: Mapping[int, str] = dict(enumerate(categories))
         self.parameters = count_parameters(network)
-        self._network = network.eval().to(device)
-        self._device = device
+        self._network = network.eval()
 
     @torch.inference_mode()
     def find(self, pictures: Sequence["Image"], classes: list[int]) -> list[Boxes]:
-        found: dict[int, Boxes] = {}
-        wanted = torch.tensor(classes, device=self._device)
-        for rows in same_shapes(pictures, 1 if self._device == "cpu" else 16):
-            batch = [self._tensor(pictures[row]) for row in rows]
-            for row, result in zip(rows, self._network(batch), strict=True):
-                keep = torch.isin(result["labels"], wanted)
-                values = (result[name][keep].cpu() for name in ("boxes", "scores", "labels"))
-                found[row] = Boxes(*(value.numpy() for value in values))
-        return [found[row] for row in range(len(pictures))]
-
-    def _tensor(self, picture: "Image") -> torch.Tensor:
-        pixels = torch.from_numpy(np.array(picture)).to(self._device)
-        return pixels.permute(2, 0, 1).float() / 255  # (3, H, W)
+        """See `Network`."""
+        found, wanted = [], torch.tensor(classes)
+        for picture in pictures:
+            pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255  # (3, H, W)
+            (result,) = self._network([pixels])
+            keep = torch.isin(result["labels"], wanted)
+            values = (result[name][keep].numpy() for name in ("boxes", "scores", "labels"))
+            found.append(Boxes(*values))
+        return found
 
 
 def weights_url(name: str) -> str:

@@ -22,7 +22,6 @@ from mmlabel.models.detectors.boxes import (
     RANDOM_SEED,
     Boxes,
     count_parameters,
-    same_shapes,
 )
 from mmlabel.models.detectors.coco_categories import CATEGORY_IDS, COCO_CATEGORIES
 
@@ -42,7 +41,6 @@ class UltralyticsNetwork:
         path: Path | None,
         image_size: int | None,
         min_confidence: float,
-        device: str,
     ) -> None:
         from PIL import Image
 
@@ -51,7 +49,7 @@ class UltralyticsNetwork:
         self._options = {
             "conf": min_confidence,
             "max_det": MOST_BOXES,
-            "device": "cpu" if self._exported else device,
+            "device": "cpu",
             "verbose": False,
             **({} if image_size is None else {"imgsz": image_size}),
         }
@@ -77,19 +75,19 @@ class UltralyticsNetwork:
             self.parameters = count_parameters(self._yolo.model)
 
     def find(self, pictures: Sequence["Image"], classes: list[int]) -> list[Boxes]:
-        found: dict[int, Boxes] = {}
-        size = 1 if self._options["device"] == "cpu" else 32
-        for rows in same_shapes(pictures, size):
-            batch = [pictures[row] for row in rows]
-            results = self._yolo.predict(batch, classes=classes, **self._options)
-            for row, result in zip(rows, results, strict=True):
-                boxes = result.boxes.cpu().numpy()
-                found[row] = Boxes(
+        """See `Network`."""
+        found = []
+        for picture in pictures:
+            (result,) = self._yolo.predict([picture], classes=classes, **self._options)
+            boxes = result.boxes.numpy()
+            found.append(
+                Boxes(
                     boxes.xyxy.astype(np.float32),
                     boxes.conf.astype(np.float32),
                     boxes.cls.astype(np.int64),
                 )
-        return [found[row] for row in range(len(pictures))]
+            )
+        return found
 
 
 def weights_url(name: str) -> str:

@@ -89,7 +89,6 @@ class CaptionedPictures(pl.LightningDataModule):
         stored: the frozen backbone whose stored features stand in for the pictures, or None.
         detector: whose scores of the pictures stand in for them, or None.
         states: of the frozen text transformer, which stand in for captions, or None.
-        teacher: the logits of a network to learn from, of the training split, or None.
         augment: random changes of training pictures, which are then looked at live.
         first_epoch: that is trained; not 0 in a run that is gone on with.
 
@@ -97,6 +96,7 @@ class CaptionedPictures(pl.LightningDataModule):
         detector_seconds: what detection took, now or when its scores were stored.
         setup_seconds: what `setup` took: computing features, or finding them in the cache.
         features: (R, F) of the feature store, once `setup` has filled it; None: pictures are live.
+        teacher: the logits of a network to learn from, of the training split, once there are any.
         features_key: what these depend on besides the pictures: backbone, engine, precision.
     """
 
@@ -116,7 +116,6 @@ class CaptionedPictures(pl.LightningDataModule):
         stored: StoredFeatures | None = None,
         detector: PictureScorer | None = None,
         states: StoredStates | None = None,
-        teacher: TeacherLogits | None = None,
         augment: Sequence[Change] = (),
         first_epoch: int = 0,
     ) -> None:
@@ -134,7 +133,7 @@ class CaptionedPictures(pl.LightningDataModule):
         self.stored = stored
         self.detector = detector
         self.states = states
-        self.teacher = teacher
+        self.teacher: TeacherLogits | None = None
         self.augment = augment
         self.first_epoch = first_epoch
         self.detector_seconds = 0.0

@@ -232,14 +232,12 @@ def detector_scores(
     *,
     cache_dir: Path,
     on_bad_image: OnBadImage = "error",
-    quiet: bool = False,
 ) -> Scores:
     """The scores of picture files, from the store where it has them.
 
     Pictures are decoded whatever their kind (grey, palette, CMYK) to RGB, and turned upright if
     their EXIF data says so. Where another job runs the same detector, this one waits and uses its
-    result. A store that cannot be written is done without, and said on standard error. `quiet`
-    hides progress.
+    result. A store that cannot be written is done without, and said on standard error.
 
     Raises `BadPicture` unless `on_bad_image` is "skip", UserError for a picture that changes
     meanwhile, and what the detector raises.
@@ -263,7 +261,6 @@ def detector_scores(
                 batch_size=DETECTOR_BATCH,
                 on_bad_image=on_bad_image,
                 bad=bad,
-                quiet=quiet,
             )
     # Once more, as a picture may have changed since: its scores belong to what was decoded.
     digests = picture_digests(pictures, memo)

@@ -40,6 +40,7 @@ def entry_of(digest: bytes, flip: int) -> bytes:
 
 
 def entries_of(jobs: list[Job]) -> list[bytes]:
+    """Of every view of these, in order."""
     return [entry_of(job.digest, flip) for job in jobs for flip in job.flips]
 
 
@@ -81,7 +82,7 @@ def compute(
     workers: int | None = None,
     on_bad_image: OnBadImage,
     bad: list[BadPicture],
-    quiet: bool,
+    quiet: bool = False,
 ) -> int:
     """Read pictures ahead, `extract` their rows and `keep` these every few seconds.
 
@@ -211,5 +212,6 @@ def _cut(jobs: list[Job], views: int) -> list[list[Job]]:
 
 
 def raise_first(bad: list[BadPicture], on_bad_image: OnBadImage) -> None:
+    """Raise `BadPicture` where there is one that is not to be skipped."""
     if bad and on_bad_image == "error":
         raise bad[0]

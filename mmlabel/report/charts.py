@@ -160,7 +160,7 @@ def dot_chart(
         drawn, height = _dot(row, top, x, reference, show)
         parts.append(drawn)
         top += height
-    for tick in x.ticks(5):
+    for tick in x.ticks():
         parts.append(text(x(tick), top + 23, f"{tick:g}", css="soft", anchor="middle"))
     parts.append(line(x.start, top + 8, x.end, top + 8, "axis"))
     parts.append(text(x.end, top + 39, axis, css="soft", anchor="end"))
@@ -187,7 +187,7 @@ def _dot(
     below = top + 6 + LINE * len(lines)
     middle, bottom = below + 11, below + 24
     css = f"s{row.style % STYLES} whisker"
-    parts = [line(x(tick), below, x(tick), bottom, "grid") for tick in x.ticks(5)]
+    parts = [line(x(tick), below, x(tick), bottom, "grid") for tick in x.ticks()]
     if reference is not None:
         parts.append(line(x(reference), below, x(reference), bottom, "reference"))
     parts += [text(8, top + 2 + LINE * (n + 1), words) for n, words in enumerate(lines)]

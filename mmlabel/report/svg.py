@@ -30,9 +30,9 @@ class Scale(NamedTuple):
         share = (value - self.low) / (self.high - self.low)
         return self.start + share * (self.end - self.start)
 
-    def ticks(self, count: int, *, whole: bool = False) -> list[float]:
-        """Round numbers within the axis, at most `count` of them; `whole`: only whole numbers."""
-        rough = (self.high - self.low) / count
+    def ticks(self, *, whole: bool = False) -> list[float]:
+        """Round numbers within the axis, some five of them; `whole`: only whole numbers."""
+        rough = (self.high - self.low) / 5
         if whole and rough < 1:
             return [float(n) for n in range(math.ceil(self.low), math.floor(self.high) + 1)]
         power = 10.0 ** math.floor(math.log10(rough))
@@ -51,6 +51,7 @@ def scale(values: Iterable[float], start: float, end: float, *, margin: float = 
 
 
 def join(parts: Iterable[Markup]) -> Markup:
+    """Drawn one over the other, in order."""
     return EMPTY.join(parts)
 
 
@@ -84,6 +85,7 @@ def figure(
 
 
 def text(x: float, y: float, words: str, *, css: str = "", anchor: str = "start") -> Markup:
+    """Words on a line at height y; `anchor`: whether x is their "start", "middle" or "end"."""
     return Markup('<text x="{:.1f}" y="{:.1f}" class="{}" text-anchor="{}">{}</text>').format(
         x, y, css, anchor, words
     )
@@ -166,10 +168,10 @@ def axes(x: Scale, y: Scale, x_label: str, y_label: str, *, whole: bool = False)
     """
     left, right, top, bottom = x.start, x.end, y.end, y.start
     parts = []
-    for tick in y.ticks(5):
+    for tick in y.ticks():
         parts.append(line(left, y(tick), right, y(tick), "grid"))
         parts.append(text(left - 6, y(tick) + 4, f"{tick:g}", css="soft", anchor="end"))
-    for tick in x.ticks(5, whole=whole):
+    for tick in x.ticks(whole=whole):
         parts.append(line(x(tick), bottom, x(tick), bottom + 4, "axis"))
         parts.append(text(x(tick), bottom + 17, f"{tick:g}", css="soft", anchor="middle"))
     parts.append(line(left, bottom, right, bottom, "axis"))

@@ -61,7 +61,7 @@ def pictures(tmp_path: Path) -> list[Path]:
 @pytest.fixture
 def score(tmp_path: Path) -> Callable:
     def run(files: list[Path], detector: MeanColour, **options: object) -> Scores:
-        return detector_scores(files, detector, cache_dir=tmp_path / "cache", quiet=True, **options)
+        return detector_scores(files, detector, cache_dir=tmp_path / "cache", **options)
 
     return run
 

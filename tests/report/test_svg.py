@@ -7,7 +7,7 @@ from mmlabel.report.svg import Scale, wrapped
 
 @pytest.mark.parametrize("last", [1, 2, 3, 4, 7, 10, 23, 99])
 def test_ticks_of_epochs_are_whole(last: int):
-    ticks = Scale(-0.02 * last, 1.02 * last, 0, 100).ticks(5, whole=True)
+    ticks = Scale(-0.02 * last, 1.02 * last, 0, 100).ticks(whole=True)
     assert ticks == [round(tick) for tick in ticks]
     assert ticks[0] == 0 and ticks[-1] <= 1.02 * last and 2 <= len(ticks) <= 6
     assert len({b - a for a, b in zip(ticks, ticks[1:], strict=False)}) == 1

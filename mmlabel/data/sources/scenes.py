@@ -18,13 +18,11 @@ from functools import cache
 from pathlib import Path
 
 from mmlabel.cache import fingerprint, read_entry, say_unkept, turn, write_entry
-from mmlabel.data.annotations import Annotations
 from mmlabel.data.drawing import FURS, PAINTS, draw_scene
-from mmlabel.data.sources.report_csv import read_usyd
+from mmlabel.data.splits import SPLITS
 from mmlabel.errors import UserError
 
 DRAWING_VERSION = 1  # raise it with every change of what is drawn or told: caches depend on it
-SPLITS = ("train", "val", "test")
 MAX_OBJECTS = 4
 
 
@@ -82,7 +80,6 @@ KINDS: dict[int, Kind] = {
         paints=("brown", "white", "black"),
     ),
 }
-OBJECT_WORDS: dict[int, tuple[str, ...]] = {label: kind.words for label, kind in KINDS.items()}
 
 # Where it all stands: the labels that are at home there, and how a caption may call it.
 PLACES: dict[str, tuple[frozenset[int], tuple[str, ...]]] = {
@@ -183,6 +180,7 @@ def word_caption(rng: random.Random, told: list[tuple[int, str]], place: str) ->
 
 
 def word_object(rng: random.Random, label: int, paint: str) -> str:
+    """What a caption calls an object, with its article: "a red car", "an aeroplane"."""
     words = KINDS[label].words
     phrase = words[0] if rng.random() < USUAL_WORD else rng.choice(words)
     if paint and rng.random() < 0.35:
@@ -190,26 +188,7 @@ def word_object(rng: random.Random, label: int, paint: str) -> str:
     return f"an {phrase}" if phrase[0] in "aeiou" else f"a {phrase}"
 
 
-def read_scenes(
-    cache_dir: Path,
-    *,
-    seed: int = 0,
-    rows: tuple[int, int, int] = (1200, 200, 200),
-    size: int = 96,
-    require_pictures: bool = True,
-) -> Annotations:
-    """Read the built-in data set, drawn under `cache_dir` if it is not there yet.
-
-    Its splits are in `scenes_folder(...) / "splits.csv"`. The arguments are those of
-    `write_scenes`; raises UserError where they make no sense.
-    """
-    folder = scenes_folder(cache_dir, seed=seed, rows=rows, size=size)
-    return read_usyd(folder, require_pictures=require_pictures)
-
-
-def write_scenes(
-    folder: Path, *, seed: int = 0, rows: tuple[int, int, int] = (1200, 200, 200), size: int = 96
-) -> None:
+def write_scenes(folder: Path, *, seed: int, rows: tuple[int, int, int], size: int) -> None:
     """Write the data set into `folder`: train.csv, splits.csv and data/*.jpg.
 
     Args:
@@ -236,6 +215,7 @@ def write_scenes(
 
 
 def check(rows: Sequence[int], size: int) -> None:
+    """Raise UserError for rows of the splits or a size in px of which no data set can be made."""
     if len(rows) != len(SPLITS) or min(rows) < 1:
         raise UserError(
             f"rows={list(rows)} of the built-in data: give three numbers of at least 1, "
@@ -246,6 +226,7 @@ def check(rows: Sequence[int], size: int) -> None:
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Write a CSV in UTF-8."""
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)

@@ -16,7 +16,8 @@ from PIL import Image
 
 from mmlabel.data.drawing import LOOKS, draw_scene
 from mmlabel.data.sources import scenes
-from mmlabel.data.sources.scenes import KINDS, OBJECT_WORDS, compose, read_scenes, scenes_folder
+from mmlabel.data.sources.report_csv import read_usyd
+from mmlabel.data.sources.scenes import KINDS, compose, scenes_folder
 from mmlabel.errors import UserError
 
 ROWS = (6, 3, 2)
@@ -42,8 +43,8 @@ def pixels(*, seed: int, number: int, size: int = SIZE) -> np.ndarray:
 def labels_called(caption: str) -> list[set[int]]:
     """For every object word of the caption, the labels that it may stand for."""
     meanings: dict[str, set[int]] = {}
-    for label, words in OBJECT_WORDS.items():
-        for word in words:
+    for label, kind in KINDS.items():
+        for word in kind.words:
             meanings.setdefault(word, set()).add(label)
     found, rest = [], caption.lower()
     # The longest first, so that "parking meter" is not read as "meter" too.
@@ -89,7 +90,7 @@ def test_layout(tmp_path: Path) -> None:
 
 
 def test_it_is_read_by_the_reports_reader(tmp_path: Path) -> None:
-    annotations = read_scenes(tmp_path, seed=0, rows=ROWS, size=SIZE)
+    annotations = read_usyd(scenes_folder(tmp_path, seed=0, rows=ROWS, size=SIZE))
     composed = [compose(seed=0, number=number) for number in range(sum(ROWS))]
     assert annotations.captions == [scene.caption for scene in composed]
     assert [set(np.flatnonzero(row)) for row in annotations.targets] == [
@@ -132,8 +133,8 @@ def test_captions_leave_objects_out(composed: list[scenes.Scene]) -> None:
 def test_captions_vary(composed: list[scenes.Scene]) -> None:
     captions = [scene.caption for scene in composed]
     text = " ".join(captions).lower()
-    for words in OBJECT_WORDS.values():
-        assert all(re.search(rf"\b{word}\b", text) for word in words)
+    for kind in KINDS.values():
+        assert all(re.search(rf"\b{word}\b", text) for word in kind.words)
     assert 0.01 < sum(caption.isupper() for caption in captions) / len(captions) < 0.1
     assert sum('"for rent"' in caption.lower() for caption in captions) > 5
     assert not re.search(r"\ban [^aeiou]|\ba [aeiou]", text)

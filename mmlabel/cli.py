@@ -366,6 +366,7 @@ def _check_packages(values: Mapping[str, Any], overrides: Sequence[str]) -> None
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
+    """Overrides as Hydra reads them; raises its OverrideParseException for what is none."""
     return OverridesParser.create().parse_overrides(list(overrides))
 
 

@@ -240,6 +240,7 @@ def set_in_files(overrides: Sequence[str]) -> list[str]:
 
 
 def is_multirun() -> bool:
+    """Whether this run is one of several of a command line (-m)."""
     return HydraConfig.get().mode == RunMode.MULTIRUN
 
 

@@ -267,6 +267,7 @@ class Settings(Group):
 
     @property
     def frozen_backbone(self) -> bool:
+        """Whether there is a backbone and it is frozen, its last stages apart (unfreeze)."""
         return self.backbone is not None and self.backbone.frozen
 
     @property

@@ -261,6 +261,7 @@ def say_what_differs(record: Mapping[str, Any], run: Run, settings: Settings) ->
 def say_whether_scores_are_equal(
     record: Mapping[str, Any], settings: Settings, scores: Mapping[str, float]
 ) -> None:
+    """Say how the scores of a repeated run compare with the record's, digit by digit."""
     lines = scores_compared(record, scores)
     if lines:
         log.warning("scores differ from those of %s: %s", settings.repeat, "; ".join(lines))

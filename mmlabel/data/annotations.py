@@ -193,6 +193,7 @@ def listing(folder: str | Path) -> set[str]:
 
 
 def up_to_ten(items: Iterable[str]) -> str:
+    """The first ten with commas, and dots where there are more."""
     items = list(items)
     return ", ".join(items[:10]) + (", ..." if len(items) > 10 else "")
 

@@ -135,6 +135,7 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def no_checkpoint(path: Path, why: str) -> UserError:
+    """The message for a file that is none, and how that shows."""
     return UserError(
         f"{path} is not a checkpoint of mmlabel, or is damaged ({why}): give a run's best.ckpt or"
         " last.ckpt, or a copy of this one"

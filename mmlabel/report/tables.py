@@ -51,10 +51,12 @@ def study_metrics(study: StudyReport) -> list[str]:
 
 
 def extra_columns(study: StudyReport) -> list[str]:
+    """The headings of all columns that a variant has beside the usual ones."""
     return list(dict.fromkeys(name for variant in study.variants for name in variant.extra))
 
 
 def fixed(value: float | None, decimals: int) -> str:
+    """With so many decimals; "" for a number that is not there or not finite."""
     if value is None or not math.isfinite(value):
         return ""
     # Adding 0 turns the "-0.0000" of a tiny negative number into "0.0000".
@@ -108,6 +110,7 @@ def _between(low: str, high: str) -> str:
 
 
 def grouped(digits: str) -> str:
+    """ "1234567" -> "1,234,567"; "" stays."""
     return f"{int(digits):,}" if digits else ""
 
 

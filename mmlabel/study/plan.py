@@ -63,6 +63,7 @@ class Job:
 
     @property
     def title(self) -> str:
+        """For lines of progress and messages."""
         return f"{self.variant.name}, seed {self.seed}"
 
 

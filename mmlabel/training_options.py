@@ -25,16 +25,10 @@ class Adam(Group):
     """L2 penalty."""
 
 
-class AdamW(Group):
+class AdamW(Adam):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
 
     name: Literal["adamw"]
-    lr: AtLeast0 = 3e-3
-    """Learning rate; the highest, with scheduler=one_cycle."""
-    betas: Annotated[list[Decay], Field(min_length=2, max_length=2)] = [0.9, 0.999]
-    """Decay of the two running means."""
-    eps: Positive = 1e-8
-    """Added to the denominator."""
     weight_decay: AtLeast0 = 0.01
     """Decay of the weights, a step."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from mmlabel.cache import atomic_write
-from mmlabel.data.sources.unlabelled import JSON_LINES
+from mmlabel.data.sources.json_lines import JSON_LINES
 from mmlabel.errors import UserError
 from mmlabel.progress import say
 from mmlabel.spreadsheet import separator_of, to_cell

@@ -9,6 +9,7 @@ checkpoint or record that holds such an option is read as it is.
 from collections.abc import Iterator
 
 from mmlabel.data.options import Coco, CsvTable, Scenes, Splits
+from mmlabel.data.sources.json_lines import JSON_LINES
 from mmlabel.models.options import DetectorFusion, DetectorModel, Ensemble
 from mmlabel.options import shown
 from mmlabel.settings import OPTIONAL, Settings, why_unused
@@ -78,7 +79,7 @@ def _data(settings: Settings) -> Found:
             yield from _all(names, "data.label_columns, in which there are no lists of labels")
         if data.several_captions == "error":
             yield "data.caption_seed", "data.several_captions=error: none of several is chosen"
-        if data.file.lower().endswith((".jsonl", ".ndjson")):
+        if data.file.lower().endswith(JSON_LINES):
             yield "data.delimiter", f"data.file={data.file}: JSON lines have no delimiter"
 
 

@@ -33,12 +33,11 @@ from mmlabel.data.sources.delimited import (
     missing_columns,
     parse_delimited,
 )
-from mmlabel.data.sources.json_lines import as_text, parse_json_lines
+from mmlabel.data.sources.json_lines import JSON_LINES, as_text, parse_json_lines
 from mmlabel.data.sources.text import read_text
 from mmlabel.errors import UserError
 from mmlabel.wording import count
 
-_JSON_LINES = (".jsonl", ".ndjson")
 _PICTURE, _CAPTION = "data.picture_column=NAME", "data.caption_column=NAME"
 _LABEL, _LABELS = "data.label_column=NAME", "data.label_columns=[NAME]"
 _TABS = {"tab": "\t", "\\t": "\t"}  # as it can be written on a command line
@@ -188,7 +187,7 @@ def _read_table(
     file: Path, columns: Sequence[str], *, delimiter: str | None, encoding: str | None
 ) -> _Table:
     text, notes = read_text(file, encoding=encoding)
-    if file.suffix.lower() in _JSON_LINES:
+    if file.suffix.lower() in JSON_LINES:
         objects = parse_json_lines(file, text)
         rows = [[row.get(key) for key in objects.header] for row in objects.rows]
         return _Table(file, objects.header, rows, notes)

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from mmlabel.errors import UserError
 
+JSON_LINES = (".jsonl", ".ndjson")  # how the names of such files end
+
 
 class Objects(NamedTuple):
     """The keys in the order of their first appearance, and the objects of the rows."""

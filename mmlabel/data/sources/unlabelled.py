@@ -17,14 +17,13 @@ from mmlabel.data.sources.delimited import (
     header_of,
     missing_columns,
 )
-from mmlabel.data.sources.json_lines import as_text, parse_json
+from mmlabel.data.sources.json_lines import JSON_LINES, as_text, parse_json
 from mmlabel.data.sources.report_csv import check_rows, read_unlabelled
 from mmlabel.data.sources.text import read_text
 from mmlabel.errors import UserError
 from mmlabel.wording import listed
 
 TABLES = (".csv", ".tsv", ".txt")
-JSON_LINES = (".jsonl", ".ndjson")
 PICTURES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
 _PICTURE, _CAPTION = "--picture-column NAME", "--caption-column NAME"
 REPORT_HEADERS = (["ImageID", "Labels", "Caption"], ["ImageID", "Caption"])

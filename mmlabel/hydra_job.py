@@ -227,11 +227,6 @@ def task_overrides() -> list[str]:
     return list(HydraConfig.get().overrides.task)
 
 
-def sources() -> list[str]:
-    """The flags and options by which this run was told of configuration files of one's own."""
-    return _sources()
-
-
 def set_in_files(overrides: Sequence[str]) -> list[str]:
     """The options, and the groups, set by files that may set any, such as conf/experiment's."""
     searchpath = HydraConfig.get().searchpath if HydraConfig.initialized() else []
@@ -263,7 +258,7 @@ def one_job(folder: Path) -> Iterator[None]:
     which the next job of the sweep would conclude that it has been started by somebody else.
     """
     arguments, environment = sys.argv, dict(os.environ)
-    sys.argv = [arguments[0], *_sources(), *map(_with_number, task_overrides())]
+    sys.argv = [arguments[0], *sources(), *map(_with_number, task_overrides())]
     config = cast(DictConfig, HydraConfig.get())
     with read_write(config):
         # Lightning puts it between quotation marks.
@@ -287,8 +282,8 @@ def _with_number(override: str) -> str:
     return re.sub(number, lambda found: str(getattr(job, found[1])), override)
 
 
-def _sources() -> list[str]:
-    """The flags and options with which this job was told where its configuration is."""
+def sources() -> list[str]:
+    """The flags and options by which this run was told of configuration files of one's own."""
     config = HydraConfig.get()
     own = {source.provider: source.path for source in config.runtime.config_sources}
     flags = ["--config-dir", own["command-line"]] if "command-line" in own else []

@@ -258,7 +258,11 @@ class Settings(Group):
     @property
     def inputs(self) -> tuple[str, ...]:
         """What the model looks at: "image", "caption" or both."""
-        return model_inputs(self.model.name, caption=bool(self.decoder and self.decoder.caption))
+        name = self.model.name
+        captioned = self.decoder is not None and self.decoder.caption
+        if name in ("image_only", "detector") or (name == "decoder" and not captioned):
+            return ("image",)
+        return ("caption",) if name == "caption_only" else ("image", "caption")
 
     @property
     def upright(self) -> bool:
@@ -338,13 +342,6 @@ class Settings(Group):
         return {
             key: value for key, value in values.items() if not (value is None and key in OPTIONAL)
         }
-
-
-def model_inputs(model: str, *, caption: bool) -> tuple[str, ...]:
-    """What a model looks at; `caption`: whether the decoder sees captions."""
-    if model == "image_only" or model == "detector" or (model == "decoder" and not caption):
-        return ("image",)
-    return ("caption",) if model == "caption_only" else ("image", "caption")
 
 
 def groups_used(values: Mapping[str, Any]) -> set[str]:

@@ -24,7 +24,7 @@ from mmlabel.study.output import STUDY_FILES, write_study
 from mmlabel.study.plan import MISSING, Job, is_recording
 from mmlabel.study.printed import print_study
 from mmlabel.study.summary import study_report
-from mmlabel.wording import listed, other_labels
+from mmlabel.wording import listed, other_labels, quoted
 
 HELP = """\
 Compare finished runs that were tested on the same rows. Runs that differ in their seed alone are
@@ -103,6 +103,10 @@ def _other_rows(one: RunRecord, other: RunRecord) -> str | None:
     ours, theirs = one.predictions, other.predictions
     if ours.labels != theirs.labels:
         return f"of the labels, it {other_labels(_texts(theirs.labels), _texts(ours.labels))}"
+    names = one.label_names
+    for number, name in other.label_names.items():
+        if names.get(number, name) != name:
+            return f"its label {number} is {quoted(name)}, not {quoted(names[number])}"
     if ours.ids != theirs.ids:
         known = set(theirs.ids)
         missing = [id for id in ours.ids if id not in known]

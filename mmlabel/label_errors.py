@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -67,12 +68,13 @@ class Suspicion:
 def answered_rows(runs: Sequence[RunRecord]) -> AnsweredRows:
     """The rows on which runs were tested, put together.
 
-    Raises UserError for runs of different labels (their numbers or names), or that know other
-    labels of the same row.
+    Raises UserError for runs of different labels (their numbers or names), on other data, or that
+    know other labels of the same row.
     """
     first = runs[0]
     place: dict[str, int] = {}
-    named: dict[str, str] = {}
+    named: dict[int, str] = {}
+    read: dict[str, Path] = {}  # by the digest of ids, captions and labels, which older runs lack
     for run in runs:
         if run.predictions.labels != first.predictions.labels:
             theirs, ours = (list(map(str, r.predictions.labels)) for r in (run, first))
@@ -80,12 +82,19 @@ def answered_rows(runs: Sequence[RunRecord]) -> AnsweredRows:
                 f"{run.folder} has other labels than {first.folder} (it"
                 f" {other_labels(theirs, ours)}): look at one alone"
             )
-        for number, label in run.results.get("labels", {}).items():
-            if (name := named.setdefault(number, label["name"])) != label["name"]:
+        for number, label in run.label_names.items():
+            if (name := named.setdefault(number, label)) != label:
                 raise UserError(
-                    f"{run.folder} has {quoted(label['name'])} as label {number}, where runs before"
+                    f"{run.folder} has {quoted(label)} as label {number}, where runs before"
                     f" it have {quoted(name)}: give runs on the same data"
                 )
+        if digest := (run.results.get("inputs") or {}).get("data"):
+            read.setdefault(digest, run.folder)
+        if len(read) > 1:
+            raise UserError(
+                f"{run.folder} has read other data (ids, captions or labels) than"
+                f" {next(iter(read.values()))}: give runs on the same data"
+            )
         for id in run.predictions.ids:
             place.setdefault(id, len(place))
     shape = len(place), len(first.predictions.labels)

@@ -80,6 +80,11 @@ class RunRecord:
     predictions: Predictions
 
     @property
+    def label_names(self) -> dict[int, str]:
+        """Name of each label number that occurs among the test rows; {} in some older records."""
+        return {int(n): label["name"] for n, label in self.results.get("labels", {}).items()}
+
+    @property
     def command(self) -> str:
         """The command line that makes the same run, as a shell takes it."""
         given = [*self.results.get("sources", []), *(self.results.get("overrides") or [])]

@@ -165,6 +165,9 @@ def test_other_rows_are_refused_with_the_reason(tmp_path: Path, capsys):
     renamed = write_run(tmp_path / "renamed", "lstm.layers=2")
     change(renamed, "predictions.csv", "\n7.jpg", "\nx.jpg")
     relabelled = write_run(tmp_path / "relabelled", "lstm.layers=2")
+    change(first, "results.json", '"labels": {}', '"labels": {"3": {"name": "cat"}}')
+    swapped = write_run(tmp_path / "swapped", "lstm.layers=2")
+    change(swapped, "results.json", '"labels": {}', '"labels": {"3": {"name": "wine, old"}}')
     lines = (relabelled / "predictions.csv").read_text().splitlines()
     cells = lines[5].split(",")
     cells[1] = str(1 - int(cells[1]))
@@ -173,6 +176,7 @@ def test_other_rows_are_refused_with_the_reason(tmp_path: Path, capsys):
         fewer: "it has 50, not 60, and 50.jpg is not among them",
         renamed: "it has 60, not 60, and 7.jpg is not among them",
         relabelled: "the labels of 4.jpg have changed",
+        swapped: f'was not tested on the rows of {first}: its label 3 is "wine, old", not cat',
     }.items():
         assert run(first, folder) == 1
         said = capsys.readouterr()

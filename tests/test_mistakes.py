@@ -126,6 +126,19 @@ def test_runs_on_data_of_other_names_are_refused():
         answered_rows([first, other])
 
 
+def test_runs_on_other_data_of_the_same_labels_are_refused():
+    targets, probs, _ = planted()
+    halves = [np.arange(150), np.arange(150, 300)]
+    first, fold, other = (
+        record(ids_of(own), targets[own], probs[own], inputs={"data": digest})
+        for own, digest in ((halves[0], "one"), (halves[1], "one"), (halves[1], "another"))
+    )
+    older = record(ids_of(halves[1]), targets[halves[1]], probs[halves[1]])
+    assert len(answered_rows([first, fold, older]).ids) == 300
+    with pytest.raises(UserError, match="150.jpg has read other data .* than 0.jpg: give runs on"):
+        answered_rows([older, first, other])
+
+
 def test_a_label_of_which_nothing_is_known_is_not_shown_as_answered(tmp_path: Path):
     targets, known = np.zeros((1, 3), dtype=bool), np.array([[True, False, True]])
     run = record(["a.jpg"], targets, np.array([[0.8, 0.95, 0.1]]), known)

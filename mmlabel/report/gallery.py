@@ -269,7 +269,7 @@ def label_names(runs: Sequence[RunRecord], annotations: "Annotations | None") ->
     Today's data may have other labels under the same numbers; they are asked for the names that no
     run has recorded, if they agree with those that one has.
     """
-    names = {int(n): label["name"] for run in runs for n, label in run.results["labels"].items()}
+    names = {number: name for run in runs for number, name in run.label_names.items()}
     if annotations is None:
         return names
     today = {n: name for n, name in enumerate(annotations.label_names) if name}

@@ -196,8 +196,10 @@ def _leave_out_other_rows(runs: Mapping[str, dict[int, RunRecord]]) -> list[str]
 
 def _same_rows(one: RunRecord, other: RunRecord) -> bool:
     ours, theirs = one.predictions, other.predictions
+    names = one.label_names
     return (
-        ours.ids == theirs.ids
+        all(names.get(number, name) == name for number, name in other.label_names.items())
+        and ours.ids == theirs.ids
         and np.array_equal(ours.targets, theirs.targets)
         and np.array_equal(ours.known, theirs.known)
     )

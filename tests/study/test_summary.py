@@ -1,6 +1,7 @@
 """That a study's table says what the evidence says, and what a study writes."""
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,14 @@ def test_variants_that_know_other_targets_are_not_compared(study: Study, tmp_pat
             forget(job.folder, 3)
     report = study_report(study, jobs, command="c", annotations=None, resamples=200)
     assert [v.verdict for v in report.variants] == ["", "not compared", "worse"]
+    assert [len(v.runs) for v in report.variants] == [3, 3, 3]
+    for job in jobs:  # nor are those whose labels have other names
+        path, name = job.folder / "results.json", "cow" if job.variant.name == "c" else "cat"
+        record = json.loads(path.read_text()) | {"labels": {"1": {"name": name, "f1": 0.5}}}
+        path.write_text(json.dumps(record))
+        seal(job.folder)
+    report = study_report(study, jobs, command="c", annotations=None, resamples=200)
+    assert [v.verdict for v in report.variants] == ["", "not compared", "not compared"]
     assert [len(v.runs) for v in report.variants] == [3, 3, 3]
 
 

@@ -249,6 +249,7 @@ def _open(predictor: "Predictor", options: argparse.Namespace) -> Rows:
         caption=options.caption,
         encoding=options.encoding,
         delimiter=data.delimiter if data.name == "csv" else None,
+        caption_seed=data.caption_seed if data.name == "csv" else 0,
     )
     beside = options.what.parent
     if predictor.looks_at_pictures and options.pictures is None and _is_table(options.what):

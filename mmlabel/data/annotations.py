@@ -173,13 +173,18 @@ def choose_captions(
         several: what to do with more than one.
         seed: which of them is the one. Adding captions to a picture changes no other's.
     """
-    draws = np.random.default_rng(seed).random(len(captions))
-    chosen = []
-    for of_picture, draw in zip(captions, draws, strict=True):
-        given = [caption for caption in of_picture if caption.strip()] or [*of_picture[:1]] or [""]
-        first = given.pop(int(draw * len(given)))
-        chosen.append([first, *given] if several == "all" else [first])
-    return chosen
+    draws = np.random.default_rng(seed)
+    ordered = [drawn_first(of_picture, draws.random()) for of_picture in captions]
+    return ordered if several == "all" else [of_picture[:1] for of_picture in ordered]
+
+
+def drawn_first(captions: Sequence[str], draw: float) -> list[str]:
+    """The captions of a picture, at least one, that of `draw` (0..1) first.
+
+    Empty ones are left out where there are others.
+    """
+    given = [caption for caption in captions if caption.strip()] or [*captions[:1]] or [""]
+    return [given.pop(int(draw * len(given))), *given]
 
 
 def listing(folder: str | Path) -> set[str]:

@@ -9,6 +9,9 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
+from mmlabel.data.annotations import drawn_first
 from mmlabel.data.sources.delimited import (
     NotDelimited,
     column_number,
@@ -21,7 +24,7 @@ from mmlabel.data.sources.json_lines import JSON_LINES, as_text, parse_json
 from mmlabel.data.sources.report_csv import check_rows, read_unlabelled
 from mmlabel.data.sources.text import read_text
 from mmlabel.errors import UserError
-from mmlabel.wording import listed
+from mmlabel.wording import count, listed
 
 TABLES = (".csv", ".tsv", ".txt")
 PICTURES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
@@ -82,6 +85,7 @@ def open_rows(
     caption: str | None = None,
     encoding: str | None = None,
     delimiter: str | None = None,
+    caption_seed: int = 0,
 ) -> Rows:
     """The rows of a CSV (.csv, .tsv, .txt), of JSON lines, a folder of pictures or one picture.
 
@@ -95,6 +99,8 @@ def open_rows(
         caption: of one picture.
         encoding: of a table; None: found out.
         delimiter: of training's table, which a CSV may have beside those that are found out.
+        caption_seed: which of several captions is read, which JSON lines may have: as in training,
+            that of a row in a file of one row a picture.
 
     Raises:
         UserError: there is no such file; it has no rows, or one that cannot be read; no column of
@@ -107,7 +113,7 @@ def open_rows(
     kind = what.suffix.lower()
     if kind in (*TABLES, *JSON_LINES):
         more = [delimiter] if delimiter and len(delimiter) == 1 else []  # no "tab"
-        return _table(what, columns, pictures or what.parent, encoding, more)
+        return _table(what, columns, pictures or what.parent, encoding, more, caption_seed)
     return Rows([Row(what.name, what, caption or "")], 1, caption is not None, [])
 
 
@@ -162,7 +168,12 @@ def _check_characters(source: Path, row: Row) -> None:
 
 
 def _table(
-    path: Path, columns: Columns, folder: Path, encoding: str | None, delimiters: Sequence[str]
+    path: Path,
+    columns: Columns,
+    folder: Path,
+    encoding: str | None,
+    delimiters: Sequence[str],
+    caption_seed: int,
 ) -> Rows:
     notes: list[str] = []
     text = None
@@ -179,12 +190,12 @@ def _table(
     if columns.caption and caption is None:
         missing = missing_columns(path, header, dict.fromkeys(columns.caption, _CAPTION))
         notes = [*notes, str(missing)]
-    table = _Table(file, folder, delimiter, picture, caption, columns.need_picture)
+    table = _Table(file, folder, delimiter, picture, caption, columns.need_picture, caption_seed)
     try:
         if header in REPORT_HEADERS and delimiter is not None:
             strict = delimited_rows(file.lines(), delimiter=delimiter, bare_marks=False)
             check_rows(path, islice(strict, 1, None))
-        count = sum(1 for _ in table)
+        number = sum(1 for _ in table)
     except NotDelimited as problem:
         # The report's own file is no valid CSV, and can only be read as a whole.
         if header not in REPORT_HEADERS:
@@ -192,9 +203,14 @@ def _table(
         read = read_unlabelled(path, pictures=folder, encoding=encoding, require_pictures=False)
         whole = [Row(*row) for row in zip(read.ids, read.pictures, read.captions, strict=True)]
         return Rows(whole, len(whole), True, [*notes, *read.notes])
-    if not count:
+    if not number:
         raise UserError(f"{path} has no rows")
-    return Rows(table, count, caption is not None, notes)
+    if several := table.with_several_captions():
+        notes.append(
+            f"{path}: {count(several, 'row has', 'rows have')} several captions, of which one is"
+            " read, as in training's evaluation (data.caption_seed)"
+        )
+    return Rows(table, number, caption is not None, notes)
 
 
 def _is_utf_8(path: Path) -> bool:
@@ -268,12 +284,23 @@ class _Table:
     picture: str | None
     caption: str | None
     need_picture: bool
+    caption_seed: int
+
+    def with_several_captions(self) -> int:
+        """How many rows have a list of them."""
+        if self.delimiter is not None or self.caption is None:
+            return 0
+        cells = (caption for _, caption in self._cells())
+        return sum(isinstance(caption, list) and len(caption) > 1 for caption in cells)
 
     def __iter__(self) -> Iterator[Row]:
         path = self.file.path
+        draws = np.random.default_rng(self.caption_seed)
         for number, (picture, caption) in enumerate(self._cells(), start=1):
+            given = caption if isinstance(caption, list) else [caption]
             try:
-                name, words = as_text(picture).strip(), as_text(caption)
+                name = as_text(picture).strip()
+                words = drawn_first([as_text(text) for text in given], draws.random())[0]
             except ValueError as error:
                 raise UserError(f"{path}: row {number}: a cell {error}") from None
             if self.need_picture and not name:

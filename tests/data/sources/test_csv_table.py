@@ -16,6 +16,7 @@ from mmlabel.data.labels import (
     labels_without_rows,
 )
 from mmlabel.data.sources.csv_table import read_csv
+from mmlabel.data.sources.unlabelled import Columns, open_rows
 from mmlabel.data.splits import split_rows
 from mmlabel.errors import UserError
 
@@ -602,6 +603,29 @@ def test_a_list_of_captions_in_json_lines(tmp_path):
     every = any_csv(tmp_path, text, file="set.jsonl", several_captions="all")
     assert every.ids == ["1.png", "1.png", "2.png"]
     assert sorted(every.captions) == ["", "a", "b"]
+
+
+def test_of_a_list_of_captions_prediction_reads_the_one_of_evaluation(tmp_path):
+    rows = [{"path": f"{n}.png", "tags": ["cat"], "text": ["", "a", "b", "c"]} for n in range(20)]
+    text = json_lines(*rows, {"path": "20.png", "tags": ["cat"], "text": "alone"})
+    columns = Columns(["path"], ["text"], need_picture=True, need_caption=True)
+    chosen = set()
+    for seed in range(3):
+        trained = any_csv(
+            tmp_path, text, file="set.jsonl", several_captions="one", caption_seed=seed
+        )
+        found = open_rows(tmp_path / "set.jsonl", columns=columns, caption_seed=seed)
+        assert [row.caption for row in found.rows] == trained.captions
+        after = [row.caption for row in found.after(12).rows]
+        assert after == trained.captions[12:]
+        (said,) = found.notes
+        assert "20 rows have several captions, of which one is read" in said
+        chosen.add(tuple(after))
+    assert len(chosen) == 3
+    file = tmp_path / "bad.jsonl"
+    file.write_text(json_lines({"path": "1.png", "text": ["a", ["b"]]}))
+    with pytest.raises(UserError, match="row 1: a cell is neither text nor a number"):
+        open_rows(file, columns=columns)
 
 
 def test_a_model_that_does_not_look_needs_no_captions_and_no_pictures(tmp_path):

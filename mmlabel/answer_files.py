@@ -3,12 +3,14 @@
 import csv
 import importlib.util
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from mmlabel.cache import atomic_write
+from mmlabel.cache import atomic_write, cache_folder, file_digest, fingerprint, usual_cache
 from mmlabel.data.sources.json_lines import JSON_LINES
 from mmlabel.errors import UserError
 from mmlabel.progress import say
@@ -50,33 +52,26 @@ def check_answers(out: Path | None) -> None:
     """See that answers replace nothing but earlier ones, and say so; raises UserError if not."""
     if out is None or not out.is_file() or not out.stat().st_size:
         return
-    if not _is_of_answers(out):
-        raise UserError(f"--out {out} is another file already: give a new one")
+    # A table of one's own may have the same columns.
+    known = None
+    with suppress(OSError, UserError):
+        known = _memo(out).read_text(encoding="utf-8")
+    if known != file_digest(out):
+        raise UserError(
+            f"--out {out} is not as an earlier call on this machine has left it: give a new file,"
+            " or remove that one"
+        )
     say(printable(f"{out} holds the answers of an earlier call, which are replaced"))
 
 
-def _is_of_answers(path: Path) -> bool:
-    """Whether a file's columns are those of answers."""
-    form = form_of(path)
-    if form == "parquet":
-        import pyarrow.parquet
+def remember_answers(out: Path) -> None:
+    """Keep what a later call knows the file by; where there is no cache, it will not replace it."""
+    with suppress(OSError, UserError), atomic_write(_memo(out)) as temporary:
+        temporary.write_text(file_digest(out), encoding="utf-8")
 
-        try:
-            names = pyarrow.parquet.read_schema(path).names
-        except (OSError, pyarrow.ArrowException):
-            return False
-        return names[:2] == ["ImageID", "Labels"] and names[-1] == "problem"
-    try:
-        with open(path, encoding="utf-8", newline="") as file:
-            first = file.readline()
-        if form == "json":
-            content = json.loads(first)
-            return isinstance(content, dict) and list(content)[:2] == ["id", "labels"]
-        image, labels, *others = next(csv.reader([first]), ["", ""])
-    except ValueError:  # another encoding, no JSON, or a single column
-        return False
-    are_probabilities = all(name.startswith("prob_") for name in others)
-    return (image, labels) == ("ImageID", "Labels") and are_probabilities
+
+def _memo(out: Path) -> Path:
+    return cache_folder(usual_cache()) / "answers" / fingerprint(os.path.realpath(out))
 
 
 class Answers:

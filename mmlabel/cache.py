@@ -81,6 +81,11 @@ def cache_folder(path: str | Path) -> Path:
     return folder
 
 
+def usual_cache() -> Path:
+    """The folder of what has no `cache_dir`; `cache_folder` says whether it can be."""
+    return Path(os.path.expanduser(os.environ.get("MMLABEL_CACHE") or "~/.cache/mmlabel"))
+
+
 def kept(
     path: Path,
     compute: Callable[[], Value],

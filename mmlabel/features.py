@@ -1,12 +1,12 @@
 """See, clean, check, fill, merge and write out the stores of features and scores."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from mmlabel.cache import usual_cache
 from mmlabel.commands import path_of, run_command
 from mmlabel.data.digests import forget_digests
 from mmlabel.data.row_store import (
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     # merge and fill make it, and the one by default may not be there yet.
     read = options.command in ("list", "prune", "verify", "export")
-    if read and options.cache_dir != _default() and not options.cache_dir.is_dir():
+    if read and options.cache_dir != usual_cache() and not options.cache_dir.is_dir():
         raise UserError(f"--cache-dir {options.cache_dir}: there is no such folder")
     try:
         return _COMMANDS[options.command](options)
@@ -45,16 +45,12 @@ def _run(options: argparse.Namespace) -> int:
         raise of_the_disk(error) or UserError(other) from error
 
 
-def _default() -> Path:
-    return path_of(os.environ.get("MMLABEL_CACHE") or "~/.cache/mmlabel")
-
-
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
         "--cache-dir",
         type=path_of,
-        default=_default(),
+        default=usual_cache(),
         help="the cache folder (default: %(default)s)",
     )
     parser = argparse.ArgumentParser(prog="python -m mmlabel.features", description=__doc__)

@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from mmlabel import __version__
-from mmlabel.answer_files import SHOWN, Answers, check_answers, form_of, write_parquet
+from mmlabel.answer_files import (
+    SHOWN,
+    Answers,
+    check_answers,
+    form_of,
+    remember_answers,
+    write_parquet,
+)
 from mmlabel.cache import file_digest
 from mmlabel.commands import path_of, run_command
 from mmlabel.data.pictures import BadPicture
@@ -56,8 +63,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--out",
         type=path_of,
-        help="a .csv, .jsonl or .parquet file (default: predictions.csv; for one picture the"
-        " terminal)",
+        help="a .csv, .jsonl or .parquet file, a new one or the answers of an earlier call"
+        " (default: predictions.csv; for one picture the terminal)",
     )
     add(
         "--resume",
@@ -348,6 +355,7 @@ def _write(out: Path, predictor: "Predictor", rows: Rows, options: argparse.Name
         except BadPicture:
             file.again = _SKIPPING  # the same picture would end it again
             raise
+    remember_answers(out)
     return written
 
 

@@ -51,6 +51,12 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
+@pytest.fixture
+def as_usual_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The session's cache for what has no cache_dir, so that the user's own is left alone."""
+    monkeypatch.setenv("MMLABEL_CACHE", str(cache))
+
+
 @pytest.fixture(scope="session")
 def quick(cache: Path) -> list[str]:
     """Overrides that make a run of train.py take a second."""

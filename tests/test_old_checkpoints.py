@@ -23,7 +23,10 @@ FILE = FOLDER / "expected.json"
 EXPECTED = json.loads(FILE.read_text())
 NAMES = sorted(EXPECTED["checkpoints"])
 # The oldest Lightning that is allowed is older than the one they were written by.
-pytestmark = pytest.mark.filterwarnings("ignore:The loaded checkpoint was produced with Lightning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The loaded checkpoint was produced with Lightning"),
+    pytest.mark.usefixtures("as_usual_cache"),
+]
 
 
 def check(name: str, what: str, values: dict, drawn: Sequence[str] = ()) -> None:

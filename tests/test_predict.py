@@ -25,6 +25,7 @@ from mmlabel.predict import main
 from mmlabel.predictor import Predictor
 from mmlabel.training import train
 
+pytestmark = pytest.mark.usefixtures("as_usual_cache")
 CHECKPOINTS = Path(__file__).with_name("checkpoints")
 
 
@@ -423,18 +424,32 @@ def test_the_input_is_not_overwritten(best: Path, made: Path, tmp_path: Path, ca
 
 @pytest.mark.parametrize("name", ["out.csv", "out.jsonl", "out.parquet"])
 def test_answers_replace_earlier_ones_and_nothing_else(
-    name: str, best: Path, made: Path, tmp_path: Path, capsys
+    name: str, best: Path, made: Path, tmp_path: Path, capsys, monkeypatch
 ):
+    """It has to be as a call has left it: a table of one's own may have the same columns."""
     out = tmp_path / "new folder" / name
     given = (best, made / "data" / "1.jpg", "--out", out)
     assert run(*given) == 0 and "replaced" not in capsys.readouterr().err
     assert run(*given, "--probabilities") == 0 and run(*given) == 0
     assert f"{out} holds the answers of an earlier call" in capsys.readouterr().err
-    for content in (b"ImageID,Labels,Caption\n1.jpg,cat,a cat\n", b'{"id": "1.jpg"}\n', b"\xff\n"):
+    whole = out.read_bytes()
+    others = (
+        b"ImageID,Labels\n1.jpg,cat\n",
+        b'{"id": "1.jpg", "labels": ["cat"]}\n',
+        whole + b"\n",
+    )
+    for content in others:
         out.write_bytes(content)
         assert run(*given) == 1
-        assert f"--out {out} is another file already: give a new one" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert f"--out {out} is not as an earlier call on this machine has left it" in said
         assert out.read_bytes() == content
+    out.write_bytes(whole)
+    monkeypatch.setenv("MMLABEL_CACHE", str(tmp_path / "other cache"))
+    assert run(*given) == 1, "nothing is known of it"
+    monkeypatch.setenv("MMLABEL_CACHE", str(tmp_path / "new folder" / name / "no cache"))
+    out.unlink()
+    assert run(*given) == 0 and out.read_bytes() == whole
 
 
 def test_another_threshold(best: Path, made: Path, tmp_path: Path, capsys):

@@ -22,6 +22,7 @@ def last(settings_of, tmp_path_factory) -> Path:
     return run_killed_in_epoch(settings_of, folder, 1, *CAPTIONS, "threshold=auto")
 
 
+@pytest.mark.usefixtures("as_usual_cache")
 def test_an_interrupted_runs_threshold_is_said_not_to_be_found(last: Path, tmp_path: Path, capsys):
     for checkpoint in (last, last.with_name("best.ckpt")):
         with pytest.warns(UserWarning, match=f"{re.escape(str(checkpoint))}.*{SAID}"):

@@ -32,7 +32,8 @@ from mmlabel.wording import count, listed
 HELP = """\
 What a data set holds, before anything is trained on it: rows and splits, labels with counts and
 what they occur with, lengths of captions, words without a vector, sizes of pictures, pictures that
-are there twice (also across splits, which is a leak) and files that cannot be read.
+are there twice (also across splits, which is a leak) and files that cannot be read: with these the
+exit code is 1, unless data.on_bad_image=skip leaves them out.
 
 Options are those of train.py (python train.py --help):
 
@@ -49,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _show(options: argparse.Namespace) -> None:
     if options.out is not None:
         check_file(options.out, command="mmlabel.data")
-    found = look_at(command_settings(options.options))
+    settings = command_settings(options.options)
+    found = look_at(settings)
     _print(found)
     if options.out is not None:
         command = ["python", "-m", "mmlabel.data", *options.options]
@@ -59,6 +61,12 @@ def _show(options: argparse.Namespace) -> None:
         except OSError as error:
             raise UserError(f"--out {options.out}: {error.strerror}") from None
         print(f"the page is {options.out}")
+    bad = len(found.pictures.unreadable) if found.pictures else 0
+    if bad and settings.data.on_bad_image == "error":
+        raise UserError(
+            f"{count(bad, 'picture')} cannot be read, see above: replace the files, or leave their"
+            " rows out with data.on_bad_image=skip"
+        )
 
 
 def _parser() -> argparse.ArgumentParser:

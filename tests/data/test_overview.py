@@ -174,8 +174,12 @@ def test_words_without_a_vector(made: Path, cache: Path, tmp_path: Path):
 
 def test_the_terminal_and_the_page_say_what_is_wrong(faulty: Path, cache: Path, tmp_path, capsys):
     page = tmp_path / "made" / "data.html"
-    assert run(*options_for(faulty, cache), "--out", page) == 0
-    printed = capsys.readouterr().out
+    assert run(*options_for(faulty, cache), "--out", page) == 1
+    printed, said = capsys.readouterr()
+    assert said.endswith(
+        "mmlabel: 3 pictures cannot be read, see above: replace the files, or leave their rows out"
+        " with data.on_bad_image=skip\n"
+    )
     assert "LEAK" in printed and "data/20.jpg (train) = data/60.jpg (test)" in printed
     assert "UNREADABLE: 3: data/30.jpg (not an image file)" in printed
     assert "person (" in printed  # what a label is most often with
@@ -183,6 +187,7 @@ def test_the_terminal_and_the_page_say_what_is_wrong(faulty: Path, cache: Path, 
     assert "labels without a row in" not in printed
     for text in ("data/60.jpg (test)", "In several splits", "44 × 36", "not an image file"):
         assert text in html
+    assert run(*options_for(faulty, cache), "data.on_bad_image=skip") == 0
 
 
 def test_labels_that_a_split_has_no_row_of_are_said(cache: Path, tmp_path: Path, capsys):

@@ -178,15 +178,59 @@ def _say_once(folder: Path, reason: str) -> None:
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; rename it to `path` if the block succeeds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Some writers choose the format by the suffix, so it stays at the end.
-    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{path.suffix}")
+    temporary = temporary_beside(path)
     try:
         yield temporary
         os.replace(temporary, path)
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def temporary_beside(path: Path) -> Path:
+    """A hidden name beside `path`, in a folder that is made, for what is not whole yet.
+
+    It tells the process. What killed ones have left in that folder goes when it is first asked for.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_left(path.parent)
+    own = f"{_here()}{os.getpid():08x}{uuid.uuid4().hex[:12]}"
+    # Some writers choose the format by the suffix, so it stays at the end.
+    return path.with_name(f".{path.stem}.{own}{path.suffix}")
+
+
+@cache
+def _remove_left(folder: Path) -> None:
+    """Remove what processes of this machine that are no more have left under temporary names."""
+    name = re.compile(rf"\..+\.{_here()}([0-9a-f]{{8}})[0-9a-f]{{12}}(\.\w+)?")
+    with suppress(OSError):
+        for path in list(folder.iterdir()):
+            found = name.fullmatch(path.name)
+            if found and not _is_alive(int(found[1], 16)):
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+
+
+@cache
+def _here() -> str:
+    """12 hex digits of the machine since its start, where a process is known by its number."""
+    try:
+        start = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+        return fingerprint(start, os.readlink("/proc/self/ns/pid"))[:12]  # a container has its own
+    except OSError:  # it cannot be told: nobody's are removed
+        return uuid.uuid4().hex[:12]
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        pass
+    return True
 
 
 def is_temporary(path: Path) -> bool:

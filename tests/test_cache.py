@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from mmlabel import cache
-from mmlabel.cache import cache_folder, kept, read_entry, write_entry
+from mmlabel.cache import atomic_write, cache_folder, is_temporary, kept, read_entry, write_entry
 from mmlabel.errors import UserError
 
 VALUE = np.arange(12, dtype=np.float32).reshape(3, 4)
@@ -258,3 +258,41 @@ def test_entries_of_bytes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> N
         write_entry(tmp_path / "entry", content)
         assert read_entry(tmp_path / "entry") == content
     assert not caplog.records
+
+
+UNFINISHED = """
+import sys, time
+from pathlib import Path
+from mmlabel.cache import atomic_write, temporary_beside
+folder = Path(sys.argv[1])
+temporary_beside(folder / "model").mkdir()
+with atomic_write(folder / "out.npz") as temporary:
+    temporary.write_text("half")
+    print(temporary.name, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_what_a_killed_process_has_left_is_removed_and_nothing_else(tmp_path: Path):
+    killed, alive = (
+        subprocess.Popen(
+            [sys.executable, "-c", UNFINISHED, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    )
+    assert killed.stdout is not None and alive.stdout is not None
+    dead, living = killed.stdout.readline().strip(), alive.stdout.readline().strip()
+    with killed, alive:
+        killed.kill()
+        killed.wait()
+        others = {f".own.{'0123456789abcdef' * 2}.csv", ".hidden", "out.csv"}
+        for name in others:
+            (tmp_path / name).write_text("other")
+        assert {dead, living} < {path.name for path in tmp_path.iterdir()}
+        with atomic_write(tmp_path / "new.npz") as temporary:
+            temporary.write_text("whole")
+        left = {path.name for path in tmp_path.iterdir()} - others
+        (folder,) = [name for name in left if name.startswith(".model.")]
+        assert left == {"new.npz", living, folder}
+        assert all(is_temporary(tmp_path / name) for name in (dead, living, folder))
+        alive.kill()

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, get_args
 
+from mmlabel.cache import temporary_beside
 from mmlabel.commands import path_of, run_command
 from mmlabel.errors import UserError
 from mmlabel.large_imports import import_large
@@ -103,17 +103,20 @@ def export(options: argparse.Namespace) -> None:
         raise UserError(f"{predictor.uncalibrated}; let the run finish (ckpt_path=last.ckpt)")
     rows = _real_rows(predictor, options)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
         # What fails or is interrupted leaves nothing, and an earlier export as it was.
-        with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
-            said = _write(predictor, options, Path(temporary), rows)
+        temporary = temporary_beside(out)
+        try:
+            temporary.mkdir()
+            said = _write(predictor, options, temporary, rows)
             out.mkdir(exist_ok=True)
             (out / "model.json").unlink(missing_ok=True)  # without it there is no model
-            files = [path for path in Path(temporary).iterdir() if path.is_file()]
+            files = [path for path in temporary.iterdir() if path.is_file()]
             for name in GRAPHS - {path.name for path in files}:
                 (out / name).unlink(missing_ok=True)  # of an earlier export in another format
             for path in sorted(files, key=lambda path: path.name == "model.json"):
                 os.replace(path, out / path.name)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
         raise UserError(f"--out {out} cannot be written: {error.strerror}") from None
     size = sum(path.stat().st_size for path in out.iterdir()) / 1e6

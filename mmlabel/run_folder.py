@@ -6,6 +6,7 @@ predictions.csv  the test split: ImageID, target_N and prob_N of each label numb
 results.json     the record, see `mmlabel.record.describe`; written after the files above
 report.html      the page
 failed.json      why there are no results
+train.log        what the run said; Hydra's, as .hydra/ is
 best.ckpt, last.ckpt
 """
 

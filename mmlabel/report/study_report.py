@@ -104,8 +104,8 @@ class StudyReport:
         seeds = "one seed" if fewest == 1 else f"{fewest} seeds"
         return [
             f"Fewer than {SEEDS} seeds: a variant here has {seeds}, which tells little or nothing "
-            f"of how much runs of the same variant differ. Take seeds={SEEDS} or more before you "
-            "believe a difference."
+            f"of how much runs of the same variant differ. Take {SEEDS} or more (seeds={SEEDS} of "
+            "sweep.py, -m seed=0,1,2 of train.py) before you believe a difference."
         ]
 
 

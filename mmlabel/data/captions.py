@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from nltk.tokenize import NLTKWordTokenizer
 
 # Part of the key of what is kept on disk: raise it when the steps below change.
-_VERSION = 3
+_VERSION = 4
 MOST_WORDS = 10_000  # of a caption
 _MOST_LETTERS = 100  # of a word: what is longer is none, and would be kept in checkpoints
 _MOST_INDEX, _MOST_WORDNET = 10_000_000, 200_000_000  # bytes
@@ -129,11 +129,14 @@ class Vocabulary:
         similar: bool = False,
     ) -> None:
         self.words = list(words)
-        self.forms = forms
+        composed = list(map(_composed, words))  # those of an older checkpoint may not be
+        self.forms = forms and {_composed(form): _composed(lemma) for form, lemma in forms.items()}
         if self.words[:2] != SPECIAL_WORDS:
             raise ValueError(f"a vocabulary begins with {SPECIAL_WORDS}, not {self.words[:2]}")
-        self.index = {word: number for number, word in enumerate(self.words)}
-        self.similar = Spellings(self.words[len(SPECIAL_WORDS) :]) if similar else None
+        self.index: dict[str, int] = {}
+        for number, word in enumerate(composed):
+            self.index.setdefault(word, number)
+        self.similar = Spellings(composed[len(SPECIAL_WORDS) :]) if similar else None
 
     def number_of(self, spelling: str, lemma: str | None = None) -> int:
         """The number of a word, by its lemma (None: it has none) or else by what it is spelt like.
@@ -191,7 +194,8 @@ def tokenise(
     """Split captions into words (report §4.1), or read them from `cache_dir` if they were before.
 
     Captions are lower-cased; apostrophes vanish ("man's" is "mans") and any other punctuation
-    separates words ("black-and-white" is three); NLTK's tokeniser splits them. With
+    separates words ("black-and-white" is three); NLTK's tokeniser splits them. A letter with an
+    accent is one character (Unicode's NFC), however it is encoded. With
     `lemmas="wordnet"` each word becomes NLTK's `WordNetLemmatizer` noun lemma, which turns a few
     function words into odd ones ("has" into "ha"): the same ones in every caption, so nothing is
     lost but a vector. `lemmas="none"` keeps words as they are spelt. Of any caption only the first
@@ -280,7 +284,13 @@ def offsets_of(lengths: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
 
 
+def _composed(text: str) -> str:
+    """With letters and accents in the form that is usual, of the two that Unicode has."""
+    return unicodedata.normalize("NFC", text)
+
+
 def _split(captions: Sequence[str]) -> TokenisedCaptions:
+    captions = list(map(_composed, captions))
     table = {ord(char): _replacement(char) for char in set().union(*captions)}
     index: dict[str, int] = {}
     # Without punctuation none of the tokeniser's patterns reaches over a space.
@@ -289,7 +299,8 @@ def _split(captions: Sequence[str]) -> TokenisedCaptions:
     lengths: list[int] = []
     for caption in captions:
         before = len(ids)
-        for word in caption.translate(table).lower().split():
+        # Once more: an apostrophe may have stood between a letter and its accent.
+        for word in _composed(caption.translate(table).lower()).split():
             numbers = numbers_of.get(word)
             if numbers is None:
                 tokens = _tokens(word) if len(word) <= _MOST_LETTERS else _tokens.__wrapped__(word)

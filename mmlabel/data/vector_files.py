@@ -2,8 +2,9 @@
 
 import gzip
 import re
+import unicodedata
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -18,11 +19,14 @@ def read_vectors(path: Path, words: Sequence[str]) -> tuple[dict[str, np.ndarray
 
     Raises UserError, naming the file, if it is damaged or holds something else.
     """
+    # Its accents may be encoded otherwise than those of captions, which are in NFC.
+    spelt = {unicodedata.normalize("NFD", word): word for word in words}
+    spelt |= {word: word for word in words}
     try:
         with _opened(path) as file:
             if _is_binary(file):
-                return _read_binary(path, words)
-            return _read_text(file, {word.encode(): word for word in words})
+                return _read_binary(path, spelt)
+            return _read_text(file, {form.encode(): word for form, word in spelt.items()})
     except (ValueError, ArithmeticError, EOFError, MemoryError, OSError, zlib.error) as error:
         raise UserError(
             f"{path}: not word vectors in word2vec or GloVe format, or damaged ({error})"
@@ -52,13 +56,14 @@ def _header(line: bytes) -> tuple[int, int] | None:
     return (int(match[1]), int(match[2])) if match else None
 
 
-def _read_binary(path: Path, words: Sequence[str]) -> tuple[dict[str, np.ndarray], int]:
+def _read_binary(path: Path, wanted: Mapping[str, str]) -> tuple[dict[str, np.ndarray], int]:
     from gensim.models import KeyedVectors
 
     vectors = KeyedVectors.load_word2vec_format(str(path), binary=True, unicode_errors="replace")
     if not np.isfinite(vectors.vectors).all():
         raise ValueError("some numbers are not finite")
-    return {w: vectors[w] for w in words if w in vectors.key_to_index}, vectors.vector_size
+    found = {word: vectors[form] for form, word in wanted.items() if form in vectors.key_to_index}
+    return found, vectors.vector_size
 
 
 def _read_text(file: BinaryIO, wanted: dict[bytes, str]) -> tuple[dict[str, np.ndarray], int]:

@@ -122,7 +122,7 @@ class Model:
 
     def numbers(self, caption):
         """The numbers of a caption's words; 1 is one that none met in training is like."""
-        text = "".join(map(_kept, caption)).lower()
+        text = _composed("".join(map(_kept, _composed(caption))).lower())
         text = APART.sub(lambda found: " " + " ".join(filter(None, found.groups())) + " ", text)
         words = [word[:100] for word in text.split()[: self.about["max_length"]]]
         return [self.words.get(word) or self._like_known(word) for word in words]
@@ -150,6 +150,10 @@ def _alike(words):
         for piece in _pieces(word):
             among.setdefault(piece, []).append(at)
     return among, [len(_pieces(word)) for word in words]
+
+
+def _composed(text):
+    return unicodedata.normalize("NFC", text)
 
 
 def _kept(char):

@@ -28,6 +28,7 @@ from mmlabel.data.prepare import (
 )
 from mmlabel.data.splits import note_of_left_out
 from mmlabel.data.subwords import Subwords
+from mmlabel.data.transforms import shape_of
 from mmlabel.distillation import (
     Teacher,
     check_teacher,
@@ -38,7 +39,7 @@ from mmlabel.distillation import (
 from mmlabel.errors import UserError
 from mmlabel.lightning.classifier import BACKBONE, Classifier
 from mmlabel.losses import Bce
-from mmlabel.models.build import BackboneSource, FrozenFeatures, build_network
+from mmlabel.models.build import BackboneSource, FrozenFeatures, build_network, check_backbone
 from mmlabel.models.detectors import detector_digest, load_detector
 from mmlabel.models.text_model import FrozenStates, TextModel, load_text_model
 from mmlabel.models.text_options import ContextualEmbedding, TransformerCaption
@@ -77,6 +78,12 @@ def build(settings: Settings, resumed: Checkpoint | None, *, wandb_id: str | Non
         assert settings.ckpt_path is not None
         loaded, resumed = load_classifier(settings.ckpt_path)
         weights_notes = resumed.notes
+    if settings.backbone is not None and loaded is None:
+        check_backbone(
+            settings.backbone,  # pyright: ignore[reportArgumentType]  # frozen, so it has a hash
+            cells=settings.looks_at_cells,
+            shape=shape_of(settings.data.view),
+        )
     text = text_model_for(settings, resumed)
     teachers = read_teachers(settings.distil.teachers) if settings.train else []
     prepared = prepare(settings, resumed, text, teachers)

@@ -282,8 +282,7 @@ def build_backbone(
             looks.append(smallest)
             looks += [smallest._replace(network=again, shrink=n, trained=False) for n in larger]
         network = SideBySide(looks)
-    least = min(shape) // 2 ** (pyramid - 1) if shape else _SMALL
-    small = shape if least < _SMALL else None
+    small = shape if shape and is_small(shape, pyramid=pyramid) else None
     try:
         backbone = Backbone(
             network=network,
@@ -307,6 +306,11 @@ def build_backbone(
 
 
 _SMALL = 64  # px; most networks halve a picture five times, and one more may be left to a kernel
+
+
+def is_small(shape: tuple[int, int], *, pyramid: int) -> bool:
+    """Whether pictures of this shape, the smallest of several, may be too small for a network."""
+    return min(shape) // 2 ** (pyramid - 1) < _SMALL
 
 
 def _look_once(backbone: Backbone, shape: tuple[int, int]) -> None:

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Literal
 
 import numpy as np
@@ -18,7 +18,7 @@ from mmlabel.errors import UserError
 from mmlabel.models import options
 from mmlabel.models.attention import ATTENTIONS
 from mmlabel.models.backbone_table import BACKBONES
-from mmlabel.models.backbones import Backbone, build_backbone, side_by_side
+from mmlabel.models.backbones import Backbone, build_backbone, is_small, side_by_side
 from mmlabel.models.caption_encoder import CaptionEncoder
 from mmlabel.models.cross_attention import CrossAttention
 from mmlabel.models.decoder import LabelDecoder
@@ -176,6 +176,33 @@ class BackboneSource:
         infos = [info for info, _ in self._parts if info.model_name is not None]
         colours = [[list(info.mean), list(info.std)] for info in infos]
         return {"mean and deviation": colours} if colours else {}
+
+
+@cache
+def check_backbone(
+    chosen: NamedBackbone | TimmBackbone, *, cells: bool, shape: tuple[int, int]
+) -> None:
+    """See that the network can do what is asked of it, without its weights.
+
+    Where that is nothing out of the ordinary it is not built, which takes its library a second.
+    Raises UserError for a model that there is not, stages that it does not have, a map that it does
+    not pool, and pictures too small for it.
+    """
+    source = BackboneSource(
+        chosen, seed=0, on_missing="continue", cells=cells, shape=shape, built_in=True
+    )
+    small = is_small(shape, pyramid=chosen.pyramid)
+    if not (chosen.unfreeze or cells or small):
+        return
+    if not small:
+        try:
+            # Without storage it takes milliseconds; a few networks compute with numbers there.
+            with torch.device("meta"):
+                _ = source.backbone
+            return
+        except (RuntimeError, UserError):
+            pass
+    _ = source.backbone
 
 
 def _check_timm(beside: str) -> None:

@@ -1,12 +1,14 @@
 """Networks cut after a stage: the two parts are the whole, and only the last one is trained."""
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import nn
 from torchvision.models import get_model
 
+from mmlabel import parts
 from mmlabel.errors import UserError
 from mmlabel.models.backbones import Backbone, build_backbone
 from mmlabel.models.stages import flat, split, stages, unflat
@@ -136,3 +138,21 @@ def test_what_cannot_be_cut_is_said(name: str, unfreeze: int, said: str):
     weights = resolve_weights(name="timm", model_name=name, weights="none")
     with pytest.raises(UserError, match=said):
         build_backbone(name="timm", model_name=name, weights=weights, unfreeze=unfreeze)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["backbone.unfreeze=99"], "backbone.unfreeze=99: resnet18 has 4 stages; give at most 3"),
+        (["backbone=vgg16", "data.image_size=24"], "vgg16 cannot look at pictures of 24x24 px"),
+    ],
+)
+def test_what_a_network_cannot_do_is_told_before_anything_is_read(
+    options: list[str], said: str, settings_of: Callable, monkeypatch
+):
+    def read(*_):
+        raise AssertionError("captions and word vectors were asked for")
+
+    monkeypatch.setattr(parts, "prepare", read)
+    with pytest.raises(UserError, match=said):
+        parts.build(settings_of(*options), None, wandb_id=None)

@@ -83,14 +83,13 @@ class FeatureStore:
         upright: bool = False,
         max_gigabytes: float | None = None,
     ) -> "FeatureStore":
-        """Open the store of these settings under `cache_dir`, or begin one.
+        """The store of these settings under `cache_dir`; it is on disk once it has rows.
 
         `key` holds, as plain JSON values, all that the features depend on besides pictures and
         transform: the backbone's name ("backbone"), a digest of its weights, the precision of the
         arithmetic ("precision"), versions. `size` is that of a view (see `transforms`), `width`
         the number of features, `dtype` the type they are stored in; `upright` turns pictures as
         their EXIF data says; `max_gigabytes` is the most disk that `fill` may bring the store to.
-        Raises `StoreUnavailable`.
         """
         key = {**key, **transform_key(size, upright=upright)}
         store = RowStore.open(cache_dir, key=key, width=width, dtype=dtype)
@@ -297,12 +296,10 @@ class _Scored:
     def __init__(self, cache_dir: Path, detector: PictureScorer) -> None:
         key = {**detector.key(), "decoder": {"pillow": PIL.__version__, "exif": "upright"}}
         self._memory: dict[bytes, np.ndarray] = {}
-        self._store: RowStore | None = None
-        try:
-            width = detector.num_labels + 1
-            self._store = RowStore.open(cache_dir, key=key, width=width, dtype="float32")
-        except StoreUnavailable as reason:
-            self._give_up(reason)
+        width = detector.num_labels + 1
+        self._store: RowStore | None = RowStore.open(
+            cache_dir, key=key, width=width, dtype="float32"
+        )
 
     def rows(self, digests: Sequence[bytes]) -> dict[bytes, np.ndarray]:
         """The row (num_labels + 1) of each digest that has one."""

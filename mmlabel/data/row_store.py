@@ -63,8 +63,11 @@ class RowStore:
     together.
     """
 
-    def __init__(self, folder: Path, *, width: int, dtype: str) -> None:
+    def __init__(
+        self, folder: Path, *, width: int, dtype: str, description: str | None = None
+    ) -> None:
         self.folder = folder
+        self._description = description
         self.width = width
         self.dtype = np.dtype(dtype)
         self._features = folder / "features.bin"
@@ -75,27 +78,19 @@ class RowStore:
 
     @classmethod
     def open(cls, cache_dir: Path, *, key: dict[str, object], width: int, dtype: str) -> "RowStore":
-        """Open the store of this key under `cache_dir`, or begin one.
+        """The store of this key under `cache_dir`; it is on disk once it has rows.
 
         `key` holds, as plain JSON values, all that a row depends on besides its entry; `width` is
-        the number of numbers in a row and `dtype` their type. Raises `StoreUnavailable`.
+        the number of numbers in a row and `dtype` their type.
         """
         header = {"layout": LAYOUT, "key": key, "width": width, "dtype": dtype}
         folder = Path(cache_dir) / "features" / fingerprint(header)
-        path, text = folder / "store.json", json.dumps(header, indent=1)
-        try:
-            if not path.exists():
-                with atomic_write(path) as temporary:
-                    temporary.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise unavailable(folder, error) from error
+        store = cls(folder, width=width, dtype=dtype, description=json.dumps(header, indent=1))
         with suppress(OSError):
-            # The folder's name says what has to be in the file, so damage to it is mended.
-            if path.read_bytes() != text.encode():
-                with atomic_write(path) as temporary:
-                    temporary.write_text(text, encoding="utf-8")
-            os.utime(path)  # the time of last use
-        return cls(folder, width=width, dtype=dtype)
+            if store._entries.exists():
+                store._describe()
+                os.utime(folder / "store.json")  # the time of last use
+        return store
 
     def rows(self, entries: Sequence[bytes]) -> np.ndarray:
         """(N,) int64 rows of `array()`; -1 for an entry without one, or with a damaged one.
@@ -188,6 +183,7 @@ class RowStore:
             )
         try:
             with lock(self.folder / "append"):
+                self._describe()
                 count = self._count()
                 # Where an older version has added rows, their checksums come first.
                 first = min(_size(self._checksums) // CHECKSUM_BYTES, count)
@@ -212,22 +208,30 @@ class RowStore:
         `share` names what is computed under one lock, `work` is for the line that says so. Raises
         `StoreUnavailable`.
         """
-        guard = lock(self.folder / f"fill-{share}")
+        held = self.folder / f"fill-{share}"
         told = False
-        while (self.rows(entries) < 0).any():
-            try:
-                guard.acquire(timeout=2 if told else 0)
-                break
-            except Timeout:
-                if not told:
-                    say(f"{work}: another job computes them; waiting to use its result")
-                told = True
-            except (OSError, NotImplementedError) as error:
-                raise unavailable(self.folder, error) from error
+        try:
+            guard = lock(held)
+            while (self.rows(entries) < 0).any():
+                try:
+                    guard.acquire(timeout=2 if told else 0)
+                    break
+                except Timeout:
+                    if not told:
+                        say(f"{work}: another job computes them; waiting to use its result")
+                    told = True
+                except FileNotFoundError:  # that job has failed before it had a row
+                    guard = lock(held)
+        except (OSError, NotImplementedError) as error:
+            raise unavailable(self.folder, error) from error
         try:
             yield
         finally:
             guard.release()
+            if not self._entries.exists():
+                with suppress(OSError):  # another job may be there
+                    Path(guard.lock_file).unlink()
+                    self.folder.rmdir()
 
     def check_space(self, rows: int, *, most: float | None = None, quiet: bool = False) -> None:
         """Say what disk so many more rows need.
@@ -245,7 +249,8 @@ class RowStore:
         if needed > 1e8 and not quiet:
             say(f"the feature store takes {needed / 1e9:.3g} GB of disk in {self.folder}")
         try:
-            free = shutil.disk_usage(self.folder).free
+            there = next(each for each in (self.folder, *self.folder.parents) if each.exists())
+            free = shutil.disk_usage(there).free
         except OSError as error:
             raise unavailable(self.folder, error) from error
         if needed > free:
@@ -254,6 +259,13 @@ class RowStore:
                 f"{free / 1e6:,.0f} MB are free; set cache_dir to a larger disk or remove old "
                 "stores (python -m mmlabel.features prune)"
             )
+
+    def _describe(self) -> None:
+        """Write store.json; the folder's name says what has to be in it, so damage is mended."""
+        path, text = self.folder / "store.json", self._description
+        if text is not None and not (path.exists() and path.read_bytes() == text.encode()):
+            with atomic_write(path) as temporary:
+                temporary.write_text(text, encoding="utf-8")
 
     def _count(self) -> int:
         """The number of complete rows; a cut-off last entry or surplus features do not count."""

@@ -144,6 +144,28 @@ def test_a_picture_that_is_gone_once_its_features_are_stored_is_an_error(
         run.data.setup("fit")
 
 
+def test_an_engine_that_cannot_compute_leaves_no_empty_store(
+    settings_of, tmp_path: Path, monkeypatch
+):
+    def refuse(*_, **__):
+        raise UserError("OpenVINO cannot compute resnet18")
+
+    settings = settings_of(f"cache_dir={tmp_path}", "embedding.dim=8")
+    monkeypatch.setattr("mmlabel.models.build.build_extract", refuse)
+    with pytest.raises(UserError, match="cannot compute resnet18"):
+        build(settings, None, wandb_id=None).data.setup("fit")
+    assert not list(tmp_path.glob("features/*/*"))
+    monkeypatch.undo()
+    build(settings, None, wandb_id=None).data.setup("fit")
+    (store,) = (tmp_path / "features").glob("*/store.json")
+    before = store.with_name("features.bin").read_bytes()
+    monkeypatch.setattr("mmlabel.models.build.build_extract", refuse)
+    settings = settings_of(f"cache_dir={tmp_path}", "embedding.dim=8", "data.scenes_seed=4")
+    with pytest.raises(UserError, match="cannot compute resnet18"):
+        build(settings, None, wandb_id=None).data.setup("fit")
+    assert store.with_name("features.bin").read_bytes() == before
+
+
 def test_coco_through_the_settings(settings_of, shared: Path):
     options = [f"data.root={shared / 'data' / 'coco-mini'}", "data.max_pictures=10"]
     annotations = prepare(settings_of("data=coco", *options), None).annotations

@@ -593,13 +593,26 @@ def test_a_disk_too_small_is_said_before_the_work(tmp_path, pictures, monkeypatc
     assert fill(store, pictures[:2]).views == 4
 
 
+def test_what_fails_before_the_first_row_leaves_no_store(tmp_path, pictures):
+    def refuse(batch):
+        raise ValueError("no memory")
+
+    store = open_store(tmp_path)
+    assert not store.folder.exists()
+    with pytest.raises(ValueError, match="no memory"):
+        fill(store, pictures, extract=refuse)
+    assert not store.folder.exists()
+    assert fill(store, pictures).views == 2 * len(pictures)
+    assert_holds(open_store(tmp_path), pictures)
+
+
 def test_a_folder_that_cannot_be_written_is_said(tmp_path, pictures):
     (tmp_path / "cache").touch()
-    with pytest.raises(StoreUnavailable, match="cache/features/.* cannot be used"):
-        open_store(tmp_path)
-    (tmp_path / "cache").unlink()
     store = open_store(tmp_path)
-    shutil.rmtree(store.folder)
+    with pytest.raises(StoreUnavailable, match="cache/features/.* cannot be used"):
+        fill(store, pictures)
+    (tmp_path / "cache").unlink()
+    store.folder.parent.mkdir(parents=True)
     store.folder.touch()
     for use in (lambda: fill(store, pictures), lambda: store.rows(pictures)):
         with pytest.raises(StoreUnavailable, match="cannot be used .Not a directory"):

@@ -67,7 +67,7 @@ def _data(settings: Settings) -> Found:
         yield from _all((*shape, "data.upright", "data.augment"), why)
     if isinstance(data, Splits) and data.splits is not None:
         names = ("data.fractions", "data.split_seed")
-        yield from _all(names, "data.splits, whose file says which rows are in which split")
+        yield from _all(names, "data.splits, which says which rows are in which split")
     if isinstance(data, Coco) and not data.download:
         names = ("data.year", "data.subset", "data.base_url")
         yield from _all(names, "data.download=false: they say what is downloaded")

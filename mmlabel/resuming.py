@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from mmlabel.checkpoint import Checkpoint, SplitRecord, hashes, read_checkpoint, record_rows
+from mmlabel.data.options import Splits
 from mmlabel.data.prepare import PreparedData
 from mmlabel.errors import UserError
 from mmlabel.options import is_same, shown
@@ -316,6 +317,8 @@ def check_rows(checkpoint: Checkpoint, prepared: PreparedData, settings: Setting
             else "data.allow_other_rows=true evaluates all the same, without the rows that it was"
             " trained on"
         )
+        if not settings.train and isinstance(settings.data, Splits) and not settings.data.splits:
+            hint += "; with data.splits=test, too, all the others are scored, not one split alone"
         raise UserError(
             f"{_elsewhere(checkpoint.settings, settings)}the data's {_listed(changed)} are not"
             f" those that {checkpoint.path} was trained, selected and tested with; {hint}"

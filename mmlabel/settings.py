@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Le, Lt
 from pydantic import StrictBool, model_validator
 
-from mmlabel.data.options import DataSource
+from mmlabel.data.options import DataSource, Splits
 from mmlabel.errors import UserError, nearest
 from mmlabel.losses import Loss
 from mmlabel.models.options import (
@@ -193,6 +193,11 @@ class Settings(Group):
             raise UserError(
                 f"resume=true with {other}: it goes on with a run's own training, exactly as it"
                 " would have; leave one of the two out"
+            )
+        if self.train and isinstance(self.data, Splits) and self.data.splits == "test":
+            raise UserError(
+                "data.splits=test leaves no row to train on: it is for evaluating a checkpoint; add"
+                " train=false ckpt_path=FILE, or give the file as ./test if it has that name"
             )
         if self.data.allow_other_rows and self.train:
             raise UserError(

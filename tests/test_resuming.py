@@ -653,6 +653,29 @@ def test_other_rows_are_scored_without_those_it_was_trained_on(
     assert results["settings"]["data"]["fractions"] == [0.5, 0.25, 0.25]
 
 
+def test_all_rows_of_a_table_are_for_the_test(
+    on_rows: Path, made: Path, rows: list[str], settings_of, tmp_path: Path
+):
+    best, test_before = on_rows / "best.ckpt", predictions(on_rows)
+    options = [*[o for o in rows if "fractions" not in o and "file" not in o], f"data.root={made}"]
+    new = edited(made, tmp_path / "new", lambda lines: [f"new-{line}" for line in lines])
+    every = [*options, f"data.file={new}", "data.splits=test", "data.allow_other_rows=true"]
+    results = evaluate(settings_of, best, tmp_path / "all", *every)
+    ids, targets, probabilities = predictions(tmp_path / "all")
+    assert (results["rows"]["val"], results["rows"]["test"]) == (0, 72)
+    assert ids == [line.split(",")[0] for line in new.read_text().splitlines()[1:]]
+    expected = f1_score(targets, probabilities >= 0.5, average="micro", zero_division=0)
+    assert results["scores"]["test/f1_micro"] == pytest.approx(expected, abs=1e-6)
+    # Those that it has been trained or selected on are no test, whatever the table is.
+    same = [*options, f"data.file={made}/rows.csv", "data.splits=test"]
+    evaluate(settings_of, best, tmp_path / "same", *same, "data.allow_other_rows=true")
+    assert predictions(tmp_path / "same")[0] == test_before[0]
+    with pytest.raises(UserError, match="with data.splits=test, too, all the others are scored"):
+        evaluate(settings_of, best, tmp_path / "drawn", *options, f"data.file={new}")
+    with pytest.raises(UserError, match="data.splits=test leaves no row to train on"):
+        settings_of(*same)
+
+
 def test_another_source_is_scored_where_that_is_asked_for(
     on_rows: Path, made: Path, settings_of, tmp_path: Path
 ):

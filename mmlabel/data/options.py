@@ -78,7 +78,8 @@ class Splits(Batches):
     """How rows are divided into train, val and test."""
 
     splits: Text | None = None
-    """A CSV of ImageID,split (train, val, test); null: drawn, evenly by label."""
+    """A CSV of ImageID,split (train, val, test); test: all rows are for the test, to evaluate a
+    checkpoint on another table; null: drawn, evenly by label."""
     fractions: Annotated[list[Positive], Field(min_length=3, max_length=3)] = [0.8, 0.1, 0.1]
     """Shares of train, val and test when the splits are drawn."""
     split_seed: Index = 0
@@ -112,8 +113,10 @@ class Splits(Batches):
 
     def divide(self, annotations: Annotations, *, cache_dir: Path) -> dict[str, np.ndarray]:
         """Sorted row numbers of "train", "val" and "test"."""
-        from mmlabel.data.splits import fold_rows, read_splits, split_rows
+        from mmlabel.data.splits import all_for_the_test, fold_rows, read_splits, split_rows
 
+        if self.splits == "test":
+            return all_for_the_test(annotations.ids)
         if self.splits is not None:
             return read_splits(Path(os.path.expanduser(self.splits)), annotations.ids)
         train, val, test = self.fractions

@@ -50,6 +50,7 @@ def quiet_lightning() -> None:
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated",
         ".*dirpath has changed from",
         ".*module\\(s\\) in eval mode at the start of training",  # a frozen backbone
+        ".*Total length of `DataLoader` across ranks is zero",  # no row to validate on is left
         ".*The `srun` command is available",  # also where one process is all that is wanted
     ):
         warnings.filterwarnings("ignore", remark)

@@ -56,11 +56,12 @@ python sweep.py study=modality data=usyd data.root=DIR backbone=efficientnet_lit
 python sweep.py study=lstm_layers jobs=auto          as many runs at a time as there are cores
 python sweep.py study=lstm_layers hydra/launcher=submitit_slurm
 
-A study is a file of conf/study. Its runs go to OUT/runs, its tables and page to OUT/STUDY. Runs
-that have finished are not repeated, so the same command goes on after an interruption: runs that
-were interrupted begin anew, or with resume=true go on from their last whole epoch.
+A study is a file of conf/study, or one of your own (study=mine/NAME.yaml). Its runs go to
+OUT/runs, its tables and page to OUT/STUDY. Runs that have finished are not repeated, so the same
+command goes on after an interruption: runs that were interrupted begin anew, or with resume=true go
+on from their last whole epoch.
 
-  study=NAME              which study; without it, the studies are listed
+  study=NAME              which study, or its file; without it, the studies are listed
   seeds=N                 how many seeds; the study's file decides otherwise
   jobs=N                  how many runs at a time (default: 1), those that train longest first;
                           auto: one a core, or one with a GPU (each trains on its share of the

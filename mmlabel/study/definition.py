@@ -1,5 +1,6 @@
 """A study's file: its variants, what it asks and what was published for it."""
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import field, fields
@@ -92,7 +93,7 @@ def study_names(folder: Path = CONF / "study") -> list[str]:
 
 
 def load_study(name: str, folder: Path = CONF / "study") -> Study | Collection:
-    """Read a study's file.
+    """Read a study's file: a name of `folder`, or the file itself (NAME.yaml).
 
     Raises UserError if there is none, or for a key that is unknown, missing or of a wrong type.
     """
@@ -116,11 +117,15 @@ def override_key(override: str) -> str:
 
 def _read(name: str, folder: Path) -> tuple[Path, dict]:
     """A study's file and what is in it."""
-    path = folder / f"{name}.yaml"
-    if name not in study_names(folder):
-        raise UserError(f'there is no study "{name}"{nearest(name, study_names(folder))}')
+    path = Path(os.path.expanduser(name))
+    if path.suffix not in (".yaml", ".yml"):
+        if name not in (known := study_names(folder)):
+            raise UserError(f'there is no study "{name}"{nearest(name, known)}; or give a .yaml')
+        path = folder / f"{name}.yaml"
     try:
         content = OmegaConf.to_container(OmegaConf.load(path))
+    except OSError as error:
+        raise UserError(f"study={path} cannot be read: {error.strerror}") from None
     except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
         raise no_yaml(path, error) from None
     if not isinstance(content, dict):

@@ -1,11 +1,13 @@
 """Study files: those that are provided, and mistakes in one's own."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from made_up_study import VALID, nothing, settings_of, write_study_file
 
 from mmlabel.errors import UserError
+from mmlabel.help import CONF
 from mmlabel.settings import differing
 from mmlabel.study.definition import Collection, Study, load_study, study_names
 from mmlabel.study.plan import job_overrides, run_key
@@ -96,6 +98,14 @@ def test_mistakes_in_a_study_file_are_named(tmp_path: Path, content: object, mes
     with pytest.raises(UserError) as error:
         load_study("mine", write_study_file(tmp_path, content))
     assert message in str(error.value)
+
+
+def test_a_study_of_ones_own_lies_anywhere(tmp_path: Path):
+    folder = write_study_file(tmp_path, Path(CONF / "study" / "lstm_layers.yaml").read_text())
+    own, name = load_study(str(folder / "mine.yaml")), "lstm_layers"
+    assert isinstance(own, Study) and own == replace(load_study(name), name="mine")
+    with pytest.raises(UserError, match="study=.*none.yaml cannot be read: No such file"):
+        load_study(str(folder / "none.yaml"))
 
 
 def test_a_misspelt_study_gets_the_nearest():

@@ -17,7 +17,7 @@ import hydra
 from omegaconf import DictConfig
 
 from mmlabel.cli import Interrupted, assigned, fail, run_cli
-from mmlabel.errors import UserError
+from mmlabel.errors import UserError, of_the_disk
 from mmlabel.help import CONF, help_text
 from mmlabel.hydra_job import (
     is_multirun,
@@ -52,10 +52,11 @@ def main(cfg: DictConfig) -> float | None:
             return results["scores"].get(cfg.monitor)
         with one_job(folder), claim(folder) if is_first_process() else nullcontext():
             return one_run(cfg, folder)
-    except UserError as error:
-        if is_multirun():
-            raise  # Hydra goes on with the other jobs, and raises this after the last
-        fail(error)
+    except (UserError, OSError) as error:
+        problem = of_the_disk(error) if isinstance(error, OSError) else error
+        if problem is None or is_multirun():
+            raise  # in a multirun Hydra goes on with the other jobs, and raises it after the last
+        fail(problem)
 
 
 def finished_before(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:

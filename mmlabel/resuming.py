@@ -293,6 +293,25 @@ def check_teachers(resumed: Checkpoint | None, teachers: str | None) -> None:
 # ---- Rows -----------------------------------------------------------------------------------
 
 
+def check_data_is_there(settings: Settings, run: str) -> None:
+    """See that the data which a checkpoint or a record names is there; raises UserError if not.
+
+    Args:
+        settings: with that data, unless the command line has named other.
+        run: the checkpoint or the folder.
+    """
+    data = settings.data.model_dump()
+    option = "file" if settings.data.name == "csv" else "root"
+    place = data.get(option)
+    if place is None or data.get("download") or Path(os.path.expanduser(place)).exists():
+        return
+    raise UserError(
+        f"data.{option}={place}, the data of {run}, is not there: call this in the folder in which"
+        f" the run was started, or say where it is now (data={settings.data.name}"
+        f" data.{option}=PLACE)"
+    )
+
+
 def check_rows(checkpoint: Checkpoint, prepared: PreparedData, settings: Settings) -> None:
     """See that the data's splits are those of the checkpoint's run.
 

@@ -24,7 +24,13 @@ from mmlabel.processes import check_strategy, ends_with_children
 from mmlabel.record import commit, describe, machine, size_of, versions
 from mmlabel.repeating import not_the_same, read_record, scores_compared
 from mmlabel.report import write_run_report
-from mmlabel.resuming import as_begun, check_length, check_same_run, with_checkpoint
+from mmlabel.resuming import (
+    as_begun,
+    check_data_is_there,
+    check_length,
+    check_same_run,
+    with_checkpoint,
+)
 from mmlabel.run_folder import LAST, read_history, remove_former, write_run
 from mmlabel.settings import Settings, flatten
 from mmlabel.size import check_size
@@ -80,6 +86,8 @@ def train(
         settings = with_checkpoint(settings, resumed, overrides=given, set_in_files=set_in_files)
         if settings.train:
             check_length(settings, resumed)
+    if named := settings.ckpt_path or settings.repeat:
+        check_data_is_there(settings, named)
     check_precision(settings)
     check_schedule(settings)
     check_threshold(settings)

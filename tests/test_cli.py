@@ -289,6 +289,22 @@ def test_no_room_on_the_disk_is_a_message_wherever_it_shows(monkeypatch: pytest.
         run_cli(lambda: write(errno.EBADF))
 
 
+def test_no_room_for_the_files_of_a_run_is_one_line(quick, tmp_path: Path, monkeypatch, capsys):
+    import train as script
+    from mmlabel.cli import run_cli
+
+    def one_run(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(script, "one_run", one_run)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setattr(sys, "argv", ["train.py", *quick])
+    with pytest.raises(SystemExit, match="a file cannot be written .No space left"):
+        run_cli(script.main)
+    assert "Error executing job" not in capsys.readouterr().err
+
+
 def test_help_names_the_groups_and_options(tmp_path: Path):
     output = run("--help", cwd=tmp_path)
     assert "python train.py -m lstm.layers=1,2,4,8" in output

@@ -1,5 +1,6 @@
 """An exported folder answers as its checkpoint does, in a process that knows nothing of mmlabel."""
 
+import errno
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ from PIL import Image
 
 import mmlabel
 from mmlabel.data.captions import Vocabulary, encode_texts
-from mmlabel.export import runner
+from mmlabel.export import graph, runner
 from mmlabel.export.__main__ import main
 from mmlabel.export.proof import load_runner
 from mmlabel.export.words import spellings
@@ -461,6 +462,18 @@ def test_mistakes_are_one_message(fusion: Path, run_of, tmp_path: Path, capsys):
         printed = capsys.readouterr()
         assert said in printed.err and len(printed.err.splitlines()) == 1
         assert not out.exists() and not printed.out
+
+
+def test_a_full_disk_is_not_taken_for_a_network_that_cannot_be_written(
+    fusion: Path, tmp_path: Path, capsys, monkeypatch
+):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(graph, "_write_onnx", full)
+    out = tmp_path / "out"
+    assert main([str(fusion), "--format", "onnx", "--out", str(out)]) == 1
+    assert f"--out {out} cannot be written: No space left" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

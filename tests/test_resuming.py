@@ -676,6 +676,20 @@ def test_all_rows_of_a_table_are_for_the_test(
         settings_of(*same)
 
 
+def test_data_that_is_not_where_it_was_is_asked_for(
+    made: Path, rows: list[str], settings_of, tmp_path: Path, monkeypatch
+):
+    monkeypatch.chdir(made)
+    given = [*CAPTIONS, "data=csv", "data.file=rows.csv", "trainer.max_epochs=1"]
+    run(settings_of, tmp_path / "run", *given)
+    monkeypatch.chdir(tmp_path)
+    said = r"data.file=rows.csv, the data of .*, is not there: .* \(data=csv data.file=PLACE\)"
+    with pytest.raises(UserError, match=said):
+        evaluate(settings_of, tmp_path / "run" / "best.ckpt", tmp_path / "again")
+    there = ["data=csv", f"data.file={made}/rows.csv"]
+    evaluate(settings_of, tmp_path / "run" / "best.ckpt", tmp_path / "again", *there)
+
+
 def test_another_source_is_scored_where_that_is_asked_for(
     on_rows: Path, made: Path, settings_of, tmp_path: Path
 ):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mmlabel.data.batches import Batch
-from mmlabel.errors import UserError, first_line
+from mmlabel.errors import UserError, first_line, of_the_disk
 from mmlabel.export.quantise import Precision, store_weights
 from mmlabel.models import padded_lstm
 
@@ -91,6 +91,8 @@ def write_graph(
     except UserError:
         raise
     except Exception as error:  # the exporters raise kinds of their own
+        if isinstance(error, OSError) and of_the_disk(error):
+            raise  # the folder is to blame, not the network
         raise UserError(f"this network cannot be written as {form}: {first_line(error)}") from error
     return path
 

@@ -101,11 +101,15 @@ def _problem(
 
 
 def find_delimiter(first_line: str, columns: Sequence[str], *, more: Sequence[str] = ()) -> str:
-    """The delimiter, of DELIMITERS and `more`, with which the first line has most columns."""
+    """The delimiter, of DELIMITERS and `more`, with which the first line has most of `columns`.
 
-    def count(delimiter: str) -> int:
+    Where it has none of them, that with which it has most names, for the message that lists these.
+    """
+
+    def count(delimiter: str) -> tuple[int, int]:
         header = header_of(first_line, delimiter)
-        return sum(column in header for column in columns)
+        known = sum(column in header for column in columns)
+        return known, 0 if known else len(header)
 
     return max((*DELIMITERS, *more), key=count)
 

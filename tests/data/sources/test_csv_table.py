@@ -194,6 +194,8 @@ def test_columns_that_are_not_there_are_named_at_once_with_their_options(tmp_pat
     text = "file,labels,words\n1.png,1,a\n"
     with pytest.raises(UserError, match=said):
         any_csv(tmp_path, text, require_pictures=True)
+    with pytest.raises(UserError, match=said):  # whatever stands between the cells
+        any_csv(tmp_path, text.replace(",", ";"), require_pictures=True)
     with pytest.raises(UserError, match=r"no column text \(data.caption_column=NAME says which\)"):
         any_csv(tmp_path, text, label_column="labels")
     with pytest.raises(

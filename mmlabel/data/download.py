@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from mmlabel import network
 from mmlabel.cache import atomic_write, turn
@@ -30,10 +31,11 @@ def download_coco(
     year: int = 2017,
     subset: str = "val",
     base_url: str = BASE_URL,
+    categories: Literal["report", "all"] = "report",
     max_pictures: int | None = None,
     workers: int = 16,
 ) -> None:
-    """Fetch what `read_coco` reads: annotations, and the pictures with one of the 18 labels.
+    """Fetch what `read_coco` reads: annotations, and the pictures, of the 18 labels or all.
 
     What is there already is not fetched again, and an archive that was cut off is continued, so
     that an interrupted download goes on where it stopped. A file has its final name only when it
@@ -44,6 +46,7 @@ def download_coco(
         year: 2014 or 2017.
         subset: "train" or "val".
         base_url: the server, with `annotations/annotations_trainval2017.zip` and `val2017/NAME`.
+        categories: as `read_coco` takes it.
         max_pictures: fetch the first so many pictures; give `read_coco` the same number.
         workers: how many pictures are fetched at a time.
 
@@ -56,7 +59,7 @@ def download_coco(
     try:
         with turn(root / "download"):
             _fetch_annotations(root, f"{subset}{year}", f"annotations_trainval{year}.zip", base_url)
-            _fetch_pictures(root, f"{subset}{year}", base_url, max_pictures, workers)
+            _fetch_pictures(root, f"{subset}{year}", base_url, categories, max_pictures, workers)
     except OSError as error:  # those of the network are dealt with where they arise
         raise UserError(f"cannot write COCO to {root}: {error.strerror or error}") from None
 
@@ -111,13 +114,19 @@ def _extract(archive: Path, wanted: list[str], folder: Path) -> None:
 
 
 def _fetch_pictures(
-    root: Path, name: str, base_url: str, max_pictures: int | None, workers: int
+    root: Path,
+    name: str,
+    base_url: str,
+    categories: Literal["report", "all"],
+    max_pictures: int | None,
+    workers: int,
 ) -> None:
     """Fetch the pictures that are not there yet, several at a time."""
     annotations = read_coco(
         root,
         instances=f"instances_{name}.json",
         captions=f"captions_{name}.json",
+        categories=categories,
         max_pictures=max_pictures,
         require_pictures=False,
     )

@@ -213,7 +213,7 @@ class Usyd(Splits):
 
 
 class Coco(Splits):
-    """COCO's own layout (2014 or 2017), reduced to the report's 18 labels."""
+    """COCO's own layout (2014 or 2017), reduced to the report's 18 labels, or any in its format."""
 
     name: Literal["coco"]
     root: Text
@@ -223,6 +223,9 @@ class Coco(Splits):
     """The instances file; null: the one annotations/instances_*.json."""
     captions: Text | None = None
     """The captions file; null: that of the same pictures."""
+    categories: Literal["report", "all"] = "report"
+    """Which are labels: the report's 18, of pictures that have one, or all of the file's, whatever
+    they are, of all pictures."""
     several_captions: Literal["one", "all"] = "one"
     """Of a picture's captions one, or all in training and one elsewhere."""
     caption_seed: Index = 0
@@ -241,7 +244,7 @@ class Coco(Splits):
     def read(
         self, *, cache_dir: Path, require_pictures: bool, require_captions: bool
     ) -> Annotations:
-        """The pictures with one of the labels, downloaded first if that is asked for."""
+        """The pictures and their labels, downloaded first if that is asked for."""
         from mmlabel.data.sources.coco import read_coco
 
         root = Path(os.path.expanduser(self.root))
@@ -253,6 +256,7 @@ class Coco(Splits):
                 year=self.year,
                 subset=self.subset,
                 base_url=self.base_url,
+                categories=self.categories,
                 max_pictures=self.max_pictures,
             )
         # The archive holds several sets of annotations; the one asked for is meant.
@@ -261,6 +265,7 @@ class Coco(Splits):
             root,
             instances=self.instances or fetched,
             captions=self.captions,
+            categories=self.categories,
             several_captions=self.several_captions,
             seed=self.caption_seed,
             max_pictures=self.max_pictures,

@@ -24,15 +24,16 @@ def read_coco(
     *,
     instances: str | None = None,
     captions: str | None = None,
+    categories: Literal["report", "all"] = "report",
     several_captions: Literal["one", "all"] = "one",
     seed: int = 0,
     max_pictures: int | None = None,
     require_pictures: bool = True,
     require_captions: bool = True,
 ) -> Annotations:
-    """Read COCO's own layout (2014 or 2017), reduced to the report's 18 labels.
+    """Read COCO's own layout (2014 or 2017), reduced to the report's 18 labels, or as it stands.
 
-    Pictures with none of the labels are left out. The annotations are JSON files in
+    Of the report's labels, pictures with none are left out. The annotations are JSON files in
     `root/annotations`; the pictures are wherever they are found in `root`, `root/images` and
     the folders there, and are expected in `root/val2017` for `instances_val2017.json`.
 
@@ -40,6 +41,8 @@ def read_coco(
         root: COCO's folder.
         instances: the instances file's name; may be left out if there is one alone.
         captions: the captions file's name; by default that of the same pictures.
+        categories: "report": its 18 labels, by COCO's numbers; "all" of the file, in the order of
+            their ids, and every picture.
         several_captions: of a picture's captions "one", or "all" in training (elsewhere one).
         seed: which of a picture's captions is the one.
         max_pictures: keep the first so many pictures.
@@ -48,8 +51,8 @@ def read_coco(
 
     Raises:
         UserError: a missing folder, file or picture; a file that is not COCO's; a category whose
-            id has another name than in COCO; no pictures with one of the labels; objects or
-            captions of which none belongs to the pictures.
+            id has another name than in COCO, or with "all" none, another's or several; no pictures
+            with one of the labels; objects or captions of which none belongs to the pictures.
     """
     root = Path(root)
     if not root.is_dir():
@@ -60,13 +63,16 @@ def read_coco(
     if max_pictures is not None and max_pictures < 1:
         raise UserError(f"max_pictures is {max_pictures}; it must be 1 or more")
     instances_file = _annotation_file(root, instances, "instances")
-    names, image_ids, targets = _targets(instances_file)
-    kept = np.flatnonzero(targets.any(axis=1))[:max_pictures]
-    if not len(kept):
-        raise UserError(f"{instances_file}: no picture has one of the report's 18 labels")
+    names, image_ids, targets, label_names = _targets(instances_file, categories)
+    labelled = targets.any(axis=1)
+    if not labelled.any():
+        which = "report's 18 labels" if categories == "report" else "file's categories"
+        raise UserError(f"{instances_file}: no picture has one of the {which}")
+    kept = np.flatnonzero(labelled | (categories == "all"))[:max_pictures]
     ids = [names[row] for row in kept]
     check_ids(instances_file, ids)
-    notes = [f"{instances_file.name}: {len(ids):,} of {len(names):,} pictures have a label"]
+    with_label = labelled[kept].sum()
+    notes = [f"{instances_file.name}: {with_label:,} of {len(names):,} pictures have a label"]
     given: list[list[str]] = [[] for _ in image_ids]
     name = captions or instances_file.name.replace("instances_", "captions_")
     if require_captions or (root / "annotations" / name).is_file():
@@ -87,7 +93,7 @@ def read_coco(
         ids=[ids[row] for row in rows],
         captions=[caption for row in kept for caption in chosen[row]],
         targets=targets[kept][rows],
-        label_names=REPORT_LABELS,
+        label_names=label_names,
         pictures=[pictures[row] for row in rows],
         require_pictures=require_pictures,
         require_captions=require_captions,
@@ -137,8 +143,10 @@ def _key(entry: dict[str, object], name: str) -> str:
     return str(int(text)) if text.isdecimal() and len(text) < 20 else text
 
 
-def _targets(file: Path) -> tuple[list[str], list[str], np.ndarray]:
-    """The file name and id of each picture, and its targets (N, 20)."""
+def _targets(
+    file: Path, which: Literal["report", "all"]
+) -> tuple[list[str], list[str], np.ndarray, list[str]]:
+    """The file name and id of each picture, its targets (N, num_labels), and the labels' names."""
     content = _content(file)
     try:
         names = _names_of_pictures(_entries(content, "images"))
@@ -151,16 +159,23 @@ def _targets(file: Path) -> tuple[list[str], list[str], np.ndarray]:
         ]
     except _NotCoco as reason:
         raise UserError(f"{file} is not a COCO instances file: {reason}") from None
-    _check_categories(file, categories, {category for _, category in objects})
+    used = {category for _, category in objects}
+    if which == "report":
+        _check_categories(file, categories, used)
+        label_names = list(REPORT_LABELS)
+        number_of_category = {str(n): n for n, name in enumerate(label_names) if name}
+    else:
+        named = _own_categories(file, categories, used)
+        label_names = list(named.values())
+        number_of_category = {category: number for number, category in enumerate(named)}
     row_of_image = {image_id: row for row, image_id in enumerate(names)}
     if objects and not any(image_id in row_of_image for image_id, _ in objects):
         raise UserError(f"{file}: none of its {len(objects):,} objects is in one of its pictures")
-    number_of_category = {str(n): n for n, name in enumerate(REPORT_LABELS) if name}
-    targets = np.zeros((len(names), len(REPORT_LABELS)), dtype=np.uint8)
+    targets = np.zeros((len(names), len(label_names)), dtype=np.uint8)
     for image_id, category in objects:
         if category in number_of_category and image_id in row_of_image:
             targets[row_of_image[image_id], number_of_category[category]] = 1
-    return list(names.values()), list(names), targets
+    return list(names.values()), list(names), targets, label_names
 
 
 def _names_of_pictures(images: Iterable[dict[str, object]]) -> dict[str, str]:
@@ -184,8 +199,30 @@ def _check_categories(file: Path, categories: list[tuple[str, object]], used: se
         if name and (wrong := [other for other in given if other != name]):
             raise UserError(
                 f"{file}: category {number} is {wrong[0]}, but in COCO it is {name}: "
-                "these are other labels than the report's"
+                "these are other labels than the report's; data.categories=all takes the file's own"
             )
+
+
+def _own_categories(
+    file: Path, categories: list[tuple[str, object]], used: set[str]
+) -> dict[str, str]:
+    """The name of each category, in the order of their ids."""
+    named: dict[str, str] = {}
+    for category, name in categories:
+        if not isinstance(name, str) or not name.strip():
+            raise UserError(f"{file}: category {category} has no name")
+        name = name.strip()
+        if named.setdefault(category, name) != name:
+            raise UserError(f"{file}: category {category} is both {named[category]} and {name}")
+        if twice := [other for other in named if named[other] == name and other != category]:
+            raise UserError(f"{file}: categories {twice[0]} and {category} are both {name}")
+    if unnamed := sorted(used - set(named)):
+        raise UserError(f"{file}: there are objects of category {unnamed[0]}, which has no name")
+
+    def place(category: str) -> tuple[int, str]:
+        return (int(category), "") if category.isdecimal() else (2**63, category)
+
+    return {category: named[category] for category in sorted(named, key=place)}
 
 
 def _captions(file: Path, image_ids: list[str]) -> list[list[str]]:

@@ -63,6 +63,35 @@ def changed(root: Path, kind: str, change) -> None:
 LABELS = {7: [1, 1, 3], 5: [20], 9: [20, 19], 3: [], 4: [2]}
 
 
+OWN = [{"id": 10, "name": "kite"}, {"id": 2, "name": "red ball"}]
+
+
+def test_all_categories_of_a_file_are_labels_where_that_is_asked_for(tmp_path):
+    coco(tmp_path, {7: [10, 10], 5: [2, 10], 3: []}, categories=OWN)
+    annotations = read_coco(tmp_path, categories="all")
+    assert annotations.label_names == ["red ball", "kite"]
+    assert annotations.ids == ["000000000007.jpg", "000000000005.jpg", "000000000003.jpg"]
+    assert annotations.targets.tolist() == [[0, 1], [1, 1], [0, 0]]
+    assert "2 of 3 pictures have a label" in annotations.notes[0]
+    with pytest.raises(UserError, match="2 is red ball, but .* bicycle: .* data.categories=all"):
+        read_coco(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("further", "said"),
+    [
+        ({"id": 3, "name": None}, "category 3 has no name"),
+        ({"id": 2, "name": "blue ball"}, "category 2 is both red ball and blue ball"),
+        ({"id": 3, "name": "kite"}, "categories 10 and 3 are both kite"),
+        ({"id": 4, "name": "dog"}, "objects of category 3, which has no name"),
+    ],
+)
+def test_categories_that_name_no_label(further: dict, said: str, tmp_path):
+    coco(tmp_path, {7: [10], 5: [3]}, categories=[*OWN, further])
+    with pytest.raises(UserError, match=said):
+        read_coco(tmp_path, categories="all")
+
+
 @pytest.mark.parametrize("pictures", ["val2017", "images/val2017", "images", "photos", "."])
 def test_coco_is_reduced_to_the_reports_labels(pictures, tmp_path):
     annotations = read_coco(coco(tmp_path, LABELS, pictures=pictures))

@@ -10,7 +10,7 @@ from mmlabel.cache import cache_folder
 from mmlabel.cli import command_settings
 from mmlabel.commands import check_file, path_of, run_command
 from mmlabel.data.annotations import Annotations
-from mmlabel.data.captions import Vocabulary, tokenise
+from mmlabel.data.captions import Vocabulary, note_on_symbols, tokenise
 from mmlabel.data.embeddings import load_embeddings
 from mmlabel.data.labels import labels_that_occur_once, labels_without_rows
 from mmlabel.data.overview import (
@@ -131,6 +131,8 @@ def _captions(
             on_missing="continue",
         )
         notes += [embeddings.note] if embeddings.note else []
+    if settings.captions and (note := note_on_symbols(annotations.captions)):
+        notes.append(note)
     return captions_of(annotations.captions, tokenised, vocabulary, embeddings, training), notes
 
 

@@ -279,6 +279,17 @@ def notes_on_empty(lengths: np.ndarray) -> Iterator[str]:
         yield f"{share} {len(lengths):,} captions have no word in them: are they of this data?"
 
 
+def note_on_symbols(captions: Sequence[str]) -> str | None:
+    """What is to be said of captions with emoji and the like, of which no word is made."""
+    symbols = {char for char in set().union(*captions) if unicodedata.category(char) == "So"}
+    if having := sum(not symbols.isdisjoint(caption) for caption in captions):
+        return (
+            f"{having:,} of {len(captions):,} captions have emoji or other symbols, which are left"
+            " out as punctuation is: what only they tell of a picture is not learned"
+        )
+    return None
+
+
 def offsets_of(lengths: np.ndarray) -> np.ndarray:
     """(N + 1,) int64: where captions of these lengths begin, and the end of the last."""
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)

@@ -22,7 +22,8 @@ class Captions(Group):
     """From a caption to word numbers."""
 
     lemmas: Literal["wordnet", "none"] = "wordnet"
-    """Words are lemmatised, as in the report, or kept as they are spelt."""
+    """Words are lemmatised, as in the report, or kept as they are spelt. Punctuation and emoji are
+    left out."""
     min_count: Count = 1
     """Rarer words of the training split count as unknown."""
     unknown_words: Literal["one", "similar"] = "one"

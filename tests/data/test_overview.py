@@ -190,8 +190,8 @@ def test_the_terminal_and_the_page_say_what_is_wrong(faulty: Path, cache: Path, 
     assert run(*options_for(faulty, cache), "data.on_bad_image=skip") == 0
 
 
-def test_labels_that_a_split_has_no_row_of_are_said(cache: Path, tmp_path: Path, capsys):
-    (tmp_path / "rows.csv").write_text("labels,caption\ncat persn,a\n" + "cat person,b\n" * 5)
+def test_labels_that_a_split_has_no_row_of_and_emoji_are_said(cache: Path, tmp_path: Path, capsys):
+    (tmp_path / "rows.csv").write_text("labels,caption\ncat persn,a ☀️\n" + "cat person,b\n" * 5)
     splits = "".join(f"{n},{split}\n" for n, split in enumerate(["train", "val", "test"] * 2, 1))
     (tmp_path / "splits.csv").write_text("ImageID,split\n" + splits)
     options = [*options_for(tmp_path, cache), "model=caption_only"]
@@ -202,6 +202,8 @@ def test_labels_that_a_split_has_no_row_of_are_said(cache: Path, tmp_path: Path,
     for said in (
         "1 of the labels occurs once: persn (in 1, spelt like person)",
         "labels without a row in the test split (its f1_macro and map lack them): persn",
+        "1 of 6 captions have emoji or other symbols, which are left out as punctuation is: what"
+        " only they tell of a picture is not learned",
     ):
         assert f"Note: {said}\n" in printed and said in html
 

@@ -108,7 +108,7 @@ class Settings(Group):
     max_megabytes: Positive | None = None
     """Stop before training where what a prediction needs is larger; null: no limit."""
     name: Text | None = None
-    """Of the run; null: made of the overrides."""
+    """Of the run in wandb; null: its variant and seed in a study, or else its overrides."""
     study: StudyNames = StudyNames()
     report: StrictBool = True
     """Write report.html into the run's folder."""

@@ -40,7 +40,7 @@ def loggers_for(
     Args:
         run: its settings.
         folder: of the run.
-        overrides: what the run was given; its name, unless it has one.
+        overrides: what the run was given, see `run_name`.
         group: what the runs of a sweep have in common.
         wandb_id: of the wandb run that a resumed run goes on with.
     """
@@ -61,7 +61,7 @@ def loggers_for(
         run.logger.wandb,
         config=_config(run),
         folder=folder,
-        name=run.name or ",".join(overrides) or "defaults",
+        name=run_name(run, overrides),
         group=study or group,
         tags=[tag for tag in (study, variant) if tag] or (["multirun"] if group else []),
         id=wandb_id,
@@ -72,6 +72,19 @@ def loggers_for(
         logger.experiment.finish(exit_code=1)
         raise
     logger.experiment.finish(exit_code=0)
+
+
+def run_name(run: Settings, overrides: Sequence[str]) -> str:
+    """What wandb calls a run: its name, or else its study's variant, or else its overrides.
+
+    Those of the data come last: runs that are compared share them, and lists cut long names short.
+    """
+    if run.name is not None:
+        return run.name
+    if run.study.variant is not None:
+        return f"{run.study.variant}, seed {run.seed}"
+    of_the_data_last = sorted(overrides, key=lambda item: item.startswith(("data=", "data.")))
+    return ",".join(of_the_data_last) or "defaults"
 
 
 def _config(run: Settings) -> dict[str, object]:

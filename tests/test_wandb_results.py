@@ -20,7 +20,7 @@ from mmlabel.checkpoint import read_checkpoint
 from mmlabel.cli import load_settings
 from mmlabel.errors import UserError
 from mmlabel.run_folder import finished, read_history, read_run
-from mmlabel.tracking import wandb_logger
+from mmlabel.tracking import run_name, wandb_logger
 from mmlabel.training import train
 from mmlabel.training_options import Wandb
 
@@ -294,6 +294,19 @@ def test_only_the_same_run_goes_on_in_its_wandb_run(
     assert None not in (other, job, again) and len({first, other, job, again}) == 4
     longer_job = run_in_wandb("job", on, "trainer.max_epochs=3", "resume=true", group="jobs")
     assert longer_job == job, "on with what it has left itself"
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ([], "defaults"),
+        (["data=csv", "data.file=rows.csv", "lstm.hidden=9"], "lstm.hidden=9,data=csv,data.file="),
+        (["lstm.hidden=9", "seed=2", "study.name=a", "study.variant=wide"], "wide, seed 2"),
+        (["lstm.hidden=9", "study.variant=wide", "name=mine"], "mine"),
+    ],
+)
+def test_what_tells_runs_apart_begins_their_names(given: list[str], name: str):
+    assert run_name(load_settings(given), given).startswith(name)
 
 
 def test_test_scores_stand_at_the_epoch_that_was_kept(settings_of: Callable, tmp_path: Path):

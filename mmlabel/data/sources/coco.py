@@ -64,7 +64,7 @@ def read_coco(
         raise UserError(f"max_pictures is {max_pictures}; it must be 1 or more")
     instances_file = _annotation_file(root, instances, "instances")
     names, image_ids, targets, label_names = _targets(instances_file, categories)
-    labelled = targets.any(axis=1)
+    labelled: np.ndarray = targets.any(axis=1)
     if not labelled.any():
         which = "report's 18 labels" if categories == "report" else "file's categories"
         raise UserError(f"{instances_file}: no picture has one of the {which}")
@@ -162,7 +162,7 @@ def _targets(
     used = {category for _, category in objects}
     if which == "report":
         _check_categories(file, categories, used)
-        label_names = list(REPORT_LABELS)
+        label_names: list[str] = list(REPORT_LABELS)
         number_of_category = {str(n): n for n, name in enumerate(label_names) if name}
     else:
         named = _own_categories(file, categories, used)

@@ -392,13 +392,17 @@ def verdict(comparison: Comparison, p_value: float | None = None) -> str:
 
 
 def explain(comparison: Comparison, p_value: float | None = None) -> str:
-    """The verdict as a sentence, with what the study could have seen and what it did not measure.
+    """The verdict as a sentence, with what the study did not measure.
+
+    Where no difference is shown it tells which one could have been seen. Beside a smaller one that
+    is shown, as can be (its power is 80 %), that would be a contradiction.
 
     Arguments as for `verdict`; figures are in F1 points (0.01).
     """
     low, high = (100 * end for end in comparison.interval)
+    found = verdict(comparison, p_value)
     words = (
-        f"{verdict(comparison, p_value)}: {100 * comparison.difference:+.2f} F1 points"
+        f"{found}: {100 * comparison.difference:+.2f} F1 points"
         f" ({100 * (1 - comparison.alpha):g} % interval {low:+.2f} to {high:+.2f}"
     )
     if p_value is None:
@@ -410,7 +414,7 @@ def explain(comparison: Comparison, p_value: float | None = None) -> str:
         words += f" {count(comparison.rows, 'test row')}"
     elif comparison.detectable > 1:
         words += f"; {count(comparison.seeds, 'seed')} cannot tell any difference that there can be"
-    else:
+    elif found == "no difference shown":
         words += "; the smallest difference this study could have seen"
         if comparison.comparisons > 1:
             words += f", after correction for {comparison.comparisons} comparisons,"

@@ -460,13 +460,13 @@ def test_verdicts() -> None:
 
 def test_explanations() -> None:
     assert explain(comparison()) == (
-        "better: +2.00 F1 points (95 % interval +0.40 to +3.60, p = 0.03);"
-        " the smallest difference this study could have seen is 2.30 points"
+        "better: +2.00 F1 points (95 % interval +0.40 to +3.60, p = 0.03)"
     )
     several = explain(comparison(), p_value=0.09)
     assert several.startswith("no difference shown: +2.00 F1 points")
     assert "p = 0.09 corrected for several comparisons" in several
-    assert explain(comparison(comparisons=3)).endswith(
+    assert several.endswith("; the smallest difference this study could have seen is 2.30 points")
+    assert explain(comparison(comparisons=3), p_value=0.09).endswith(
         "; the smallest difference this study could have seen, after correction for 3 comparisons,"
         " is 2.30 points"
     )

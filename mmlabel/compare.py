@@ -13,10 +13,16 @@ import numpy as np
 from mmlabel.commands import check_folder, path_of, run_command
 from mmlabel.errors import UserError
 from mmlabel.evidence import METRICS
-from mmlabel.finished_runs import annotations_of, read_finished, run_folders, settings_of
+from mmlabel.finished_runs import (
+    annotations_of,
+    read_finished,
+    read_validated,
+    run_folders,
+    settings_of,
+)
 from mmlabel.options import shown
 from mmlabel.report import StudyReport
-from mmlabel.run_folder import RunRecord
+from mmlabel.run_folder import RunRecord, RunResults
 from mmlabel.settings import Settings, differing, flatten
 from mmlabel.study.definition import Study, Variant
 from mmlabel.study.inputs import differing_inputs
@@ -24,6 +30,7 @@ from mmlabel.study.output import STUDY_FILES, write_study
 from mmlabel.study.plan import MISSING, Job, is_recording
 from mmlabel.study.printed import print_study
 from mmlabel.study.summary import study_report
+from mmlabel.terminal import console, printable
 from mmlabel.wording import listed, other_labels, quoted
 
 HELP = """\
@@ -33,7 +40,8 @@ tests of a study (see mmlabel/evidence.py).
 
   python -m mmlabel.compare outputs/DATE/TIME outputs/DATE/OTHER
   python -m mmlabel.compare multirun/DATE/TIME              all runs in a folder
-  python -m mmlabel.compare RUN RUN … --out DIR             also a page, Markdown and CSV"""
+  python -m mmlabel.compare RUN RUN … --out DIR             also a page, Markdown and CSV
+  python -m mmlabel.compare multirun/DATE/TIME --validation   to choose settings by"""
 
 # Not of a configuration: "data.root" is where the same data lie, which a fingerprint tells.
 _APART = ("seed", "data.root")
@@ -50,6 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _compare(options: argparse.Namespace) -> None:
     if options.out is not None:
         check_folder(options.out, files=STUDY_FILES, command="mmlabel.compare")
+    if options.validation:
+        if options.out is not None:
+            raise UserError("--validation prints a table, and --out is of comparisons on the test")
+        print_validation(run_folders(options.folders), metric=options.metric)
+        return
     runs = read_runs(run_folders(options.folders))
     jobs, notes = grouped(runs)
     command = "\n".join(run.command for run in runs)
@@ -70,6 +83,12 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("folders", nargs="+", type=path_of, metavar="FOLDER", help="of a run, or of several runs")
     add("--metric", choices=METRICS, default="f1_micro", help="(default: %(default)s)")
+    add(
+        "--validation",
+        action="store_true",
+        help="print the validation scores, best first, also of runs with test=false: settings are"
+        " chosen by these, and the chosen ones compared on the test",
+    )
     add(
         "--out",
         type=path_of,
@@ -96,6 +115,46 @@ def read_runs(folders: Iterable[Path]) -> list[RunRecord]:
                 " Compare runs on the same data with the same splits (data.split_seed, data.splits)"
             )
     return runs
+
+
+def print_validation(folders: Sequence[Path], *, metric: str) -> None:
+    """Print each configuration's mean validation score and its spread over seeds, best first.
+
+    There are no intervals: what a run keeps of its validation rows are the scores. Raises UserError
+    for a run that has not finished, or has read other data or splits.
+    """
+    from rich import box
+    from rich.table import Table
+
+    runs = [read_validated(folder) for folder in folders]
+    for run in runs[1:]:
+        read, first = run.results.get("inputs") or {}, runs[0].results.get("inputs") or {}
+        if any(read.get(name) != first.get(name) for name in ("data", "splits")):
+            raise UserError(
+                f"{run.folder} was not validated on the rows of {runs[0].folder}. Compare runs on"
+                " the same data with the same splits (data.split_seed, data.splits)"
+            )
+    jobs, notes = grouped(runs)
+    results = {run.folder: run.results for run in runs}
+    scores: dict[str, list[float]] = {}
+    for job in jobs:
+        score = results[job.folder]["scores"].get(f"val/{metric}")
+        if score is None:
+            raise UserError(f"{job.folder} has no validation scores: leave it out")
+        scores.setdefault(job.variant.name, []).append(score)
+    output = console(width=1000)
+    table = Table(
+        title=f"Validation of {len(jobs)} runs", box=box.SIMPLE_HEAD, title_justify="left"
+    )
+    for heading in ("variant", f"val/{metric}", "runs"):
+        table.add_column(heading, justify="left" if heading == "variant" else "right", no_wrap=True)
+    for name, reached in sorted(scores.items(), key=lambda item: -np.mean(item[1])):
+        spread = f" ± {np.std(reached, ddof=1):.4f}" if len(reached) > 1 else ""
+        table.add_row(printable(name), f"{np.mean(reached):.4f}{spread}", str(len(reached)))
+    output.print(table)
+    notes.append("The best of several validation scores is too high: test what you choose.")
+    for note in notes:
+        output.print(printable(note))
 
 
 def _other_rows(one: RunRecord, other: RunRecord) -> str | None:
@@ -131,12 +190,12 @@ def _texts(numbers: Sequence[int]) -> list[str]:
 
 @dataclass(frozen=True)
 class _Configuration:
-    runs: dict[int, RunRecord]  # by seed
+    runs: dict[int, RunResults]  # by seed
     settings: Settings
     options: dict[str, Any]  # all that decide a result, but the seed
 
 
-def grouped(runs: Sequence[RunRecord]) -> tuple[list[Job], list[str]]:
+def grouped(runs: Sequence[RunResults]) -> tuple[list[Job], list[str]]:
     """The runs as those of a study, the first one's configuration first, and what to note.
 
     Raises UserError for two runs of one configuration with one seed.

@@ -9,7 +9,17 @@ from mmlabel.data.annotations import Annotations
 from mmlabel.errors import UserError
 from mmlabel.former_settings import completed
 from mmlabel.progress import say
-from mmlabel.run_folder import FAILED, LOCK, SUMS, RunRecord, failure, read_run
+from mmlabel.run_folder import (
+    FAILED,
+    LOCK,
+    SUMS,
+    RunRecord,
+    RunResults,
+    damage,
+    failure,
+    read_results,
+    read_run,
+)
 from mmlabel.settings import Settings, read_settings
 from mmlabel.terminal import printable
 from mmlabel.wording import listed
@@ -68,13 +78,25 @@ def read_finished(folders: Iterable[Path]) -> list[RunRecord]:
 
 
 def _read(folder: Path) -> RunRecord:
-    if not (folder / SUMS).is_file():
-        why = failure(folder) if (folder / FAILED).is_file() else "it has not finished"
-        raise UserError(f"{folder} has no results to look at: {why}")
+    _check_finished(folder)
     return read_run(folder)
 
 
-def settings_of(run: RunRecord) -> Settings:
+def read_validated(folder: Path) -> RunResults:
+    """The results of a run that may not have been tested; raises UserError for one that is none."""
+    _check_finished(folder)
+    if name := damage(folder):
+        raise UserError(f"{folder / name} is not as the run wrote it; run it again")
+    return RunResults(folder, read_results(folder))
+
+
+def _check_finished(folder: Path) -> None:
+    if not (folder / SUMS).is_file():
+        why = failure(folder) if (folder / FAILED).is_file() else "it has not finished"
+        raise UserError(f"{folder} has no results to look at: {why}")
+
+
+def settings_of(run: RunResults) -> Settings:
     """A run's settings as this version reads them. Raises UserError if it cannot."""
     try:
         return read_settings(completed(run.results["settings"]))

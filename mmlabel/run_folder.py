@@ -65,20 +65,16 @@ class Predictions:
 
 
 @dataclass(frozen=True)
-class RunRecord:
-    """What a finished run left in its folder; see `read_run`.
+class RunResults:
+    """The results of a finished run, which need not have been tested.
 
     Attributes:
-        folder: where it was read from.
+        folder: where they were read from.
         results: results.json, see `mmlabel.record.describe`.
-        history: metrics.csv, one dict per epoch, without the cells that were empty; [] without it.
-        predictions: predictions.csv.
     """
 
     folder: Path
     results: dict
-    history: list[dict[str, float]]
-    predictions: Predictions
 
     @property
     def label_names(self) -> dict[int, str]:
@@ -90,6 +86,19 @@ class RunRecord:
         """The command line that makes the same run, as a shell takes it."""
         given = [*self.results.get("sources", []), *(self.results.get("overrides") or [])]
         return shlex.join(["python", "train.py", *given])
+
+
+@dataclass(frozen=True)
+class RunRecord(RunResults):
+    """What a finished run left in its folder; see `read_run`.
+
+    Attributes:
+        history: metrics.csv, one dict per epoch, without the cells that were empty; [] without it.
+        predictions: predictions.csv.
+    """
+
+    history: list[dict[str, float]]
+    predictions: Predictions
 
     @property
     def answers(self) -> np.ndarray:
@@ -123,7 +132,8 @@ def read_run(folder: Path) -> RunRecord:
         if (folder / SUMS).exists() and not (folder / PREDICTIONS).exists():
             raise UserError(
                 f"{folder} was not tested (test=false): python train.py train=false"
-                f" ckpt_path={folder / BEST} tests it, in a folder of its own"
+                f" ckpt_path={folder / BEST} tests it, in a folder of its own, and python -m"
+                " mmlabel.compare --validation compares such runs to choose one"
             ) from None
         raise UserError(f"{error.filename} is missing: has the run in {folder} finished?") from None
     except (ValueError, LookupError, TypeError) as error:

@@ -275,3 +275,22 @@ def test_data_that_have_changed_since_a_run_are_said(made: Path, tmp_path: Path,
     assert annotations_of(older) is not None and not capsys.readouterr().err, "it cannot tell"
     rows.unlink()
     assert annotations_of(run) is None and "the page has no pictures" in capsys.readouterr().err
+
+
+def test_settings_are_chosen_by_validation(tmp_path: Path, capsys):
+    for seed in (0, 1):
+        for name, hidden, noise in (("worse", 16, 0.3), ("better", 64, 0.05)):
+            write_run(tmp_path / f"{name}{seed}", f"lstm.hidden={hidden}", seed=seed, noise=noise)
+            (tmp_path / f"{name}{seed}" / "predictions.csv").unlink()  # test=false
+            seal(tmp_path / f"{name}{seed}")
+    folders = sorted(tmp_path.iterdir(), reverse=True)
+    scores = {f.name: json.loads((f / "results.json").read_text())["scores"] for f in folders}
+    reached = [scores[f"better{seed}"]["val/f1_micro"] for seed in (0, 1)]
+    assert run(*folders, "--validation") == 0
+    printed = capsys.readouterr().out
+    assert printed.index("lstm.hidden=64") < printed.index("lstm.hidden=16")
+    assert f"{np.mean(reached):.4f} ± {np.std(reached, ddof=1):.4f}" in printed
+    assert "test what you choose" in printed
+    assert run(*folders, "--validation", "--out", tmp_path / "page") == 1
+    assert run(*folders) == 1
+    assert "mmlabel.compare --validation compares such runs" in capsys.readouterr().err

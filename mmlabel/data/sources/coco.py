@@ -64,7 +64,7 @@ def read_coco(
         raise UserError(f"max_pictures is {max_pictures}; it must be 1 or more")
     instances_file = _annotation_file(root, instances, "instances")
     names, image_ids, targets, label_names = _targets(instances_file, categories)
-    labelled: np.ndarray = targets.any(axis=1)
+    labelled = targets.max(axis=1) > 0
     if not labelled.any():
         which = "report's 18 labels" if categories == "report" else "file's categories"
         raise UserError(f"{instances_file}: no picture has one of the {which}")

@@ -7,7 +7,7 @@ import select
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import FrameType
@@ -18,7 +18,12 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -45,6 +50,7 @@ log = logging.getLogger(__name__)
 _ASKED = "MMLABEL_FULL_ERROR"
 _WANTS_TRACEBACK = os.environ.get(_ASKED, os.environ.get("HYDRA_FULL_ERROR", "0")) == "1"
 _MAIN_PROCESS = os.getpid()
+_OTHERS = ("hydra", "study", "search", "seeds", "jobs", "out", "wandb")  # Hydra's and sweep.py's
 _INSTALLED_BY = {
     **dict.fromkeys(("joblib", "submitit_local", "submitit_slurm"), "-e '.[launchers]'"),
     "ray": "hydra-ray-launcher 'joblib<1.6', in an environment without constraints.txt",
@@ -185,18 +191,52 @@ def fail(error: Exception) -> NoReturn:
     if not _WANTS_TRACEBACK:
         this = started()
         who = f"mmlabel, process {this.rank}" if this and this.processes > 1 else "mmlabel"
-        sys.exit(f"{who}: {printable(explain(error))}")
+        sys.exit(f"{who}: {printable(explain(error, sys.argv[1:]))}")
     raise error
 
 
-def explain(error: Exception) -> str:
-    """One message for an error of the user's or of Hydra's, with the nearest right name if any."""
+def explain(error: Exception, given: Sequence[str] = ()) -> str:
+    """One message for an error of the user's or of Hydra's, with the nearest right name if any.
+
+    Of wrong names on the command line `given` Hydra tells the first alone; the others are added.
+    """
+    said = _explain(error)
+    if not isinstance(error, ConfigCompositionException | MissingConfigException):
+        return said
+    return "; also: ".join(dict.fromkeys([said, *_wrong_names(given)]))
+
+
+def _wrong_names(given: Sequence[str]) -> Iterator[str]:
+    """What to say of each option, and choice of a group, that there is not."""
+    if any("--config-" in text or "searchpath" in text for text in given):
+        return  # files of one's own may have more
+    known = {*option_names(), *Settings.model_fields, *CHOSEN_BY_GROUP}
+    for text in given:
+        name, found, value = text.partition("=")
+        plain = re.fullmatch(r"[a-z]\w*(\.\w+)*", name)
+        if not found or not plain or name.split(".")[0] in _OTHERS:
+            continue
+        if (CONF / name).is_dir():
+            if re.fullmatch(r"\w+", value) and value not in ("null", *choices(name)):
+                yield _no_choice(name, value)
+        elif name not in known and not any(option.startswith(f"{name}.") for option in known):
+            yield _no_option(name)
+
+
+def _explain(error: Exception) -> str:
     text = str(error)
     if isinstance(error, OverrideParseException):
-        return (
+        name, found, value = error.override.partition("=")
+        if not found or "'" in value:
+            name, value = "OPTION", "VALUE"
+        said = (
             f"{error.override} cannot be read as OPTION=VALUE; a value with spaces, commas or other"
-            " signs is quoted once for the shell and once more within: \"OPTION='VALUE'\""
+            f" signs is quoted once for the shell and once more within: \"{name}='{value}'\""
         )
+        plain = name.lstrip("+~")
+        if plain.split(".")[0] in Settings.model_fields and plain not in option_names():
+            said += f"; also: {_no_option(plain)}"
+        return said
     if isinstance(error, MissingConfigException):
         if found := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
             return _no_choice(*found.groups())
@@ -208,16 +248,7 @@ def explain(error: Exception) -> str:
             return "a search is run by python -m mmlabel.search, whose --help says how"
         if (CONF / key).is_dir():
             return f"{key} has no default to replace: give +{key}=NAME, one of {_list(key)}"
-        if having := _choices_with(key):
-            group = key.split(".")[0]
-            return (
-                f"{key} does not exist with this {group} (only with {group}={', '.join(having)}):"
-                " give that, too, or leave it out"
-            )
-        if key.startswith("trainer."):
-            said = problem(key.removeprefix("trainer."), Trainer.model_fields)
-            return said or f"{key} is an option of Lightning's own: give it as +{key}=VALUE"
-        return unknown(key, Settings)
+        return _no_option(key)
     if found := re.search(r"Cannot find primary config '([^']+)'", text):
         return (
             f'there is no configuration "{found[1]}": leave --config-name out, or give --config-dir'
@@ -235,6 +266,20 @@ def explain(error: Exception) -> str:
     if isinstance(error, HydraException) and error.__cause__ is not None:
         text = f"{text} {error.__cause__}"
     return " ".join(text.split())
+
+
+def _no_option(name: str) -> str:
+    """What to say of one that cannot be given so."""
+    if having := _choices_with(name):
+        group = name.split(".")[0]
+        return (
+            f"{name} does not exist with this {group} (only with {group}={', '.join(having)}):"
+            " give that, too, or leave it out"
+        )
+    if name.startswith("trainer."):
+        said = problem(name.removeprefix("trainer."), Trainer.model_fields)
+        return said or f"{name} is an option of Lightning's own: give it as +{name}=VALUE"
+    return unknown(name, Settings)
 
 
 def of_a_file(error: YAMLError | UnicodeDecodeError) -> UserError:
@@ -313,7 +358,7 @@ def command_settings(overrides: Sequence[str]) -> Settings:
     try:
         return load_settings(overrides)
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(explain(error)) from error
+        raise UserError(explain(error, overrides)) from error
     except (YAMLError, UnicodeDecodeError) as error:
         raise of_a_file(error) from error
 
@@ -407,6 +452,7 @@ def unused(overrides: Sequence[str], idle: Mapping[str, str]) -> dict[str, str]:
 def refuse_unused(overrides: Sequence[str], idle: Mapping[str, str]) -> None:
     """Raise UserError for overrides that set one of `idle`, see `no_effect`."""
     left = unused(overrides, idle)
-    for why in left.values():
-        same = [text for text in left if left[text] == why]
-        raise UserError(f"{' '.join(same)}: no effect with {why}; leave it out")
+    texts = {why: [text for text in left if left[text] == why] for why in left.values()}
+    said = [f"{' '.join(same)}: no effect with {why}; leave it out" for why, same in texts.items()]
+    if said:
+        raise UserError("; also: ".join(said))

@@ -93,6 +93,22 @@ def run(*options: str, cwd: Path, code: int = 0) -> str:
         (["trainer.epochs=1"], 'did you mean "trainer.max_epochs"?'),
         (["trainer.callbacks=1"], "trainer.callbacks cannot be set: use callbacks=NAME"),
         (["trainer.min_steps=1"], "give it as +trainer.min_steps=VALUE"),
+        (
+            ["lstm.layer=2", "loss=bec", "optimiser=adam", "trainer.epochs=3"],
+            'did you mean "bce"?; also: there is no option "lstm.layer"; did you mean'
+            ' "lstm.layers"?; also: there is no option "optimiser"; did you mean "optimizer"?;'
+            ' also: there is no option "trainer.epochs"; did you mean "trainer.max_epochs"?',
+        ),
+        (
+            ["lstm.layer=2", "data.row=[9,9,9]"],
+            '"lstm.layers"?; also: there is no option "data.row"; did you mean "data.rows"?',
+        ),
+        (
+            ["lstm.dropout=0.5", "distil.weight=0.3", "distil.temperature=2"],
+            "lstm.layers=1: it is between layers; leave it out; also: distil.weight=0.3"
+            " distil.temperature=2: no effect with distil.teacher=null",
+        ),
+        (["data.seperator=,"], 'data.seperator=\',\'"; also: there is no option "data.seperator"'),
         (["seed=x", "lstm.layers=0"], "; also: lstm.layers=0: give a whole number, at least 1"),
         (["--config-name=foo"], 'there is no configuration "foo": leave --config-name out'),
         (["--max-epochs=3"], 'no option "max_epochs"; did you mean "trainer.max_epochs"?'),

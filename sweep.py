@@ -19,6 +19,7 @@ import train
 from mmlabel.cache import cache_folder, fingerprint
 from mmlabel.cli import load_settings, refuse_flags, run_cli
 from mmlabel.cli import unused as unused_options
+from mmlabel.commands import Parser
 from mmlabel.data.annotations import Annotations
 from mmlabel.data.digests import data_digests
 from mmlabel.data.options import Coco
@@ -74,13 +75,13 @@ on from their last whole epoch.
 
 def main() -> None:
     """Read the command line and run what it asks for."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "sweep.py", description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--dry-run", action="store_true", help="run nothing, say what would run")
     parser.add_argument("options", nargs="*", metavar="OPTION=VALUE", help="see above")
     arguments, unknown = parser.parse_known_intermixed_args()
-    refuse_flags(unknown, OWN_OPTIONS)
+    refuse_flags(unknown, OWN_OPTIONS, flags=parser.flags)
     own, overrides = split_options(arguments.options)
     if "study" not in own:
         if arguments.options:

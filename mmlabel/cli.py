@@ -28,6 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from mmlabel.commands import refuse_mistyped
 from mmlabel.config_files import leave_out_of_other_kinds, repository
 from mmlabel.errors import UserError, nearest, no_yaml, of_the_disk
 from mmlabel.help import CONF, choices
@@ -110,7 +111,9 @@ def _answered_run(
     take_jobs_along(sys.argv[1:])
     try:
         if help_text is not None:
-            refuse_flags(get_args_parser().parse_known_args(sys.argv[1:])[1])
+            parser = get_args_parser()
+            flags = [flag for action in parser._actions for flag in action.option_strings]
+            refuse_flags(parser.parse_known_args(sys.argv[1:])[1], flags=flags)
         _check_groups(sys.argv[1:])
         main()
     except Interrupted as stop:
@@ -158,12 +161,15 @@ def _check_groups(arguments: Sequence[str]) -> None:
             raise UserError(f"{text}: {inner} is chosen by its group: give {outer}={inner}")
 
 
-def refuse_flags(given: Sequence[str], own: Sequence[str] = ()) -> None:
+def refuse_flags(
+    given: Sequence[str], own: Sequence[str] = (), *, flags: Sequence[str] = ()
+) -> None:
     """Refuse what is no flag of a command, such as --max-epochs.
 
     Args:
         given: what the command line has of it.
         own: options of the command beside those of a run.
+        flags: of the command.
     """
     for text in given:
         name = text.lstrip("-").partition("=")[0].replace("-", "_")
@@ -171,6 +177,7 @@ def refuse_flags(given: Sequence[str], own: Sequence[str] = ()) -> None:
             raise UserError(f"{text}: flags such as -m come before all options, or behind them")
         if name in (*own, *option_names(), *Settings.model_fields):
             raise UserError(f"{text}: options are given without dashes: {name}=VALUE")
+        refuse_mistyped(text, flags)
         raise UserError(
             f"{text}: options are given without dashes, as OPTION=VALUE, and"
             f" {unknown(name, Settings)}"

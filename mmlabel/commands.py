@@ -1,16 +1,57 @@
 """What the commands besides train.py and sweep.py, such as `python -m mmlabel.compare`, have in
-common: how they end, the paths that they are given, and where they may write."""
+common: their flags, how they end, the paths that they are given, and where they may write."""
 
+import argparse
+import difflib
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from mmlabel.cache import is_temporary
 from mmlabel.errors import UserError, of_the_disk
 from mmlabel.interrupts import Signalled, answer, raise_on_interrupt
 from mmlabel.progress import say
 from mmlabel.terminal import escape_what_is_missing, printable
+
+OPTIONS = "OPTION=VALUE"  # as `Parser` shows options of train.py
+
+
+class Parser(argparse.ArgumentParser):
+    """Reads a command line; what it cannot read is answered as every other mistake."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UserError with argparse's message, or with the flag that is meant."""
+        rest = message.removeprefix("unrecognized arguments: ")
+        if rest == message:
+            raise UserError(f"{message}; {self.prog} --help says what it takes")
+        unknown = rest.split()[0]
+        if not unknown.startswith("-"):
+            raise UserError(f"{unknown}: one too many; {self.prog} --help says what it takes")
+        refuse_mistyped(unknown, self.flags)
+        if any(action.metavar == OPTIONS for action in self._actions):
+            from mmlabel.cli import refuse_flags
+
+            refuse_flags([unknown])
+        raise UserError(f"{unknown}: there is no such flag; {self.prog} --help lists all")
+
+    @property
+    def flags(self) -> list[str]:
+        """All that it takes, those of its commands included."""
+        found = []
+        for action in self._actions:
+            found += action.option_strings
+            for command in action.choices.values() if isinstance(action.choices, Mapping) else ():
+                found += command.flags
+        return found
+
+
+def refuse_mistyped(text: str, flags: Iterable[str]) -> None:
+    """Raise UserError for what is nearly one of the flags."""
+    given = text.partition("=")[0]
+    if close := difflib.get_close_matches(given.replace("_", "-"), flags, n=1, cutoff=0.75):
+        raise UserError(f"{given}: there is no such flag; did you mean {close[0]}?")
 
 
 def run_command(work: Callable[[], int | None]) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mmlabel.commands import check_folder, path_of, run_command
+from mmlabel.commands import Parser, check_folder, path_of, run_command
 from mmlabel.errors import UserError
 from mmlabel.evidence import METRICS
 from mmlabel.finished_runs import (
@@ -75,7 +75,7 @@ def _compare(options: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m mmlabel.compare",
         description=HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,

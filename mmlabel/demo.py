@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 
-from mmlabel.commands import path_of, run_command
+from mmlabel.commands import Parser, path_of, run_command
 from mmlabel.data.pictures import BadPicture, decode
 from mmlabel.errors import UserError
 from mmlabel.interrupts import answer
@@ -67,7 +67,7 @@ def _serve(options: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m mmlabel.demo",
         description=HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,

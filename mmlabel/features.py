@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from mmlabel.cache import usual_cache
-from mmlabel.commands import path_of, run_command
+from mmlabel.commands import OPTIONS, Parser, path_of, run_command
 from mmlabel.data.digests import forget_digests
 from mmlabel.data.row_store import (
     RowStore,
@@ -46,14 +46,14 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
+    common = Parser(add_help=False)
     common.add_argument(
         "--cache-dir",
         type=path_of,
         default=usual_cache(),
         help="the cache folder (default: %(default)s)",
     )
-    parser = argparse.ArgumentParser(prog="python -m mmlabel.features", description=__doc__)
+    parser = Parser(prog="python -m mmlabel.features", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", parents=[common], help="show the stores, last used first")
     prune = commands.add_parser("prune", parents=[common], help="remove stores")
@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         "--older-than", type=_days, metavar="DAYS", help="stores not used for this many days"
     )
     which.add_argument("--key", help=_KEY)
-    one = argparse.ArgumentParser(add_help=False)
+    one = Parser(add_help=False)
     one.add_argument("--key", help=f"{_KEY}; needed where there are several")
     commands.add_parser(
         "verify",
@@ -96,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
         help="compute a run's features, or a part of them, without training",
         description="Options are those of train.py: data=usyd data.root=DIR backbone=vgg16 …",
     )
-    fill.add_argument("options", nargs="*", metavar="OPTION=VALUE", help="as train.py takes them")
+    fill.add_argument("options", nargs="*", metavar=OPTIONS, help="as train.py takes them")
     fill.add_argument(
         "--part",
         type=_part,

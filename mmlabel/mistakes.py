@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmlabel.cache import atomic_write
-from mmlabel.commands import check_folder, path_of, run_command
+from mmlabel.commands import Parser, check_folder, path_of, run_command
 from mmlabel.data.annotations import Annotations
 from mmlabel.errors import UserError
 from mmlabel.finished_runs import annotations_of, read_finished, run_folders, settings_of
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m mmlabel.mistakes",
         description=HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -23,7 +23,7 @@ from mmlabel.answer_files import (
     write_parquet,
 )
 from mmlabel.cache import file_digest
-from mmlabel.commands import path_of, run_command
+from mmlabel.commands import Parser, path_of, run_command
 from mmlabel.data.pictures import BadPicture
 from mmlabel.data.sources.unlabelled import JSON_LINES, TABLES, Columns, Row, Rows, open_rows
 from mmlabel.errors import UserError
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m mmlabel.predict", description=__doc__)
+    parser = Parser(prog="python -m mmlabel.predict", description=__doc__)
     add = parser.add_argument
     add("checkpoint", type=path_of, help="best.ckpt of a run")
     add("what", type=path_of, help="a CSV or TSV, JSON lines (.jsonl), a folder, or one picture")

@@ -109,6 +109,7 @@ def run(*options: str, cwd: Path, code: int = 0) -> str:
             " distil.temperature=2: no effect with distil.teacher=null",
         ),
         (["data.seperator=,"], 'data.seperator=\',\'"; also: there is no option "data.seperator"'),
+        (["--multrun"], "--multrun: there is no such flag; did you mean --multirun?"),
         (["seed=x", "lstm.layers=0"], "; also: lstm.layers=0: give a whole number, at least 1"),
         (["--config-name=foo"], 'there is no configuration "foo": leave --config-name out'),
         (["--max-epochs=3"], 'no option "max_epochs"; did you mean "trainer.max_epochs"?'),

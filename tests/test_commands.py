@@ -30,6 +30,44 @@ def test_ctrl_c_is_a_line_and_130(command: str, monkeypatch, capsys):
     assert capsys.readouterr().err == "mmlabel: interrupted\n"
 
 
+@pytest.mark.parametrize(
+    ("command", "given", "said"),
+    [
+        (
+            "compare",
+            ["run", "--metrics", "x"],
+            "--metrics: there is no such flag; did you mean --m",
+        ),
+        (
+            "compare",
+            ["run", "--colour"],
+            "--colour: there is no such flag; python -m mmlabel.compare",
+        ),
+        ("data.__main__", ["--output=x"], "--output: there is no such flag; did you mean --out?"),
+        ("data.__main__", ["--data.file=x"], "options are given without dashes: data.file=VALUE"),
+        ("export.__main__", ["x"], "the following arguments are required: --format, --out; python"),
+        (
+            "features",
+            ["fill", "--parts=1/2"],
+            "--parts: there is no such flag; did you mean --part?",
+        ),
+        ("features", ["prune", "--older_than", "5", "--all"], "did you mean --older-than?"),
+        (
+            "mistakes",
+            ["run", "--pictures=x"],
+            "argument --pictures: invalid int value: 'x'; python",
+        ),
+        ("predict", ["a", "b", "--on_bad_image=skip"], "did you mean --on-bad-image?"),
+        ("predict", ["a", "b", "c"], "c: one too many; python -m mmlabel.predict --help says"),
+    ],
+)
+def test_a_mistyped_flag_is_one_line(command: str, given: list[str], said: str, capsys):
+    assert import_module(f"mmlabel.{command}").main(given) == 1
+    printed = capsys.readouterr()
+    assert said in printed.err and printed.err.startswith("mmlabel: ") and not printed.out
+    assert len(printed.err.splitlines()) == 1
+
+
 def test_the_commands_are_listed(capsys):
     assert commands.main([]) == commands.main(["--help"]) == 0
     said = capsys.readouterr().out

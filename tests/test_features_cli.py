@@ -130,10 +130,9 @@ def test_a_store_in_use_is_not_old(stores, run):
 
 
 @pytest.mark.parametrize("days", ["-1", "nan", "inf", "1e9", "week"])
-def test_an_age_that_is_none_is_refused(stores, run, capsys, days):
-    with pytest.raises(SystemExit) as stop:
-        run("prune", f"--older-than={days}")
-    assert stop.value.code == 2 and f'not "{days}"' in capsys.readouterr().err
+def test_an_age_that_is_none_is_refused(stores, run, days):
+    status, said = run("prune", f"--older-than={days}")
+    assert status == 1 and f'not "{days}"' in said
     assert left(stores) == [True] * 3
 
 
@@ -164,11 +163,9 @@ def test_an_empty_name_names_no_store(stores, run):
     assert left(stores) == [True, False, False]
 
 
-def test_what_to_prune_has_to_be_said(stores, run, capsys):
+def test_what_to_prune_has_to_be_said(stores, run):
     for options in ([], ["--all", "--key", "a"]):
-        with pytest.raises(SystemExit) as stop:
-            run("prune", *options)
-        assert stop.value.code == 2
+        assert run("prune", *options)[0] == 1
     assert left(stores) == [True] * 3
 
 
@@ -361,8 +358,8 @@ def test_rows_are_exported_under_the_names_of_pictures(stores, run, tmp_path):
         assert arrays["ids"].tolist() == ["one.png"]
         assert (arrays["features"] == 1).all() and arrays["features"].shape == (1, 48)
     assert run("export", str(out))[0] == 1, "which of three stores is meant has to be said"
-    with pytest.raises(SystemExit):
-        run("export", str(tmp_path / "out.txt"), "--key", name)
+    status, said = run("export", str(tmp_path / "out.txt"), "--key", name)
+    assert status == 1 and "ends in .npz or .npy" in said
 
 
 def test_what_is_no_backbones_is_not_exported(run, tmp_path):
@@ -437,8 +434,7 @@ def stores_in(cache: Path) -> Path:
 
 @pytest.mark.parametrize("part", ["0/4", "5/4", "1", "a/b", "1/0"])
 def test_a_part_that_is_none(part: str, capsys):
-    with pytest.raises(SystemExit):
-        main(["fill", "--part", part])
+    assert main(["fill", "--part", part]) == 1
     assert "give I/N" in capsys.readouterr().err
 
 

@@ -220,6 +220,7 @@ def test_a_collection_runs_each_study_and_leads_to_their_pages(
             '"lstm_layers": options are given as OPTION=VALUE: give study=lstm_layers',
         ),
         (["--seeds=3"], "--seeds=3: options are given without dashes: seeds=VALUE"),
+        (["--dry_run"], "--dry_run: there is no such flag; did you mean --dry-run?"),
         (["study=lstm_layers", "seeds=x"], "seeds=x: give a whole number"),
         (["study=lstm_layers", "seed=1"], "give seeds=N"),
         (["study=lstm_layers", "test=false"], "trains and tests"),

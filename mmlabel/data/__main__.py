@@ -8,7 +8,7 @@ import numpy as np
 
 from mmlabel.cache import cache_folder
 from mmlabel.cli import command_settings
-from mmlabel.commands import check_file, path_of, run_command
+from mmlabel.commands import OPTIONS, Parser, check_file, path_of, run_command
 from mmlabel.data.annotations import Annotations
 from mmlabel.data.captions import Vocabulary, note_on_symbols, tokenise
 from mmlabel.data.embeddings import load_embeddings
@@ -70,12 +70,12 @@ def _show(options: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m mmlabel.data",
         description=HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("options", nargs="*", metavar="OPTION=VALUE", help="as train.py takes them")
+    parser.add_argument("options", nargs="*", metavar=OPTIONS, help="as train.py takes them")
     parser.add_argument(
         "--out",
         type=path_of,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from mmlabel.cache import temporary_beside
-from mmlabel.commands import path_of, run_command
+from mmlabel.commands import Parser, path_of, run_command
 from mmlabel.errors import UserError
 from mmlabel.large_imports import import_large
 from mmlabel.terminal import printable
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m mmlabel.export",
         description=HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -7,7 +7,7 @@ from pathlib import Path
 from hydra.core.override_parser.types import OverrideType
 
 from mmlabel.cli import load_settings, parse, refuse_unused, run_cli, unused
-from mmlabel.commands import path_of
+from mmlabel.commands import OPTIONS, Parser, path_of
 from mmlabel.data.digests import read_digests
 from mmlabel.errors import UserError
 from mmlabel.no_effect import unused_groups
@@ -36,13 +36,13 @@ _OWN = {"test": "false", "report": "false"}  # of every trial
 
 def main(given: Sequence[str] | None = None) -> None:
     """Read the command line and search."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m mmlabel.search",
         description=HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("options", nargs="*", metavar="OPTION=VALUE", help="of every trial, as train.py takes them")
+    add("options", nargs="*", metavar=OPTIONS, help="of every trial, as train.py takes them")
     add("--trials", type=int, help="how many in all (default: as the space says)")
     add("--space", default="default", metavar="NAME", help="of conf/search, or a YAML file")
     add("--out", type=path_of, default=Path("search"), metavar="DIR", help="default: search")

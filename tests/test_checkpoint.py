@@ -1,5 +1,6 @@
 """What a checkpoint file is: whole or refused, however it is damaged, and never run as code."""
 
+import dataclasses
 import errno
 import io
 import os
@@ -23,7 +24,7 @@ from mmlabel.checkpoint import load_classifier, read_checkpoint, record_rows
 from mmlabel.errors import UserError
 from mmlabel.lightning import checkpoint_file
 from mmlabel.lightning.checkpoint_file import read_file, write_file
-from mmlabel.models import weights
+from mmlabel.models import picture_networks, weights
 from mmlabel.parts import prepare
 
 
@@ -405,6 +406,35 @@ def test_a_backbone_that_it_does_not_hold_must_be_the_one_it_was_trained_on(
     content["mmlabel"]["inputs"] = None
     write_file(content, tmp_path / "older.ckpt")
     mmlabel.load(tmp_path / "older.ckpt")
+
+
+@pytest.mark.parametrize(
+    "pictures",
+    [
+        ("backbone=timm", "backbone.model_name=resnet10t"),
+        ("backbone.beside=resnet10t", "backbone.beside_weights=none", "backbone.unfreeze=1"),
+    ],
+)
+def test_pictures_are_normalised_as_in_training_whatever_timm_says_by_now(
+    pictures: tuple[str, ...], settings_of, scenes: Path, tmp_path: Path, monkeypatch
+):
+    run(settings_of, tmp_path, *SMALL, *pictures, "model=image_only", "backbone.weights=none")
+    picture = next(scenes.rglob("*.jpg"))
+    before = mmlabel.load(tmp_path / "best.ckpt").predict(picture)
+
+    now = picture_networks.backbone_info(name="timm", model_name="resnet10t")
+    now = dataclasses.replace(now, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
+    monkeypatch.setattr(picture_networks, "_timm_info", lambda _: now)
+    assert mmlabel.load(tmp_path / "best.ckpt").predict(picture) == before
+
+    # An earlier version's checkpoint does not hold it.
+    content = read_file(tmp_path / "best.ckpt")
+    said = [name for name in content["state_dict"] if re.search(r"\.(mean|std|_s\w+\d)$", name)]
+    assert said
+    for name in said:
+        del content["state_dict"][name]
+    write_file(content, tmp_path / "older.ckpt")
+    assert mmlabel.load(tmp_path / "older.ckpt").predict(picture) != before
 
 
 def test_random_weights_in_place_of_its_backbones_are_said(

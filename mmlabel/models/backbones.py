@@ -65,8 +65,9 @@ class Backbone(nn.Module):
         self.frozen = frozen
         self.unfreeze = unfreeze
         self.precision: Precision = precision
-        self.register_buffer("mean", torch.tensor(info.mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(info.std).view(3, 1, 1), persistent=False)
+        # They go into checkpoints: another version of timm may say else of a model.
+        self.register_buffer("mean", torch.tensor(info.mean).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(info.std).view(3, 1, 1))
         if frozen:
             self.requires_grad_(False)
         # In a tuple, as they are no further parts: their weights are the network's.

@@ -45,7 +45,7 @@ class SideBySide(nn.Module):
             scale = torch.tensor(first.std) / torch.tensor(own.std)
             shift = (torch.tensor(first.mean) - torch.tensor(own.mean)) / torch.tensor(own.std)
             for name, value in (("scale", scale), ("shift", shift)):
-                self.register_buffer(f"_{name}{number}", value.view(3, 1, 1), persistent=False)
+                self.register_buffer(f"_{name}{number}", value.view(3, 1, 1))
 
     def views(self, pictures: Tensor) -> list[Tensor]:
         """The pictures (B, 3, H, W) as each of the networks wants them."""

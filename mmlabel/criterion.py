@@ -23,7 +23,7 @@ def positive_weights(
     """Negatives over positives of each label (report §3.1.6) in `targets` (N, num_labels).
 
     A label without positives gets 1: its term has no positive to weigh, and nothing is divided by
-    zero.
+    zero. So does one without negatives, which with a weight of 0 would not be learned at all.
 
     Args:
         known: (N, num_labels) bool, which entries count; None: all.
@@ -38,7 +38,8 @@ def positive_weights(
         negatives, rest = 1 - beta**negatives, 1 - beta ** np.maximum(positives, 1)
     else:
         rest = np.maximum(positives, 1)
-    return np.minimum(np.where(positives > 0, negatives / rest, 1.0), max_weight or np.inf)
+    both = (positives > 0) & (negatives > 0)
+    return np.minimum(np.where(both, negatives / rest, 1.0), max_weight or np.inf)
 
 
 class MeanOverKnown(nn.Module):

@@ -54,7 +54,8 @@ class Bce(LossOptions):
 
 
 class BcePosWeight(LossOptions):
-    """Positives weigh negatives / positives of the training split (report §3.1.6)."""
+    """Positives weigh negatives / positives of the training split (report §3.1.6), 1 where either
+    is missing."""
 
     name: Literal["bce_pos_weight"]
     beta: Share | None = None

@@ -151,6 +151,14 @@ def test_positive_weights_by_hand() -> None:
     assert np.array_equal(positive_weights(targets, np.ones_like(known)), positive_weights(targets))
 
 
+@pytest.mark.parametrize("beta", [None, 0.0, 0.9])
+def test_a_label_that_every_row_has_is_learned_too(beta: float | None) -> None:
+    targets = np.array([[1, 1], [1, 0], [1, 0]], dtype=np.uint8)
+    assert positive_weights(targets, beta=beta)[0] == 1
+    known = np.array([[1, 1], [1, 0], [1, 0]], dtype=bool)  # of the second label one positive
+    assert positive_weights(targets, known, beta=beta).tolist() == [1, 1]
+
+
 def test_effective_numbers_by_hand_and_a_limit() -> None:
     targets = np.array([[1, 0, 1], [0, 0, 1], [0, 0, 1], [0, 0, 0]], dtype=np.uint8)
     # E(1) = 1, E(3) = 1 + 0.5 + 0.25

@@ -100,7 +100,7 @@ class Checkpoint:
         text_model: that reads captions, with its pretrained weights where they are frozen.
         state_dict: weights.
         backbone: where the network was built of it; None, too, if it is not known which weights
-            it began with.
+            it began with, or if pictures are normalised in another way by now.
         notes: which weights, of those that it does not hold, are not what was asked for.
     """
 
@@ -263,6 +263,7 @@ def load_classifier(path: str | Path) -> tuple[Classifier, Checkpoint]:
     state = {
         k: v for k, v in found["state_dict"].items() if not k.startswith("network.classifiers")
     }
+    as_now = _normalises_as(classifier.state_dict(), state)
     try:
         classifier.load_state_dict(state)
     except RuntimeError as error:
@@ -273,9 +274,19 @@ def load_classifier(path: str | Path) -> tuple[Classifier, Checkpoint]:
         ) from None
     if source is not None:
         known = not _holds_backbone(checkpoint) or "backbone" in (checkpoint.inputs or {})
-        notes = tuple(source.notes)
-        checkpoint = replace(checkpoint, backbone=source if known else None, notes=notes)
+        found = source if known and as_now else None
+        checkpoint = replace(checkpoint, backbone=found, notes=tuple(source.notes))
     return classifier.eval(), checkpoint
+
+
+def _normalises_as(now: Mapping[str, torch.Tensor], then: Mapping[str, torch.Tensor]) -> bool:
+    """Whether a network's pictures are normalised as its library says now, by which stores go."""
+    own = ("mean", "std", "_scale", "_shift")
+    return all(
+        torch.equal(then[key], value)
+        for key, value in now.items()
+        if key.startswith(BACKBONE) and key.rpartition(".")[2].startswith(own) and key in then
+    )
 
 
 def _holds_backbone(checkpoint: Checkpoint) -> bool:

@@ -99,8 +99,9 @@ def build(settings: Settings, resumed: Checkpoint | None, *, wandb_id: str | Non
     chosen = settings.features
     if loaded and not backbone and chosen and chosen.mode == "on":
         prepared.note(
-            f"features=on: {settings.ckpt_path}, of an earlier version, does not say with which"
-            " weights its backbone began, so the backbone runs"
+            f"features=on: {settings.ckpt_path} is of an earlier version, which does not say with"
+            " which weights its backbone began, or normalised pictures in another way, so the"
+            " backbone runs"
         )
     if backbone and backbone.frozen and settings.data.augment and settings.train:
         log.info("data.augment changes the pictures, so the backbone runs in every epoch")

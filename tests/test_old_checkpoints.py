@@ -66,18 +66,21 @@ def test_it_is_evaluated(name: str, settings_of: Callable, tmp_path: Path):
     check(name, "evaluated", results["scores"], drawn=() if made else ("polygons",))
 
 
-def test_a_backbone_of_unknown_weights_runs(settings_of: Callable, tmp_path: Path):
-    """Its features cannot be told from those of other weights, so none are stored."""
+@pytest.mark.parametrize("unknown", ["weights", "normalisation"])
+def test_a_backbone_of_unknown_features_runs(unknown: str, settings_of: Callable, tmp_path: Path):
+    """They cannot be told from those of other weights or other pixels, so none are stored."""
     train(settings_of("trainer.max_epochs=1", "model=image_only"), tmp_path / "run")
     path = tmp_path / "run" / "best.ckpt"
     content = torch.load(path, weights_only=True)
-    content["mmlabel"]["inputs"] = None
-    del content["mmlabel"]["rows"]
+    if unknown == "weights":
+        content["mmlabel"]["inputs"] = None
+    else:
+        content["state_dict"]["network.encoders.image.backbone.mean"] += 0.1
     torch.save(content, tmp_path / "old.ckpt")
     given = ["train=false", f"ckpt_path={tmp_path / 'old.ckpt'}", "features=on"]
     results = train(settings_of(*given), tmp_path / "again", overrides=given)
     assert results["features"] is None
-    assert any("with which weights its backbone began" in note for note in results["notes"])
+    assert any("with which weights its backbone began, or" in note for note in results["notes"])
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -201,6 +202,20 @@ def test_int8_is_small_and_says_what_it_costs(form, run_of, tmp_path: Path, caps
     assert 0 < np.abs(found - expected(model, pictures, CAPTIONS)).max() < 0.1
 
 
+@pytest.mark.parametrize("form", ["onnx", "openvino"])
+def test_trained_stages_that_begin_with_a_stride_are_exported_in_int8(form, run_of, tmp_path: Path):
+    pytest.importorskip({"onnx": "onnxruntime"}.get(form, form))
+    pytest.importorskip("onnxscript", reason="not installed: pip install -e '.[export]'")
+    checkpoint = run_of("model=image_only", "backbone.unfreeze=1", "data.image_size=64")
+    out = tmp_path / "model"
+    given = [str(checkpoint), "--format", form, "--out", str(out), "--precision", "int8"]
+    assert main(given) == 0
+    pictures = odd_pictures(tmp_path)
+    found = load_runner(out).Model(out).probabilities(pictures, CAPTIONS)
+    wanted = expected(mmlabel.load(checkpoint), pictures, CAPTIONS)
+    assert np.abs(found - wanted).max() < 0.1
+
+
 def test_int8_has_a_range_for_each_channel(tmp_path: Path):
     onnx = pytest.importorskip("onnx")
     from mmlabel.export.quantise import store_weights
@@ -237,6 +252,22 @@ def test_int8_has_a_range_for_each_channel(tmp_path: Path):
             assert (np.abs(rows[0] - rows[1]) <= 0.501 * step).all()
         else:
             np.testing.assert_allclose(back, values, rtol=1e-3)
+
+
+def test_a_model_that_its_runtime_refuses_is_one_message(
+    fusion: Path, tmp_path: Path, monkeypatch, capsys
+):
+    def refused(_) -> float:
+        raise RuntimeError("Exception from core.cpp:132:\nArgument shapes are inconsistent.\n\n")
+
+    monkeypatch.setattr(
+        "mmlabel.export.proof.load_runner", lambda _: SimpleNamespace(check=refused)
+    )
+    out = tmp_path / "model"
+    assert main([str(fusion), "--format", "torch", "--out", str(out)]) == 1
+    said = capsys.readouterr().err
+    assert "torch does not run the torch model (Argument shapes are inconsistent.)" in said
+    assert not out.exists()
 
 
 def test_a_model_that_answers_otherwise_is_not_handed_out(

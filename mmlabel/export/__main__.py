@@ -162,7 +162,15 @@ def _write(
             " that answers differ a little from mmlabel's"
         )
     write_made_up_rows(folder / "check.json", predictor)
-    difference = load_runner(folder).check(folder)
+    try:
+        difference = load_runner(folder).check(folder)
+    except Exception as error:  # runtimes raise kinds of their own, the reason in the last line
+        reason = [type(error).__name__, *str(error).split("\n")]
+        raise UserError(
+            f"{RUNTIMES[options.format]} does not run the {options.format} model"
+            f" ({[line for line in reason if line.strip()][-1].strip()}). Nothing is written; try"
+            " another --format or --precision"
+        ) from error
     _must_be_close(difference, options, "made-up rows")
     made = [_how(options), f"made-up rows: probabilities differ by {difference:.1g} at most"]
     if rows is not None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mmlabel.data.batches import Batch
 from mmlabel.errors import UserError, first_line, of_the_disk
 from mmlabel.export.quantise import Precision, store_weights
-from mmlabel.models import padded_lstm
+from mmlabel.models import backbones, padded_lstm
 
 Format = Literal["onnx", "openvino", "torch"]
 FILES: dict[Format, str] = {"onnx": "model.onnx", "openvino": "model.xml", "torch": "model.pt2"}
@@ -113,7 +113,7 @@ def _examples(network: Inputs, size: tuple[int, int]) -> tuple[tuple[Tensor, ...
 
 def _exported(network: Inputs, size: tuple[int, int]) -> torch.export.ExportedProgram:
     tensors, shapes = _examples(network, size)
-    with _lstm_as_one_step():
+    with _lstm_as_one_step(), _maps_as_they_are():
         return torch.export.export(
             network, tensors, dynamic_shapes={"given": tuple(shapes.values())}, strict=False
         )
@@ -192,6 +192,22 @@ def _lstm_as_one_step() -> Iterator[None]:
         yield
     finally:
         padded_lstm._run_direction = usual
+
+
+@contextmanager
+def _maps_as_they_are() -> Iterator[None]:
+    """Between trunk and tail of a backbone channels stay first: in a graph nothing is stored.
+
+    OpenVINO makes a product of matrices of a convolution of 1x1 in 8 bits behind channels that are
+    moved, and forgets its stride.
+    """
+    usual = backbones.flat, backbones.unflat
+    backbones.flat = lambda maps: maps.flatten(1)
+    backbones.unflat = lambda rows, shape: rows.view(rows.shape[0], *shape)
+    try:
+        yield
+    finally:
+        backbones.flat, backbones.unflat = usual
 
 
 def _onnx_lstm(inputs: Any, weight_ih: Any, weight_hh: Any, bias_ih: Any, bias_hh: Any) -> Any:

@@ -19,6 +19,7 @@ from mmlabel.data.caption_states import StoredStates
 from mmlabel.data.datamodule import CaptionedPictures, StoredFeatures
 from mmlabel.data.digests import data_digests
 from mmlabel.data.labels import label_summary, labels_without_rows
+from mmlabel.data.options import CsvTable
 from mmlabel.data.prepare import (
     PreparedData,
     with_captions,
@@ -244,6 +245,27 @@ def inputs_read(
     return read
 
 
+def _with_labels_of(
+    checkpoint: Checkpoint, annotations: Annotations, settings: Settings
+) -> Annotations:
+    """A table whose labels are some of the checkpoint's, read once more with all of them."""
+    data, theirs = settings.data, checkpoint.label_names
+    others = set(annotations.label_names) - {"", *theirs}
+    if (
+        annotations.label_names == theirs
+        or others
+        or not isinstance(data, CsvTable)
+        or data.label_columns is not None
+        or data.label_names is not None
+    ):
+        return annotations
+    return data.model_copy(update={"label_names": theirs, "num_labels": None}).read(
+        cache_dir=cache_folder(settings.cache_dir),
+        require_pictures="image" in settings.inputs,
+        require_captions="caption" in settings.inputs,
+    )
+
+
 def prepare(
     settings: Settings,
     resumed: Checkpoint | None,
@@ -261,6 +283,8 @@ def prepare(
         require_pictures="image" in looks_at,
         require_captions="caption" in looks_at,
     )
+    if resumed is not None and not settings.train:
+        annotations = _with_labels_of(resumed, annotations, settings)
     if settings.data.name == "csv":
         for line in label_summary(annotations):
             log.info("%s", line)

@@ -701,6 +701,29 @@ def test_another_source_is_scored_where_that_is_asked_for(
         evaluate(settings_of, on_rows / "best.ckpt", tmp_path, *options)
 
 
+def test_a_table_with_some_of_the_labels_is_scored(on_rows: Path, settings_of, tmp_path: Path):
+    """Under the checkpoint's numbers; labels that it does not have are refused as ever."""
+    pictures = [tmp_path / f"{n}.png" for n in range(4)]
+    for n, picture in enumerate(pictures):
+        Image.new("RGB", (40, 40), (60 * n, 10, 90)).save(picture)
+    labels = ["1", "17", "1 17", "17"]
+    lines = [f"{pictures[n]},{labels[n]},cat" for n in range(4)]
+    others = ["data=csv", f"data.file={tmp_path}/new.csv", "data.separator=' '", "data.splits=test",
+              "data.allow_other_rows=true"]  # fmt: skip
+    (tmp_path / "new.csv").write_text("picture,labels,caption\n" + "\n".join(lines))
+    evaluate(settings_of, on_rows / "best.ckpt", tmp_path / "new", *others)
+    with open(tmp_path / "new" / "predictions.csv", newline="") as file:
+        truth = [
+            (row["target_1"], row["target_3"], row["target_17"]) for row in csv.DictReader(file)
+        ]
+    assert truth == [("1", "0", "0"), ("0", "0", "1"), ("1", "0", "1"), ("0", "0", "1")]
+
+    lines[2] = lines[2].replace("1 17", "1 4")
+    (tmp_path / "new.csv").write_text("picture,labels,caption\n" + "\n".join(lines))
+    with pytest.raises(UserError, match="has other labels than the data: it has 3, and lacks 4"):
+        evaluate(settings_of, on_rows / "best.ckpt", tmp_path / "refused", *others)
+
+
 def test_nothing_but_rows_that_it_was_trained_on(
     on_rows: Path, made: Path, rows: list[str], settings_of, tmp_path: Path
 ):

@@ -28,9 +28,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from mmlabel.commands import refuse_mistyped
 from mmlabel.config_files import leave_out_of_other_kinds, repository
-from mmlabel.errors import UserError, nearest, no_yaml, of_the_disk
+from mmlabel.errors import UserError, nearest, no_yaml, of_the_disk, refuse_mistyped
 from mmlabel.help import CONF, choices
 from mmlabel.interrupts import Signalled, answer, raise_until_answered
 from mmlabel.options import declared, unknown

@@ -2,15 +2,14 @@
 common: their flags, how they end, the paths that they are given, and where they may write."""
 
 import argparse
-import difflib
 import os
 import signal
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from mmlabel.cache import is_temporary
-from mmlabel.errors import UserError, of_the_disk
+from mmlabel.errors import UserError, of_the_disk, refuse_mistyped
 from mmlabel.interrupts import Signalled, answer, raise_on_interrupt
 from mmlabel.progress import say
 from mmlabel.terminal import escape_what_is_missing, printable
@@ -45,13 +44,6 @@ class Parser(argparse.ArgumentParser):
             for command in action.choices.values() if isinstance(action.choices, Mapping) else ():
                 found += command.flags
         return found
-
-
-def refuse_mistyped(text: str, flags: Iterable[str]) -> None:
-    """Raise UserError for what is nearly one of the flags."""
-    given = text.partition("=")[0]
-    if close := difflib.get_close_matches(given.replace("_", "-"), flags, n=1, cutoff=0.75):
-        raise UserError(f"{given}: there is no such flag; did you mean {close[0]}?")
 
 
 def run_command(work: Callable[[], int | None]) -> int:

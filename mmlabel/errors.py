@@ -70,6 +70,13 @@ def nearest(name: str, options: Iterable[str]) -> str:
     return f"; did you mean {', '.join(longer[:-1])} or {longer[-1]}?"
 
 
+def refuse_mistyped(text: str, flags: Iterable[str]) -> None:
+    """Raise UserError for what is nearly one of the flags."""
+    given = text.partition("=")[0]
+    if close := difflib.get_close_matches(given.replace("_", "-"), flags, n=1, cutoff=0.75):
+        raise UserError(f"{given}: there is no such flag; did you mean {close[0]}?")
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, for use within a message of ours.
 

@@ -19,7 +19,7 @@ LAST = "backbone.unfreeze=2"
 
 def measure(bench: Bench) -> None:
     """Epochs of the three ways in turns, and Lightning's loop over a bare one."""
-    rows = bench.pick(tiny=24, quick=60, usual=300, full=None)
+    rows = bench.pick(tiny=24, quick=40, usual=300, full=None)
     options = ["backbone=efficientnet_lite0", "data.crop=none", "patience=null"]
     if bench.data is not None:  # the built-in pictures are square and small
         options.append("data.image_size=[192,256]")

@@ -30,7 +30,7 @@ def measure(bench: Bench) -> None:
     rows = some_rows(bench, bench.pick(tiny=40, quick=40, usual=200, full=200))
     options = [f"backbone={BACKBONE}", *rows, "trainer.max_epochs=1", "logger=csv"]
     trained = run(bench, *options, cache="predicting", folder="trained")
-    count = bench.pick(tiny=16, quick=128, usual=512, full=3200)
+    count = bench.pick(tiny=16, quick=96, usual=512, full=3200)
     files = pictures_of(bench)[:count]
     predictor = Predictor(trained.folder / "best.ckpt", device="cpu", fastest=True)
     rounds = bench.pick(tiny=1, quick=2, usual=3, full=5)
@@ -47,7 +47,7 @@ def measure(bench: Bench) -> None:
         ),
     )
     few, many = bench.pick(
-        tiny=(10, 20), quick=(100, 400), usual=(500, 2_500), full=(1_000, 100_000)
+        tiny=(10, 20), quick=(100, 300), usual=(500, 2_500), full=(1_000, 100_000)
     )
     peaks = [_peak(bench, trained.folder / "best.ckpt", files, times) for times in (few, many)]
     bench.add(

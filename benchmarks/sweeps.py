@@ -10,7 +10,7 @@ FIXED = ("optimizer=adadelta", "scheduler=none", "lstm.pooling=last")
 
 def measure(bench: Bench) -> None:
     """Whole commands, one run after the other where there is no store."""
-    rows = bench.pick(tiny=40, quick=80, usual=300, full=None)
+    rows = bench.pick(tiny=40, quick=40, usual=300, full=None)
     epochs = bench.pick(tiny=1, quick=1, usual=2, full=10)
     layers = bench.pick(tiny=(1,), quick=LAYERS, usual=LAYERS, full=LAYERS)
     options = ["backbone=efficientnet_lite0", f"trainer.max_epochs={epochs}", "patience=null"]

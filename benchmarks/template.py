@@ -35,7 +35,7 @@ BACKBONE = "efficientnet_lite0"
 
 def measure(bench: Bench) -> None:
     """Our first and second run, command to files, against the plain way's fit and test."""
-    rows = bench.pick(tiny=40, quick=80, usual=400, full=None)
+    rows = bench.pick(tiny=40, quick=40, usual=400, full=None)
     most = bench.pick(tiny=1, quick=1, usual=3, full=10)
     options = [f"backbone={BACKBONE}", f"trainer.max_epochs={most}", *some_rows(bench, rows)]
     options += ["trainer.accelerator=cpu", "logger=csv"]

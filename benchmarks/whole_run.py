@@ -15,7 +15,7 @@ from mmlabel.report import write_run_report
 
 def measure(bench: Bench) -> None:
     """One run that fills the store, then some that find it full."""
-    rows = bench.pick(tiny=40, quick=200, usual=None, full=None)
+    rows = bench.pick(tiny=40, quick=100, usual=None, full=None)
     chosen = some_rows(bench, rows)
     options = ["backbone=efficientnet_lite0", *chosen]
     if bench.level == "tiny":

@@ -274,7 +274,9 @@ def _notes_on_lengths(lengths: np.ndarray, uncut: np.ndarray | None) -> Iterator
 def notes_on_empty(lengths: np.ndarray) -> Iterator[str]:
     """A note where most captions of these lengths (N,) are empty."""
     empty = int((lengths == 0).sum())
-    if empty and empty >= len(lengths) / 2:
+    if empty == len(lengths) == 1:
+        yield "the caption has no word in it"
+    elif empty and empty >= len(lengths) / 2:
         share = "all" if empty == len(lengths) else f"{empty:,} of"
         yield f"{share} {len(lengths):,} captions have no word in them: are they of this data?"
 

@@ -303,6 +303,7 @@ def test_captions_that_are_cut_are_counted() -> None:
 
 def test_captions_that_are_mostly_empty_are_said() -> None:
     vocabulary = Vocabulary(["<pad>", "<unk>", "a"])
+    assert encode_texts(["?!"], vocabulary).notes[0] == "the caption has no word in it"
     assert "all 3 captions have no word" in encode_texts(["", "?!", " "], vocabulary).notes[0]
     assert "2 of 4 captions have no word" in encode_texts(["", "a", "-", "a"], vocabulary).notes[0]
     assert encode_texts(["", "a", "a"], vocabulary).notes == ()

@@ -270,9 +270,9 @@ def test_no_server(tmp_path, monkeypatch):
 
 
 def test_a_silent_server_is_not_waited_for(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(network, "SECONDS", 0.2)
+    monkeypatch.setattr(network, "SECONDS", 0.8)
     monkeypatch.setattr(network, "RETRIES", 0)
-    server.pause = 1.0
+    server.pause = 2.0
     with pytest.raises(UserError, match=r"pictures could not be downloaded .*timed out"):
         download_coco(tmp_path, base_url=server.url)
     assert pictures(tmp_path) == []

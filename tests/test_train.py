@@ -258,6 +258,25 @@ def test_a_checkpoint_is_evaluated_on_stored_features(
     assert len(looks) == 1
 
 
+def test_a_picture_that_another_process_cannot_read_is_named(
+    made: Path, settings_of, tmp_path: Path, monkeypatch
+):
+    """The first process speaks for all, and has not met it in its own share."""
+    folder = tmp_path / "data"
+    shutil.copytree(made, folder)
+    (folder / "data" / "3.jpg").write_bytes(b"no picture")
+    alone = CaptionedPictures._fill
+    monkeypatch.setattr(CaptionedPictures, "_agree", lambda self, decision, *, every: not every)
+    monkeypatch.setattr(
+        CaptionedPictures,
+        "_fill",
+        lambda self, *given, rank, world_size: alone(self, *given, rank=0, world_size=2),
+    )
+    options = ["data=csv", f"data.file={folder}/rows.csv", "data.separator=' '", "data.workers=0"]
+    with pytest.raises(UserError, match=r"3\.jpg is not a readable picture"):
+        train(settings_of(*options, "features=on", f"cache_dir={tmp_path}"), tmp_path / "run")
+
+
 def test_asking_for_stored_features_of_a_trained_backbone_is_an_error(settings_of, tmp_path: Path):
     with pytest.raises(UserError, match="backbone.frozen=false"):
         train(settings_of("features=on", "backbone.frozen=false"), tmp_path)

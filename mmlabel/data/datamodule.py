@@ -17,6 +17,7 @@ from mmlabel.data.batches import Batch, EpochBatches, RepeatedBatches, SplitRows
 from mmlabel.data.caption_states import StoredStates, caption_states
 from mmlabel.data.digests import unreadable_pictures
 from mmlabel.data.feature_store import FeatureStore, Filled, PictureScorer, detector_scores
+from mmlabel.data.pictures import BadPicture
 from mmlabel.data.prepare import PreparedData
 from mmlabel.data.row_store import StoreUnavailable
 from mmlabel.data.splits import SPLITS
@@ -183,13 +184,18 @@ class CaptionedPictures(pl.LightningDataModule):
                     raise UserError(f"features=on: {reason}") from reason
                 self.prepared.note(f"{reason}; the backbone runs in every epoch instead")
         if self.features is None:
-            wanted, pictures = self._wanted(), self.prepared.annotations.pictures
-            bad = unreadable_pictures(
-                [pictures[row] for row in wanted], size=self.image_size, cache_dir=self.cache_dir
-            )
-            if bad and self.on_bad_image == "error":
-                raise next(iter(bad.values()))
-            self._leave_out(wanted[list(bad)])
+            wanted = self._wanted()
+            self._leave_out(wanted[list(self._unreadable(wanted))])
+
+    def _unreadable(self, rows: np.ndarray) -> dict[int, BadPicture]:
+        """Why which of these rows' pictures cannot be read; raises it, unless they are skipped."""
+        pictures = self.prepared.annotations.pictures
+        bad = unreadable_pictures(
+            [pictures[row] for row in rows], size=self.image_size, cache_dir=self.cache_dir
+        )
+        if bad and self.on_bad_image == "error":
+            raise next(iter(bad.values()))
+        return bad
 
     def _wanted(self) -> np.ndarray:
         return np.sort(np.concatenate([self.prepared.rows[split] for split in SPLITS]))
@@ -290,9 +296,13 @@ class CaptionedPictures(pl.LightningDataModule):
             except (StoreUnavailable, UserError) as error:
                 problem = error
             # One process that goes on alone would leave the others waiting for it for ever.
-            if not self._agree(problem is None, every=True):
-                raise problem or StoreUnavailable("another process could not store its features")
+            agreed = self._agree(problem is None, every=True)
             rows = store.rows(pictures)
+            if not agreed:
+                if problem is None:  # the first process speaks for all, and a picture may be it
+                    wanted = self._wanted()
+                    self._unreadable(wanted[self._no_row(wanted, rows)])
+                raise problem or StoreUnavailable("another process could not store its features")
         wanted = self._wanted()
         self.features = torch.from_numpy(store.array())
         self.features_key = key
@@ -311,16 +321,12 @@ class CaptionedPictures(pl.LightningDataModule):
     def _without_features(self, wanted: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """The rows whose pictures cannot be read; any other has its features by now."""
         missing = wanted[self._no_row(wanted, rows)]
-        pictures = self.prepared.annotations.pictures
-        bad = unreadable_pictures(
-            [pictures[row] for row in missing], size=self.image_size, cache_dir=self.cache_dir
-        )
-        if bad and self.on_bad_image == "error":  # one that could be read before
-            raise next(iter(bad.values()))
+        bad = self._unreadable(missing)
         if len(bad) < len(missing):
             changed = next(row for at, row in enumerate(missing) if at not in bad)
+            picture = self.prepared.annotations.pictures[changed]
             raise UserError(
-                f"{pictures[changed]} changed while its features were computed, or what was written"
+                f"{picture} changed while its features were computed, or what was written"
                 f" to the cache {self.cache_dir} cannot be read again: start it again"
             )
         return missing

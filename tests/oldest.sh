@@ -28,7 +28,7 @@ for end in $ends; do
         python=$(first "${PYTHON_NEWEST:-python3.13}" python3) resolution=highest
     fi
     "$python" -m venv "$folder/$end"
-    "$folder/uv/bin/uv" pip install --quiet --python "$folder/$end/bin/python" \
+    "$folder/uv/bin/uv" pip install --quiet --compile-bytecode --python "$folder/$end/bin/python" \
         --resolution "$resolution" -e '.[test,lite,search,launchers,mistakes,export,parquet,transformer]'
     echo "== $end: $("$folder/$end/bin/python" --version)"
     "$folder/uv/bin/uv" pip list --quiet --python "$folder/$end/bin/python" |

@@ -60,4 +60,4 @@ def _converted(norm: nn.Module) -> nn.Module:
     convert = nn.SyncBatchNorm.convert_sync_batchnorm
     if type(norm).__module__.startswith("timm."):
         from timm.layers.norm_act import convert_sync_batchnorm as convert
-    return convert(norm)
+    return convert(norm).train(norm.training)  # which early versions of timm leave out

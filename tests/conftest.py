@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -108,16 +109,45 @@ def scenes(settings_of: Callable[..., Settings]) -> Path:
     )
 
 
+@pytest.fixture
+def train_py(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[str, int]]:
+    """Calls train.py in `tmp_path`: what it prints, and its exit code.
+
+    In this process, as the imports of another take seconds.
+    """
+    import train
+    from mmlabel.cli import run_cli
+
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> tuple[str, int]:
+        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # which the former call has set
+        code: object = 0
+        try:
+            run_cli(train.main, str)
+        except SystemExit as stop:
+            code = stop.code
+        said = "".join(capsys.readouterr())
+        return (f"{said}{code}\n", 1) if isinstance(code, str) else (said, int(code or 0))
+
+    return call
+
+
 @pytest.fixture(autouse=True)
 def as_found() -> Iterator[None]:
     """What a program that is called in this process leaves: handlers of signals, by which Ctrl-C
-    would end a test in place of all, and Hydra's log file, whose folder goes with the test."""
+    would end a test in place of all, and Hydra's logs: a file whose folder goes with the test, and
+    the test's own output."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
     handlers = {number: signal.getsignal(number) for number in numbers}
     yield
     for number, handler in handlers.items():
         signal.signal(number, handler)
     root = logging.getLogger()
-    for log in [each for each in root.handlers if type(each) is logging.FileHandler]:
+    hydras = (logging.FileHandler, logging.StreamHandler)
+    for log in [each for each in root.handlers if type(each) in hydras]:
         root.removeHandler(log)
         log.close()

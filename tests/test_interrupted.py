@@ -1,6 +1,5 @@
 """Signals, folders of the same second, and folders that are taken, as users meet them."""
 
-import json
 import os
 import re
 import shutil
@@ -8,21 +7,28 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
+from resumed_runs import CAPTIONS, history, results_of
+
+from mmlabel import interrupts, training
+from mmlabel.lightning import callbacks
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-LONG = ["model=caption_only", "trainer.max_epochs=100000", "patience=null"]
+
+
+def captions_only(quick: list[str]) -> list[str]:
+    """What a quick run of `CAPTIONS` has of these options."""
+    return [option for option in quick if not option.startswith(("backbone", "features"))]
 
 
 def start(quick: list[str], *options: str, cwd: Path) -> subprocess.Popen:
-    fitting = [o for o in quick if not o.startswith(("backbone", "features"))]
-    flags = [option for option in options if option.startswith("-")]
-    given = [option for option in options if option not in flags]
     return subprocess.Popen(
-        [sys.executable, str(REPOSITORY / "train.py"), *flags, *fitting, *given],
+        [sys.executable, str(REPOSITORY / "train.py"), *captions_only(quick), *options],
         cwd=cwd,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
@@ -36,55 +42,66 @@ def when_training(process: subprocess.Popen, folder: Path) -> None:
     """Wait until a second epoch has ended."""
     end = time.monotonic() + 120
     while time.monotonic() < end and process.poll() is None:
-        for history in folder.rglob("metrics.csv"):
-            if len(history.read_text().splitlines()) > 5:
+        for path in folder.rglob("metrics.csv"):
+            if len(path.read_text().splitlines()) > 5:
                 return
         time.sleep(0.1)
     pytest.fail(f"no training: {process.communicate()[0] if process.poll() is not None else ''}")
 
 
+def test_a_signal_ends_a_program_with_a_checkpoint_and_a_line(quick: list[str], tmp_path: Path):
+    with start(quick, *CAPTIONS, "trainer.max_epochs=100000", cwd=tmp_path) as process:
+        when_training(process, tmp_path)
+        process.send_signal(signal.SIGTERM)
+        output = process.communicate(timeout=60)[0]
+    assert process.returncode == 143, output
+    assert "Traceback" not in output
+    said = re.search(r"interrupted \(SIGTERM\): .* ckpt_path=(\S+last\.ckpt)", output)
+    assert said and (tmp_path / said[1]).is_file(), output
+
+
+@pytest.fixture
+def heard_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal counts however soon after another test's."""
+    monkeypatch.setattr(interrupts, "_raised", None)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+
+
 @pytest.mark.parametrize(
-    ("number", "code", "multirun"),
+    ("number", "code", "options"),
     [
-        (signal.SIGTERM, 143, False),
-        (signal.SIGINT, 130, False),
-        (signal.SIGTERM, 143, True),
-        pytest.param(signal.SIGUSR1, 138, False, marks=pytest.mark.slow),
+        (signal.SIGTERM, 143, []),
+        (signal.SIGINT, 130, []),
+        (signal.SIGUSR1, 138, []),
+        (signal.SIGTERM, 143, ["-m", "seed=0,1"]),
     ],
 )
-def test_a_signal_ends_a_run_with_a_checkpoint_and_a_line(
-    number: signal.Signals, code: int, multirun: bool, quick: list[str], tmp_path: Path
+def test_the_line_that_ends_a_run_says_how_to_go_on(
+    number: signal.Signals,
+    code: int,
+    options: list[str],
+    quick: list[str],
+    train_py,
+    tmp_path: Path,
+    heard_anew,
 ):
-    """The line's own advice then works."""
-    options = ["-m", "seed=0,1"] if multirun else []
-    with start(quick, *LONG, *options, cwd=tmp_path) as process:
-        when_training(process, tmp_path)
-        process.send_signal(number)
-        output = process.communicate(timeout=60)[0]
-    assert process.returncode == code, output
+    def send(_, trainer, module) -> None:
+        if trainer.current_epoch == 2:
+            os.kill(os.getpid(), number)
+
+    epochs = [*captions_only(quick), *CAPTIONS, "trainer.max_epochs=3"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(callbacks.StopOnNaN, "on_train_epoch_start", send, raising=False)
+        output, exit_code = train_py(*options, *epochs)
+    assert exit_code == code, output
     assert "Traceback" not in output
-    assert number.name in output
-    said = re.search(r"ckpt_path=(\S+last\.ckpt)", output)
+    said = re.search(rf"interrupted \({number.name}\): .* ckpt_path=(\S+last\.ckpt)", output)
     assert said and (tmp_path / said[1]).is_file(), output
-    folder = (tmp_path / said[1]).parent
-    assert not (folder / "results.json").exists()
-    if number == signal.SIGTERM and not multirun:
-        reached = len((folder / "metrics.csv").read_text().splitlines()) // 2
-        with start(
-            quick,
-            f"ckpt_path={said[1]}",
-            "trainer.max_epochs=100000",
-            f"trainer.max_steps={10**9}",
-            "trainer.max_time=00:00:00:01",
-            cwd=tmp_path,
-        ) as again:
-            output = again.communicate(timeout=120)[0]
-        assert "Traceback" not in output
-        if again.returncode == 0:
-            (results,) = tmp_path.rglob("results.json")
-            assert json.loads(results.read_text())["epochs"] >= reached // 2
-        else:
-            assert "mmlabel: " in output
+    assert not list(tmp_path.rglob("results.json"))
+    output, exit_code = train_py(*epochs, f"ckpt_path={said[1]}")
+    assert exit_code == 0, output
+    (results,) = tmp_path.rglob("results.json")
+    assert results_of(results.parent)["epochs"] == 3 and len(history(results.parent)) == 3
 
 
 @pytest.mark.parametrize(
@@ -185,38 +202,32 @@ sys.exit({function}(work))
     assert not run.stdout
 
 
-def test_a_signal_counts_also_where_an_error_ends_its_clean_up(tmp_path: Path):
+def test_a_signal_counts_also_where_an_error_ends_its_clean_up(
+    train_py, tmp_path: Path, monkeypatch, heard_anew
+):
     """Neither has the run failed, nor does the next one of a multirun begin."""
-    script = """
-import os, signal, sys, time
-import mmlabel.training
-def trained(*_, **__):
-    print("begun", flush=True)
-    try:
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(60)
-    finally:
-        raise ValueError("a logger has no place")
-mmlabel.training.train = trained
-import train
-from mmlabel.cli import run_cli
-run_cli(train.main)
-"""
-    command = [sys.executable, "-c", script, "-m", "seed=0,1", "hydra.sweep.dir=here"]
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    run = subprocess.run(
-        command, capture_output=True, text=True, timeout=120, cwd=tmp_path, env=environment
-    )
-    assert run.returncode == 143, run.stderr
-    assert "Traceback" not in run.stderr
-    assert "a logger has no place" in run.stdout + run.stderr
-    assert "mmlabel: interrupted (SIGTERM): nothing was trained yet; start it again" in run.stderr
-    assert run.stdout.count("begun") == 1
+    begun = []
+
+    def train(settings, *_, **__) -> None:
+        begun.append(settings.seed)
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        finally:
+            raise ValueError("a logger has no place")
+
+    monkeypatch.setattr(training, "train", train)
+    said, code = train_py("-m", "seed=0,1", "hydra.sweep.dir=here")
+    assert code == 143, said
+    assert "Traceback" not in said
+    assert "a logger has no place" in said
+    assert "mmlabel: interrupted (SIGTERM): nothing was trained yet; start it again" in said
+    assert begun == [0]
     assert not list(tmp_path.rglob("failed.json"))
 
 
 def test_ctrl_c_before_training_says_what_to_do(quick: list[str], tmp_path: Path):
-    with start(quick, *LONG, cwd=tmp_path) as process:
+    with start(quick, *CAPTIONS, cwd=tmp_path) as process:
         end = time.monotonic() + 120
         while time.monotonic() < end and not list(tmp_path.glob("outputs/*/*")):
             time.sleep(0.02)
@@ -226,45 +237,41 @@ def test_ctrl_c_before_training_says_what_to_do(quick: list[str], tmp_path: Path
     assert "Traceback" not in said and "start it again" in said
 
 
-def test_runs_of_the_same_second_have_folders_of_their_own(quick: list[str], tmp_path: Path):
-    options = ["model=caption_only", "trainer.max_epochs=1"]
-    processes = [start(quick, *options, f"seed={seed}", cwd=tmp_path) for seed in (0, 1)]
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    found = [json.loads(path.read_text()) for path in tmp_path.rglob("results.json")]
-    assert sorted(results["settings"]["seed"] for results in found) == [0, 1]
+def test_runs_of_the_same_second_have_folders_of_their_own(
+    quick: list[str], train_py, tmp_path: Path, monkeypatch
+):
+    now = datetime.now()
+    monkeypatch.setattr("hydra.core.utils.datetime", SimpleNamespace(now=lambda: now))
+    options = [*captions_only(quick), *CAPTIONS, "trainer.max_epochs=1"]
+    assert [train_py(*options, f"seed={seed}")[1] for seed in (0, 1)] == [0, 0]
+    folders = sorted(tmp_path.glob("outputs/*/*"))
+    assert [results_of(folder)["settings"]["seed"] for folder in folders] == [0, 1]
+    assert folders[1].name == f"{folders[0].name}-2"
 
 
-def test_a_finished_runs_folder_is_not_written_to_again(quick: list[str], tmp_path: Path):
-    options = ["model=caption_only", "trainer.max_epochs=1", "hydra.run.dir=here"]
-    with start(quick, *options, cwd=tmp_path) as process:
-        assert process.wait(timeout=120) == 0
+def test_a_finished_runs_folder_is_not_written_to_again(quick: list[str], train_py, tmp_path: Path):
+    options = [*captions_only(quick), *CAPTIONS, "trainer.max_epochs=1", "hydra.run.dir=here"]
+    assert train_py(*options)[1] == 0
     here = tmp_path / "here"
     before = {path: path.read_bytes() for path in here.rglob("*") if path.is_file()}
     assert here / ".hydra" / "overrides.yaml" in before
-    with start(quick, *options, "seed=1", cwd=tmp_path) as process:
-        output = process.communicate(timeout=120)[0]
-    assert process.returncode == 1
+    output, code = train_py(*options, "seed=1")
+    assert code == 1
     assert "holds a finished run" in output and "Traceback" not in output
     assert {path: path.read_bytes() for path in here.rglob("*") if path.is_file()} == before
 
 
 def test_a_finished_run_is_gone_on_with_only_on_the_same_data(
-    cache: Path, made: Path, tmp_path: Path
+    cache: Path, made: Path, train_py, tmp_path: Path
 ):
     shutil.copytree(made, tmp_path / "made")
     options = ["model=image_only", "data=usyd", "data.root=made", "data.image_size=32"]
     options += ["backbone=resnet18", "backbone.weights=none", "features=off", "logger=csv"]
     options += ["trainer.max_epochs=1", "resume=true", "hydra.run.dir=run", f"cache_dir={cache}"]
-
-    def again() -> tuple[str, int]:
-        process = start([], *options, cwd=tmp_path)
-        return process.communicate()[0], process.returncode
-
-    assert again()[1] == 0
-    said, code = again()
+    assert train_py(*options)[1] == 0
+    said, code = train_py(*options)
     assert code == 0 and "has finished already: nothing is done" in said
     Image.new("RGB", (44, 36), "white").save(tmp_path / "made" / "data" / "0.jpg", format="PNG")
-    said, code = again()
+    said, code = train_py(*options)
     assert code == 1 and "the content of the pictures has changed since" in said
     assert "Traceback" not in said

@@ -110,6 +110,18 @@ def scenes(settings_of: Callable[..., Settings]) -> Path:
 
 
 @pytest.fixture
+def without(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """From its call on, an import of one of these packages is an error."""
+
+    def block(*packages: str) -> None:
+        for name in {*packages, *sys.modules}:
+            if name.partition(".")[0] in packages:
+                monkeypatch.setitem(sys.modules, name, None)
+
+    return block
+
+
+@pytest.fixture
 def train_py(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[str, int]]:

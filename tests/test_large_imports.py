@@ -1,6 +1,7 @@
 """Large imports go without the garbage collector, which is on again afterwards."""
 
 import gc
+import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -8,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from mmlabel.errors import UserError
 from mmlabel.large_imports import import_large
+
+REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +32,7 @@ def test_they_come_in_order_and_without_the_collector(made: Path):
     (made / "made_first.py").write_text("import gc\ncollected = gc.isenabled()\n")
     (made / "made_second.py").write_text("import sys\nfirst = sys.modules['made_first'].collected")
     import_large("made_first", "made_second")
-    assert __import__("made_second").first is False
+    assert importlib.import_module("made_second").first is False
     assert gc.isenabled() and gc.get_freeze_count() > 0
 
 
@@ -70,7 +74,7 @@ import sys
 from lightning_utilities.core import imports
 usual, also = imports.RequirementCache, imports.package_available
 import mmlabel.lean_torchmetrics
-import mmlabel.training
+import mmlabel.training, mmlabel.predictor
 left_out = ("torchvision", "transformers", "matplotlib", "scipy")
 print([name for name in left_out if name in sys.modules])
 print(imports.RequirementCache is usual, bool(usual("torchvision")))
@@ -85,24 +89,36 @@ from torchvision.models import get_model
     assert ended.stdout == "[]\nTrue True\nTrue True\n1.0\n", ended.stderr
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["mmlabel.predict", "none.ckpt", "none.csv"],
-        ["mmlabel.demo", "none.ckpt"],
-        ["mmlabel.export.__main__", "none.ckpt", "--format=onnx", "--out=model"],
-        ["mmlabel.features", "fill", "data=csv", "data.file=none.csv"],
-    ],
-    ids=lambda command: command[0],
-)
-def test_commands_start_without_it_too(command: list[str], tmp_path: Path):
+COMMANDS = {
+    "mmlabel.predict": ["none.ckpt", "none.csv"],
+    "mmlabel.demo": ["none.ckpt"],
+    "mmlabel.export.__main__": ["none.ckpt", "--format=onnx", "--out=model"],
+    "mmlabel.features": ["fill", "data=csv", "data.file=none.csv"],
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_commands_import_it_so_before_all_that_brings_it(
+    name: str, monkeypatch: pytest.MonkeyPatch
+):
+    command, asked = importlib.import_module(name), []
+
+    def refuse(*modules: str) -> None:
+        asked.extend(modules)
+        raise UserError("that is enough")
+
+    monkeypatch.setattr(command, "import_large", refuse)
+    assert command.main(COMMANDS[name]) == 1
+    assert asked[0] == "mmlabel.lean_torchmetrics"
+
+
+def test_programs_and_commands_begin_without_large_libraries():
     program = """
 import importlib, sys
-name, *arguments = sys.argv[1:]
-print(importlib.import_module(name).main(arguments))
-left_out = ("torchvision", "transformers", "matplotlib", "scipy")
-print("torchmetrics" in sys.modules, [name for name in left_out if name in sys.modules])
+for name in [*sys.argv[1:], "train"]:
+    importlib.import_module(name)
+print([name for name in ("torch", "torchmetrics", "torchvision") if name in sys.modules])
 """
-    call = [sys.executable, "-c", program, *command]
-    ended = subprocess.run(call, capture_output=True, text=True, cwd=tmp_path)
-    assert ended.stdout == "1\nTrue []\n", ended.stderr
+    call = [sys.executable, "-c", program, *COMMANDS]
+    ended = subprocess.run(call, capture_output=True, text=True, cwd=REPOSITORY)
+    assert ended.stdout == "[]\n", ended.stderr

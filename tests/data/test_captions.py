@@ -41,6 +41,7 @@ WORDS = [
     [],
     "he can not see a bus its a truck".split(),
 ]
+REPOSITORY = Path(__file__).resolve().parents[2]
 OFFLINE = {"https_proxy": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}
 
 
@@ -62,15 +63,6 @@ def made_of(*texts: str, forms: dict[str, str] | None = None) -> TokenisedCaptio
 
 def padded(encoded: EncodedCaptions) -> np.ndarray:
     return encoded.pad(np.arange(len(encoded)))
-
-
-def in_new_process(code: str, **env: str) -> str:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **env}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
 
 
 def test_captions_are_split_into_words(tmp_path: Path) -> None:
@@ -104,23 +96,18 @@ def test_captions_without_words(texts: list[str], tmp_path: Path) -> None:
         assert tokens.shape == (len(texts), 1) and not tokens.any() and not encoded.lengths.any()
 
 
-def test_lemmas_are_wordnets(shared: Path, tmp_path: Path) -> None:
-    code = (
-        "import sys, numpy as np; from pathlib import Path\n"
-        "from mmlabel.data.captions import tokenise\n"
-        "texts = ['Two BUSES, two\\nbus', 'children; a man\\'s geese', 'the xyzzys']\n"
-        f"t = tokenise(texts, lemmas='wordnet', cache_dir=Path({str(tmp_path)!r}),"
-        " on_missing='error')\n"
-        "print(t.word_lists(np.arange(3)), t.words, t.forms['buses'], t.forms['bus'], t.notes,"
-        " 'nltk' in sys.modules)"
-    )
-    words = "[['two', 'bus', 'two', 'bus'], ['child', 'a', 'man', 'goose'], ['the', 'xyzzys']]"
-    distinct = "['two', 'bus', 'child', 'a', 'man', 'goose', 'the', 'xyzzys']"
-    nltk_data = str(shared / "nltk_data")
-    expected = f"{words} {distinct} bus bus ()"
-    assert in_new_process(code, NLTK_DATA=nltk_data) == f"{expected} True"
-    # The second start reads the same from disk, even without WordNet, and imports no NLTK.
-    assert in_new_process(code, NLTK_DATA="", HOME=str(tmp_path), **OFFLINE) == f"{expected} False"
+def test_lemmas_are_wordnets(shared: Path, tmp_path: Path, monkeypatch, without) -> None:
+    """The second time they are read from disk, without WordNet and NLTK."""
+    texts = ["Two BUSES, two\nbus", "children; a man's geese", "the xyzzys"]
+    for nltk_data in (str(shared / "nltk_data"), ""):
+        monkeypatch.setenv("NLTK_DATA", nltk_data)
+        found = tokenise(texts, lemmas="wordnet", cache_dir=tmp_path, on_missing="error")
+        lists = [["two", "bus", "two", "bus"], ["child", "a", "man", "goose"], ["the", "xyzzys"]]
+        assert found.word_lists(np.arange(3)) == lists
+        assert found.words == ["two", "bus", "child", "a", "man", "goose", "the", "xyzzys"]
+        assert found.forms is not None and found.forms["buses"] == found.forms["bus"] == "bus"
+        assert found.notes == ()
+        without("nltk")
 
 
 def test_what_is_kept_is_never_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,26 +135,31 @@ def test_going_without_wordnet_is_said_and_not_kept(
 
 
 def test_missing_wordnet_is_one_message_with_ways_out(tmp_path: Path) -> None:
-    code = (
-        "from pathlib import Path; from mmlabel.data.captions import tokenise, UserError\n"
-        "try:\n"
-        f"    tokenise(['dogs'], lemmas='wordnet', cache_dir=Path({str(tmp_path)!r}),"
-        " on_missing='error')\n"
-        "except UserError as error:\n"
-        "    print(error)"
-    )
-    absent = in_new_process(code, NLTK_DATA=str(tmp_path / "no"), HOME=str(tmp_path), **OFFLINE)
-    for part in [
-        f"NLTK_DATA={tmp_path / 'no'}",
-        "downloaded",
-        "corpora/wordnet.zip",
-        "lemmas=none",
-    ]:
-        assert part in absent
-    assert "\n" not in absent
+    """Of a process that has not read it before."""
+    code = """
+import os, sys
+from pathlib import Path
+from mmlabel.data.captions import tokenise, UserError
+for os.environ["NLTK_DATA"] in sys.argv[1:]:
+    try:
+        tokenise(["dogs"], lemmas="wordnet", cache_dir=Path("cache"), on_missing="error")
+    except UserError as error:
+        print(error)
+"""
     (tmp_path / "corpora").mkdir()
     (tmp_path / "corpora" / "wordnet.zip").write_bytes(b"PK\x03\x04 torn")
-    torn = in_new_process(code, NLTK_DATA=str(tmp_path), HOME=str(tmp_path), **OFFLINE)
+    places = [str(tmp_path / "no"), str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *places],
+        env={**os.environ, **OFFLINE, "HOME": str(tmp_path), "PYTHONPATH": str(REPOSITORY)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    absent, torn = done.stdout.splitlines()
+    for part in [f"NLTK_DATA={places[0]}", "downloaded", "corpora/wordnet.zip", "lemmas=none"]:
+        assert part in absent
     assert "WordNet" in torn and "lemmas=none" in torn
 
 

@@ -2,8 +2,6 @@
 
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,7 @@ from mmlabel.data.batches import EpochBatches
 from mmlabel.data.datamodule import CaptionedPictures
 from mmlabel.data.feature_store import FeatureStore
 from mmlabel.data.pictures import BadPicture
+from mmlabel.data.prepare import PreparedData
 from mmlabel.errors import UserError
 from mmlabel.parts import build, prepare
 from mmlabel.settings import Settings
@@ -188,32 +187,23 @@ def test_a_csv_with_labels_of_its_own(settings_of, scenes: Path, tmp_path: Path)
     assert annotations.targets[:2].tolist() == [[0, 0, 1], [1, 1, 0]]
 
 
-def test_a_second_start_loads_neither_wordnet_nor_vectors(shared: Path, tmp_path: Path):
+def test_a_second_start_loads_neither_wordnet_nor_vectors(
+    settings_of, shared: Path, tmp_path: Path, monkeypatch, without
+):
     """Tokenised captions and the matrix of word vectors come from the cache."""
-    script = """
-import sys
-sys.path.insert(0, sys.argv[1])
-from mmlabel.cli import load_settings
-from mmlabel.parts import prepare
-data = prepare(load_settings(["model=caption_only", *sys.argv[2:]]), None)
-print(data.embeddings.matrix.sum(), data.coverage, data.notes)
-print([name for name in ("nltk", "gensim", "sklearn") if name in sys.modules])
-"""
-    options = ["data.rows=[60,20,20]", "embedding.name=glove-wiki-gigaword-50"]
-    options += [f"cache_dir={tmp_path}", "data.image_size=32"]
-    environment = {"NLTK_DATA": str(shared / "nltk_data"), "PATH": "/usr/bin"}
-    environment |= {"GENSIM_DATA_DIR": str(shared / "gensim-data"), "HOME": str(tmp_path)}
-    repository = str(Path(__file__).resolve().parents[2])
-    first, second = (
-        subprocess.run(
-            [sys.executable, "-c", script, repository, *options],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.splitlines()
-        for _ in range(2)
-    )
-    assert first[0] == second[0]
-    assert "nltk" in first[1]
-    assert second[1] == "[]"
+    monkeypatch.setenv("NLTK_DATA", str(shared / "nltk_data"))
+    monkeypatch.setenv("GENSIM_DATA_DIR", str(shared / "gensim-data"))
+    options = ["captions.lemmas=wordnet", "embedding=glove"]
+    options += ["embedding.name=glove-wiki-gigaword-50"]
+
+    def start(cache: str) -> PreparedData:
+        settings = settings_of("model=caption_only", *options, f"cache_dir={tmp_path / cache}")
+        return prepare(settings, None)
+
+    first = start("cache")
+    without("nltk", "gensim", "sklearn")
+    second = start("cache")
+    np.testing.assert_array_equal(first.embeddings.matrix, second.embeddings.matrix)
+    assert (first.coverage, first.notes) == (second.coverage, second.notes)
+    with pytest.raises(ModuleNotFoundError, match="nltk"):
+        start("another")

@@ -10,6 +10,7 @@ import difflib
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import annotated_types
@@ -75,16 +76,18 @@ class Option:
     field: FieldInfo
 
 
+@cache
 def declared(
     group: type[Group], prefix: str = "", kind: type[Group] | None = None
-) -> Iterator[Option]:
+) -> tuple[Option, ...]:
     """Every option of a group and of the groups in it, in the order of declaration."""
+    options: list[Option] = []
     for name, field in group.model_fields.items():
         parts = _groups_in(field.annotation)
         for part in parts:
-            yield from declared(part, f"{prefix}{name}.", part if len(parts) > 1 else kind)
+            options += declared(part, f"{prefix}{name}.", part if len(parts) > 1 else kind)
         if not parts:
-            yield Option(
+            option = Option(
                 name=f"{prefix}{name}",
                 kind=kind_of(kind) if kind else None,
                 chosen_by=choices_of(kind) if kind else None,
@@ -95,6 +98,8 @@ def declared(
                 choice=name == discriminator(group),
                 field=field,
             )
+            options.append(option)
+    return tuple(options)
 
 
 def kind_of(group: type[Group]) -> str | None:
@@ -297,7 +302,7 @@ def _place(
 
 def unknown(name: str, group: type[Group], owner: type[Group] | None = None) -> str:
     """What to say of an option that does not exist; `owner`: the kind of group it was given to."""
-    options = list(declared(group))
+    options = declared(group)
     if kinds := [o.chosen_by for o in options if o.name == name and o.chosen_by]:
         prefix = name.split(".")[0]
         others = ", ".join(kinds).replace("|", ", ")

@@ -117,25 +117,18 @@ def run(*options: str, cwd: Path, code: int = 0) -> str:
     ],
 )
 def test_a_mistake_is_one_message(
-    options: list[str], message: str, quick: list[str], tmp_path: Path, capsys, monkeypatch
+    options: list[str], message: str, quick: list[str], train_py, tmp_path: Path
 ):
-    """The last line of what is printed; in-process, as starting Python takes seconds."""
-    import train as script
-    from mmlabel.cli import run_cli
-
+    """The last line of what is printed."""
     others = any(option.startswith("data=") for option in options)
     fitting = [option for option in quick if not (others and "data." in option)]
-    monkeypatch.chdir(tmp_path)
     flags = [option for option in options if option.startswith("-")]
-    given = [*flags, *fitting, *(option for option in options if option not in flags)]
-    monkeypatch.setattr(sys, "argv", ["train.py", *given])
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # which is set there, for the rest of the process
-    with pytest.raises(SystemExit) as stop:
-        run_cli(script.main, str)
-    assert str(stop.value.code).startswith("mmlabel: ")
-    assert message in str(stop.value.code)
-    assert "\n" not in str(stop.value.code)
-    assert "Traceback" not in capsys.readouterr().err
+    given = [option for option in options if option not in flags]
+    said, code = train_py(*flags, *fitting, *given)
+    assert code == 1
+    last = said.splitlines()[-1]
+    assert last.startswith("mmlabel: ") and message in last
+    assert "Traceback" not in said
     assert not list(tmp_path.rglob("results.json"))
 
 
@@ -144,14 +137,13 @@ ODD = """Jürgen's (1) & more = [a, {b}] #2 "c" """.strip()
 
 @pytest.mark.parametrize("place", ["--config-dir", "hydra.searchpath"])
 def test_processes_that_lightning_starts_have_the_settings_of_the_first(
-    place: str, quick: list[str], tmp_path: Path, monkeypatch
+    place: str, quick: list[str], train_py, tmp_path: Path, monkeypatch
 ):
     """With files of one's own, in folders of whatever names, in a run and in jobs of several."""
     from lightning_fabric.strategies.launchers.subprocess_script import _hydra_subprocess_cmd
 
-    import train as script
     from mmlabel import training
-    from mmlabel.cli import assigned, run_cli
+    from mmlabel.cli import assigned
 
     own = tmp_path / ODD / "own"
     (own / "experiment").mkdir(parents=True)
@@ -163,24 +155,18 @@ def test_processes_that_lightning_starts_have_the_settings_of_the_first(
         calls.append((settings, folder, _hydra_subprocess_cmd(1)[0][2:]))
         return {"scores": {}}
 
-    def call(*argv: str) -> None:
-        monkeypatch.setattr(sys, "argv", ["train.py", *argv])
-        run_cli(script.main)
-
     monkeypatch.setattr(training, "train", train)
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)  # as of `python train.py`
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     given = [option for option in quick if "lstm" not in option] + ["experiment=mine"]
     flags = [place, str(own)] if place.startswith("-") else []
     if not flags:
         given.append(f"{place}=[{assigned('', own).removeprefix('=')}]")
-    call(*flags, *given, assigned("hydra.run.dir", f"{ODD}/run"))
+    train_py(*flags, *given, assigned("hydra.run.dir", f"{ODD}/run"))
     idle = "lstm.dropout=0.1"  # with one layer, which a multirun leaves out
-    call("-m", *flags, *given, idle, "seed=5", assigned("hydra.sweep.dir", f"{ODD}/runs"))
+    train_py("-m", *flags, *given, idle, "seed=5", assigned("hydra.sweep.dir", f"{ODD}/runs"))
     monkeypatch.setenv("LOCAL_RANK", "1")
     for settings, folder, command in list(calls):
-        call(*command)
+        train_py(*command)
         assert calls[-1][:2] == (settings, folder) and settings.lstm.hidden == 12
     assert [folder for _, folder, _ in calls[:2]] == [
         tmp_path / ODD / "run",
@@ -200,22 +186,15 @@ def test_processes_that_lightning_starts_have_the_settings_of_the_first(
     ],
 )
 def test_a_file_of_ones_own_that_cannot_be_read_is_named(
-    content: bytes, message: str, multirun: bool, tmp_path: Path, monkeypatch, capsys
+    content: bytes, message: str, multirun: bool, train_py, tmp_path: Path
 ):
-    import train as script
-    from mmlabel.cli import run_cli
-
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_bytes(b"# @package _global_\n" + content)
     flags = ["-m"] if multirun else []
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-    argv = ["train.py", *flags, "--config-dir", str(tmp_path), "experiment=mine", "seed=1"]
-    monkeypatch.setattr(sys, "argv", argv)
-    with pytest.raises(SystemExit) as stop:
-        run_cli(script.main)
-    assert str(stop.value.code).startswith(f"mmlabel: experiment/{message}")
-    assert "Traceback" not in capsys.readouterr().err
+    said, code = train_py(*flags, "--config-dir", str(tmp_path), "experiment=mine", "seed=1")
+    assert code == 1
+    assert said.splitlines()[-1].startswith(f"mmlabel: experiment/{message}")
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize(
@@ -227,14 +206,11 @@ def test_a_file_of_ones_own_that_cannot_be_read_is_named(
     ],
 )
 def test_jobs_that_are_started_again_in_their_folder_may_go_on(
-    options: list[str], quick: list[str], tmp_path: Path, monkeypatch
+    options: list[str], quick: list[str], train_py, monkeypatch
 ):
     """What is refused otherwise; the launcher itself is left out."""
     from hydra._internal.core_plugins.basic_launcher import BasicLauncher
     from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
-
-    import train as script
-    from mmlabel.cli import run_cli
 
     launched = []
 
@@ -244,34 +220,23 @@ def test_jobs_that_are_started_again_in_their_folder_may_go_on(
 
     for launcher in (BasicLauncher, BaseSubmititLauncher):
         monkeypatch.setattr(launcher, "launch", launch)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["train.py", "-m", *quick, *options])
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-    run_cli(script.main)
+    said, code = train_py("-m", *quick, *options)
+    assert code == 0, said
     assert [job[-1] for job in launched] == ["seed=0", "seed=1"]
 
 
-def test_a_file_without_its_package_is_told_what_it_lacks(tmp_path: Path, monkeypatch):
-    import train as script
-    from mmlabel.cli import run_cli
-
+def test_a_file_without_its_package_is_told_what_it_lacks(train_py, tmp_path: Path):
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text("lstm:\n  hidden: 12\n")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-    argv = ["train.py", "--config-dir", str(tmp_path), "experiment=mine"]
-    monkeypatch.setattr(sys, "argv", argv)
-    with pytest.raises(SystemExit, match="experiment=mine: the first .* has to be # @package _gl"):
-        run_cli(script.main)
+    said, _ = train_py("--config-dir", str(tmp_path), "experiment=mine")
+    assert "experiment=mine: the first line of that file has to be # @package _gl" in said
     (tmp_path / "experiment" / "mine.yaml").write_text("- lstm.hidden=12\n")
-    with pytest.raises(SystemExit, match="^mmlabel: experiment/mine.yaml is a list: a file of opt"):
-        run_cli(script.main)
+    said, _ = train_py("--config-dir", str(tmp_path), "experiment=mine")
+    assert "mmlabel: experiment/mine.yaml is a list: a file of opt" in said
 
 
-def test_options_may_name_the_number_of_a_job(quick: list[str], tmp_path: Path, monkeypatch):
-    import train as script
+def test_options_may_name_the_number_of_a_job(quick: list[str], train_py, monkeypatch):
     from mmlabel import training
-    from mmlabel.cli import run_cli
 
     names = []
 
@@ -280,11 +245,8 @@ def test_options_may_name_the_number_of_a_job(quick: list[str], tmp_path: Path, 
         return {"scores": {}}
 
     monkeypatch.setattr(training, "train", train)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     numbered = ["seed=3,4", "name='run-${hydra:job.num}'", "hydra.sweep.subdir='j${hydra.job.num}'"]
-    monkeypatch.setattr(sys, "argv", ["train.py", "-m", *quick, *numbered])
-    run_cli(script.main)
+    train_py("-m", *quick, *numbered)
     assert names == [
         ("run-0", "j0", ["seed=3", "name='run-0'"]),
         ("run-1", "j1", ["seed=4", "name='run-1'"]),
@@ -306,20 +268,16 @@ def test_no_room_on_the_disk_is_a_message_wherever_it_shows(monkeypatch: pytest.
         run_cli(lambda: write(errno.EBADF))
 
 
-def test_no_room_for_the_files_of_a_run_is_one_line(quick, tmp_path: Path, monkeypatch, capsys):
-    import train as script
-    from mmlabel.cli import run_cli
+def test_no_room_for_the_files_of_a_run_is_one_line(quick, train_py, monkeypatch):
+    import train
 
     def one_run(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(script, "one_run", one_run)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-    monkeypatch.setattr(sys, "argv", ["train.py", *quick])
-    with pytest.raises(SystemExit, match="a file cannot be written .No space left"):
-        run_cli(script.main)
-    assert "Error executing job" not in capsys.readouterr().err
+    monkeypatch.setattr(train, "one_run", one_run)
+    said, code = train_py(*quick)
+    assert code == 1 and "a file cannot be written (No space left" in said
+    assert "Error executing job" not in said
 
 
 def test_help_names_the_groups_and_options(tmp_path: Path):
@@ -385,12 +343,16 @@ run_cli(main)
         assert done.stderr.startswith("Traceback") and "7.jpg" in done.stderr
 
 
-def test_each_job_of_a_multirun_is_a_wandb_run_of_its_own(quick: list[str], tmp_path: Path):
+def test_each_job_of_a_multirun_is_a_wandb_run_of_its_own(
+    quick: list[str], train_py, tmp_path: Path, monkeypatch
+):
     """With its own config, history, summary and state; the failed one in between shows failed."""
     options = [*quick, "logger=wandb", "model=caption_only", "hydra.sweep.dir=sweep"]
     options += ["optimizer=sgd", "optimizer.lr=0.1,1e30,0.01"]
-    output = run("-m", *options, cwd=tmp_path, code=1)
-    assert "learning rate is too high (optimizer.lr=1e+30)" in output
+    monkeypatch.setenv("WANDB_API_KEY", "")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    output, code = train_py("-m", *options)
+    assert code == 1 and "learning rate is too high (optimizer.lr=1e+30)" in output
     runs = []
     for job in range(3):
         (file,) = (tmp_path / "sweep" / str(job)).glob("wandb/offline-run-*/*.wandb")

@@ -17,7 +17,7 @@ from mmlabel.help import choices, help_text
 from mmlabel.options import Option, declared, is_same, members
 from mmlabel.settings import MISSING, OPTIONAL, Settings, differing, flatten, read_settings
 
-OPTIONS = list(declared(Settings))
+OPTIONS = declared(Settings)
 VALUES: list[object] = [
     "no such value", "", -1, -1_000_000, 0, 1, 10**13, 0.5, -0.5, 1.5, 1e300, math.inf, math.nan,
     True, [], ["a"], [1], [0.1, 0.2, 0.7], [-1.0, 1.0, 1.0], {"a": 1}, None,

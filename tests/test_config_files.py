@@ -4,15 +4,19 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from html import unescape
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
 from resumed_runs import CAPTIONS, results_of
 
-from mmlabel.cli import load_settings
+from mmlabel.cli import _compose, load_settings, parse
 from mmlabel.errors import UserError
-from mmlabel.help import choices
+from mmlabel.help import CONF, choices
 from mmlabel.settings import Settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -121,6 +125,34 @@ def test_a_run_says_what_it_goes_without(quick: list[str], folder: Path, tmp_pat
     html = (tmp_path / "run" / "report.html").read_text()
     shown = shlex.split(unescape(re.search(r"<code>(.*?)</code>", html, re.S)[1]))
     assert shown == ["python", "train.py", *results["sources"], *results["overrides"]]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["seed=3", "lstm.layers=2"],
+        ["experiment=best", "data.image_size=[64,96]"],
+        ["trainer.max_epochs=3", "++trainer.max_epochs=4"],
+        ["seed=1", "name='run ${seed}'"],
+        ["logger=csv", "logger.wandb.mode=offline"],
+        ["lstm.layers=1,2"],
+        ["backbone=vgg61", "lstm.layer=2"],
+    ],
+)
+def test_files_are_put_together_once_for_command_lines_that_differ_in_options(options: list[str]):
+    """What comes of it, or the error, is what Hydra makes of each of them alone."""
+
+    def outcome(compose: Callable[[], DictConfig]) -> object:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            try:
+                return OmegaConf.to_container(compose(), resolve=True)
+            except HydraException as error:
+                return str(error)
+
+    load_settings(["seed=7", "lstm.hidden=9"])  # of which nothing may be left
+    for _ in range(2):
+        ours = outcome(lambda: _compose(parse(options)))
+        assert ours == outcome(lambda: compose("train", options))
 
 
 def test_every_choice_beside_the_projects_own_experiment():

@@ -23,7 +23,8 @@ QUICK = [
     "data.rows=[60,24,24]",
     "data.image_size=32",
     "data.workers=0",
-    "backbone=resnet18",
+    "backbone=timm",
+    "backbone.model_name=test_resnet",
     "backbone.weights=none",
     "features.engine=torch",  # what live batches are computed by, too
     "captions.lemmas=none",
@@ -79,6 +80,8 @@ def _fits(option: str, overrides: tuple[str, ...]) -> bool:
     """Whether what the overrides choose has this option of QUICK at all."""
     if option.startswith("data.rows="):
         return not {"data=csv", "data=usyd", "data=coco"}.intersection(overrides)
+    if option.startswith("backbone.model_name="):
+        return not any(text.startswith("backbone=") for text in overrides)
     if option.startswith("embedding.dim="):
         return not {"embedding=glove", "embedding=file", "embedding=contextual"} & set(overrides)
     return True

@@ -197,7 +197,7 @@ def test_what_openvino_cannot_compute_torch_does(
     capsys.readouterr()
     assert run(best, made / "rows.csv", "--out", out, "--probabilities") == 0
     said = capsys.readouterr().err
-    assert "torch computes the features, more slowly: OpenVINO cannot compute resnet18" in said
+    assert "torch computes the features, more slowly: OpenVINO cannot compute test_resnet" in said
     assert "features.engine" not in said
     pictures = [made / row["ImageID"] for row in answers(out)]
     found = [list(one.probabilities.values()) for one in mmlabel.load(best).predict(pictures)]

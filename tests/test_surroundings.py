@@ -96,7 +96,7 @@ def test_a_closed_machine_with_a_terminal_of_ascii(quick: list[str], tmp_path: P
         own = [name for name in names if random.random() < 0.5] or names[:1]
         lines.append(f"{number}.png,{' '.join(own)},une {own[0]} \u2014 \U0001f436")
     (tmp_path / "rows.csv").write_text("\n".join(lines), encoding="utf-8")
-    taken = ("data.", "captions.", "embedding", "backbone.weights", "report=")
+    taken = ("data.", "captions.", "embedding", "backbone", "report=")
     common = [option for option in quick if not option.startswith(taken)]
     options = [
         "data=csv",
@@ -104,6 +104,7 @@ def test_a_closed_machine_with_a_terminal_of_ascii(quick: list[str], tmp_path: P
         "data.image_size=32",
         "data.workers=0",
         "data.on_missing=continue",
+        "backbone=resnet18",
         "backbone.weights=pretrained",
         f"cache_dir={tmp_path / 'cache'}",
         f"hydra.run.dir={tmp_path / 'run'}",

@@ -2,8 +2,6 @@
 
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Callable
 from html import unescape
 from pathlib import Path
@@ -19,7 +17,6 @@ from mmlabel.errors import UserError
 from mmlabel.help import CONF, choices
 from mmlabel.settings import Settings
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 FILES = {
     "experiment/mine": "defaults:\n  - override /optimizer: adamw\n  - override /embedding: glove\n"
     "optimizer:\n  lr: 2e-3\nembedding:\n  name: glove-wiki-gigaword-50\n  dropout: 0.1\n",
@@ -105,18 +102,13 @@ def test_what_another_kind_does_not_have_is_left_out_and_said(settings_beside, c
         settings_beside("experiment=mine", "embedding=learned", "embedding.name=x")
 
 
-def test_a_run_says_what_it_goes_without(quick: list[str], folder: Path, tmp_path: Path):
+def test_a_run_says_what_it_goes_without(quick: list[str], folder: Path, train_py, tmp_path: Path):
     """Once, in its notes; and its page has the command that makes it again, files included."""
-    command = [sys.executable, str(REPOSITORY / "train.py"), "--config-dir", str(folder), *quick]
-    command += [
-        *CAPTIONS,
-        "experiment=mine",
-        "hydra.run.dir=run",
-        "trainer.max_epochs=1",
-        "report=true",
-    ]
-    command = [text for text in command if not text.startswith(("backbone", "features"))]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=300)
+    given = [option for option in quick if not option.startswith(("backbone", "features"))]
+    given += [*CAPTIONS, "experiment=mine", "hydra.run.dir=run"]
+    given += ["trainer.max_epochs=1", "report=true"]
+    said, code = train_py("--config-dir", str(folder), *given)
+    assert code == 0, said
     results = results_of(tmp_path / "run")
     assert results["settings"]["optimizer"]["lr"] == 2e-3
     (note,) = [note for note in results["notes"] if "left out" in note]

@@ -970,6 +970,7 @@ def test_a_run_that_is_refused_or_only_tried_leaves_what_was_there(left: Path, s
 
 def in_bfloat16(made: Path, cache: Path, *own: str) -> list[str]:
     rows = ["model=image_only", "data=csv", f"data.file={made}/rows.csv", f"cache_dir={cache}"]
+    rows.append("backbone=resnet18")  # deep enough for it to show
     return [*rows, "features.precision=bfloat16", "trainer.max_epochs=1", *own]
 
 

@@ -84,12 +84,13 @@ def test_a_run_that_is_too_large_is_stopped_before_features_are_computed(
     settings_of, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     caplog.set_level("INFO")
+    large = ["backbone=resnet18", "data.scenes_seed=99"]
     with pytest.raises(
         UserError, match=r"max_megabytes=40: .* 45.9 MB \(backbone 44.7, head 1.1\)"
     ):
-        run(settings_of, tmp_path / "1", "max_megabytes=40", "data.scenes_seed=99")
+        run(settings_of, tmp_path / "1", *large, "max_megabytes=40")
     assert "features are computed" not in caplog.text
-    results = run(settings_of, tmp_path / "2", "max_megabytes=50", "data.scenes_seed=99")
+    results = run(settings_of, tmp_path / "2", *large, "max_megabytes=50")
     assert "features are computed" in caplog.text
     assert sum(results["megabytes_by_part"].values()) == pytest.approx(results["megabytes"])
     assert 40 < results["megabytes"] < 50

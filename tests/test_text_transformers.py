@@ -168,6 +168,7 @@ def test_experiments_run_with_random_weights(
         f"experiment={experiment}", f"caption.model={folder}", "caption.max_length=32",
         "data=usyd", f"data.root={made}", "data.image_size=[64,96]", "data.batch_size=16",
         "backbone.weights=none", "trainer.max_epochs=1", "logger=csv", f"cache_dir={cache}",
+        "features.engine=torch",
     ])  # fmt: skip
     results = train(settings, tmp_path)
     assert results["epochs"] == 1 and 13 < results["megabytes"] < 40  # without MiniLM's 45

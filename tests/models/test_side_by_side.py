@@ -66,7 +66,7 @@ def test_features_are_those_of_each(names: tuple[str, str], unfreeze: int):
 @pytest.mark.parametrize("pyramid", [1, 2])
 def test_openvino_computes_them_as_torch_does(unfreeze: int, pyramid: int):
     pytest.importorskip("openvino")
-    both = built(*PAIRS[0], unfreeze=unfreeze, pyramid=pyramid)
+    both = built("test_resnet", "test_efficientnet", unfreeze=unfreeze, pyramid=pyramid)
     device = torch.device("cpu")
     rows = [
         build_extract(
@@ -175,12 +175,15 @@ def test_both_count_in_the_size(settings_of: Callable, tmp_path: Path):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (("backbone.beside=resnet18",), "the first backbone is resnet18 already; give another"),
+        (
+            ("backbone=resnet18", "backbone.beside=resnet18"),
+            "the first backbone is resnet18 already; give another",
+        ),
         (("backbone.beside=resnet10x",), 'timm has no model "resnet10x"; did you mean'),
         (("backbone.beside=timm",), "backbone.beside=timm: not one of resnet18, "),
         ((*BESIDE, "backbone.attention=query"), "leave one of the options out"),
         (("backbone.beside=resnet10t", "backbone.beside_weights=no.pth"), "beside_weights=no.pth"),
-        ((*BESIDE, "backbone.unfreeze=4"), "backbone.unfreeze=4: resnet18 has 4 stages"),
+        ((*BESIDE, "backbone.unfreeze=4"), "backbone.unfreeze=4: test_resnet has 4 stages"),
         (("backbone.pyramid=2", "backbone.attention=query"), "leave one of the options out"),
         (("backbone.pyramid=2", "model.fusion=attention"), "leave one of the options out"),
         (("backbone.pyramid=2", "data.image_size=65"), "data.image_size=65 cannot be: give multip"),

@@ -143,7 +143,7 @@ def test_what_cannot_be_cut_is_said(name: str, unfreeze: int, said: str):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["backbone.unfreeze=99"], "backbone.unfreeze=99: resnet18 has 4 stages; give at most 3"),
+        (["backbone.unfreeze=99"], "backbone.unfreeze=99: test_resnet has 4 stages; give at most"),
         (["backbone=vgg16", "data.image_size=24"], "vgg16 cannot look at pictures of 24x24 px"),
     ],
 )

@@ -15,7 +15,8 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Le, Lt
 from pydantic import StrictBool, model_validator
 
-from mmlabel.data.options import DataSource, Splits
+from mmlabel.contradictions import contradictions
+from mmlabel.data.options import DataSource
 from mmlabel.errors import UserError, nearest
 from mmlabel.losses import Loss
 from mmlabel.models.options import (
@@ -42,7 +43,6 @@ from mmlabel.options import (
     declared,
     discriminator,
     is_same,
-    shown,
     validate,
 )
 from mmlabel.score_table import MONITORED, SCORES
@@ -135,130 +135,9 @@ class Settings(Group):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Settings:
-        if not self.train and self.ckpt_path is None:
-            raise UserError("train=false evaluates a checkpoint: add ckpt_path=FILE")
-        if self.features and self.features.mode == "on" and not self.frozen_backbone:
-            raise UserError(
-                "features=on with backbone.frozen=false: a backbone that is trained gives other"
-                " features in every step, so they cannot be kept; choose one of the two"
-            )
-        if self.features and self.features.mode == "on" and self.data.augment:
-            raise UserError(
-                f"features=on with data.augment={shown(self.data.augment)}: pictures that change in"
-                " every epoch give other features, so they cannot be kept; choose one of the two"
-            )
-        if self.train and self.data.batch_size == 1 and self.has_batch_norm:
-            raise UserError(
-                "data.batch_size=1: batch norm cannot train on one row at a time; use more rows a"
-                " batch, or model.head.batch_norm=false"
-            )
-        if isinstance(self.model, Ensemble) and self.model.image_weight == 0:
-            if self.frozen_backbone and not (self.backbone and self.backbone.unfreeze):
-                raise UserError(
-                    "model.image_weight=0 with a frozen backbone: a network of pictures alone that"
-                    " has no say in the answers is there to train the backbone; add"
-                    " backbone.unfreeze=N, or give model.image_networks=0"
-                )
-        beside = self.backbone and self.backbone.beside
-        if getattr(self.model, "fusion", None) == "attention" and beside is not None:
-            raise UserError(
-                "model.fusion=attention looks at one backbone's map, and there are two with"
-                f" backbone.beside={beside}: leave one of the options out"
-            )
-        self._check_pyramid()
-        unteachable = isinstance(self.model, DecoderModel | DetectorModel)
-        if self.distil.teacher is not None and unteachable:
-            raise UserError(
-                f"distil.teacher with model={self.model.name}: what learns from a teacher is"
-                " trained, and gives each label a probability of its own; choose another model, or"
-                " leave it out"
-            )
-        if getattr(self.model, "mixup", 0.0):
-            if self.loss is not None and not self.loss.linear_in_targets:
-                raise UserError(
-                    f"model.mixup with loss={self.loss.name}, which says nothing sensible of a"
-                    " target between 0 and 1; choose another loss, or leave one of the two out"
-                )
-            if self.distil.teacher is not None:
-                raise UserError(
-                    "model.mixup with distil.teacher: the teacher has not seen the mixed rows;"
-                    " leave one of the two out"
-                )
-        if self.resume_lr is not None and not (self.train and self.ckpt_path):
-            raise UserError(
-                "resume_lr is for a run that is resumed: add ckpt_path=FOLDER/last.ckpt"
-            )
-        if self.resume and (not self.train or self.resume_lr is not None):
-            other = "resume_lr" if self.train else "train=false"
-            raise UserError(
-                f"resume=true with {other}: it goes on with a run's own training, exactly as it"
-                " would have; leave one of the two out"
-            )
-        if self.train and isinstance(self.data, Splits) and self.data.splits == "test":
-            raise UserError(
-                "data.splits=test leaves no row to train on: it is for evaluating a checkpoint; add"
-                " train=false ckpt_path=FILE, or give the file as ./test if it has that name"
-            )
-        if self.data.allow_other_rows and self.train:
-            raise UserError(
-                "data.allow_other_rows is for evaluating a checkpoint: add train=false"
-                " ckpt_path=FILE, or leave it out"
-            )
-        least, most = self.trainer.min_epochs, self.trainer.max_epochs
-        if least is not None and most is not None and least > most:
-            raise UserError(
-                f"trainer.min_epochs={least} with trainer.max_epochs={most}: the least cannot be"
-                " more than the most"
-            )
-        limits = (self.trainer.max_epochs, self.trainer.max_time)
-        if limits == (None, None) and self.trainer.max_steps == -1:
-            raise UserError(
-                "trainer.max_epochs=null needs another end: trainer.max_steps or trainer.max_time"
-            )
-        if self.threshold_metric != "f1_micro" and not isinstance(self.threshold, str):
-            raise UserError(
-                f"threshold_metric={self.threshold_metric} is for a threshold that is found on"
-                " validation: add threshold=cv, or leave it out"
-            )
-        start = self.callbacks.swa_start
-        if start is not None and most is not None and start >= most:
-            raise UserError(
-                f"callbacks.swa_start={start} with trainer.max_epochs={most}: epochs are counted"
-                f" from 0, so that none is averaged; give at most {most - 1}"
-            )
-        if self.scheduler and self.scheduler.name in ("one_cycle", "cosine"):
-            if self.trainer.max_epochs is None and self.trainer.max_steps == -1:
-                raise UserError(
-                    f"scheduler={self.scheduler.name} is laid out over the whole run, whose length"
-                    " trainer.max_time alone does not tell: give trainer.max_epochs, or"
-                    " scheduler=none"
-                )
+        for said in contradictions(self):
+            raise UserError(said)
         return self
-
-    def _check_pyramid(self) -> None:
-        levels = self.backbone.pyramid if self.backbone else 1
-        if levels == 1:
-            return
-        option = f"backbone.pyramid={levels}"
-        if getattr(self.model, "fusion", None) == "attention":
-            raise UserError(
-                f"model.fusion=attention looks at one map, and {option} gives {levels}: leave one"
-                " of the options out"
-            )
-        view = self.data.view
-        sides = view if isinstance(view, tuple) else (view, view)
-        if any(side % 2 ** (levels - 1) for side in sides):
-            raise UserError(
-                f"{option} halves pictures {'once' if levels == 2 else f'{levels - 1} times'}, and"
-                f" data.image_size={shown(self.data.image_size)} cannot be: give multiples of"
-                f" {2 ** (levels - 1)}"
-            )
-        if min(sides) < 32 * 2 ** (levels - 1):
-            raise UserError(
-                f"{option}: of data.image_size={shown(self.data.image_size)} the smallest size has"
-                f" {min(sides) // 2 ** (levels - 1)} px, and needs 32: give larger pictures, or"
-                " fewer sizes"
-            )
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -294,8 +173,12 @@ class Settings(Group):
         """Whether the network looks at the cells of the backbone's last map."""
         if self.backbone is None:
             return False
-        crossed = getattr(self.model, "fusion", None) == "attention"
-        return crossed or self.backbone.attention is not None
+        return self.fuses_by_attention or self.backbone.attention is not None
+
+    @property
+    def fuses_by_attention(self) -> bool:
+        """Whether each word of the caption looks for its cells in the picture."""
+        return getattr(self.model, "fusion", None) == "attention"
 
     @property
     def looks_at_order(self) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 
 from mmlabel import cache
 from mmlabel.errors import UserError
-from mmlabel.wording import count
+from mmlabel.wording import count, listed
 
 # Position = label number = COCO category id; COCO has no category 0 or 12.
 REPORT_LABELS = (
@@ -157,7 +157,7 @@ def check_ids(path: Path, ids: list[str], *, repeated: bool = False, hint: str =
     if twice and not repeated:
         raise UserError(
             f"{path}: {count(len(twice), 'image id is', 'image ids are')} there twice:"
-            f" {up_to_ten(twice)}{hint}"
+            f" {listed(twice)}{hint}"
         )
 
 
@@ -197,12 +197,6 @@ def listing(folder: str | Path) -> set[str]:
         raise UserError(f"cannot read the folder {folder}: {error.strerror}") from None
 
 
-def up_to_ten(items: Iterable[str]) -> str:
-    """The first ten with commas, and dots where there are more."""
-    items = list(items)
-    return ", ".join(items[:10]) + (", ..." if len(items) > 10 else "")
-
-
 def _check_text(path: Path, ids: list[str], captions: list[str]) -> None:
     # JSON can hold halves of characters, which no file in UTF-8 can.
     for row, texts in enumerate(zip(ids, captions, strict=True), start=1):
@@ -237,7 +231,7 @@ def _check_pictures(path: Path, ids: list[str], pictures: list[Path]) -> None:
         )
         raise UserError(
             f"{path}: {len(missing)} of {len(ids)} rows have no picture file (looked in {folders}"
-            f"{', ...' if len(present) > 3 else ''}): {up_to_ten(missing)}{hint or ''}"
+            f"{', ...' if len(present) > 3 else ''}): {listed(missing)}{hint or ''}"
         )
 
 

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmlabel.cache import atomic_write, cache_folder, fingerprint
-from mmlabel.data.annotations import Annotations, up_to_ten
+from mmlabel.data.annotations import Annotations
 from mmlabel.data.pictures import BadPicture, content_digest, read_picture
 from mmlabel.data.transforms import Size, picture_views, transform_key
 from mmlabel.processors import cores
 from mmlabel.progress import progress
-from mmlabel.wording import count
+from mmlabel.wording import count, listed
 
 if TYPE_CHECKING:
     from mmlabel.settings import Settings
@@ -93,7 +93,7 @@ def data_digests(
         if copies := _copies(annotations.ids, rows, digest_of):
             note(
                 f"{count(len(copies), 'picture stands', 'pictures stand')} in two splits under two"
-                f" names, byte for byte, which makes scores too high: {up_to_ten(copies)}"
+                f" names, byte for byte, which makes scores too high: {listed(copies)}"
                 " (python -m mmlabel.data shows all, with data.splits rows are divided otherwise)"
             )
     return found

@@ -12,10 +12,10 @@ from typing import Literal
 
 from mmlabel import network
 from mmlabel.cache import atomic_write, turn
-from mmlabel.data.annotations import up_to_ten
 from mmlabel.data.sources.coco import read_coco
 from mmlabel.errors import UserError
 from mmlabel.progress import progress
+from mmlabel.wording import listed
 
 # COCO's bucket under the name that its certificate is for: images.cocodataset.org has none.
 BASE_URL = "https://s3.amazonaws.com/images.cocodataset.org"
@@ -163,7 +163,7 @@ def _fetch_pictures(
             # On Ctrl-C, or when giving up, the running ones end at their next chunk.
             stop.set()
     if failures:
-        which = up_to_ten(f"{file} ({why})" for file, why in failures.items())
+        which = listed([f"{file} ({why})" for file, why in failures.items()])
         raise UserError(
             f"{len(failures)} of {len(missing)} pictures could not be downloaded from "
             f"{base_url}/{name}: {which}"

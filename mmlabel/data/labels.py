@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from mmlabel.data.annotations import ABSENT, NULL_WORDS, Annotations, up_to_ten
+from mmlabel.data.annotations import ABSENT, NULL_WORDS, Annotations
 from mmlabel.errors import UserError, nearest
 from mmlabel.wording import count, listed, quoted
 
@@ -143,7 +143,7 @@ def check_names(path: Path, lists: Sequence[Sequence[str]], separator: str) -> N
     if len(labels) > max(1000, len(lists)):
         raise UserError(
             f"{path} has {count(len(labels), 'label')} in {count(len(lists), 'row')}: check"
-            f" data.label_column and data.separator ({up_to_ten(sorted(labels))})"
+            f" data.label_column and data.separator ({listed(sorted(labels))})"
         )
 
 
@@ -305,7 +305,7 @@ def one_hot(
     if not targets.any() and (number < values.size or uncertain == 0):
         columns_are = count(len(names), "column", "columns")
         raise UserError(
-            f"{path}: no row has a 1 in the {columns_are} of data.label_columns: {up_to_ten(names)}"
+            f"{path}: no row has a 1 in the {columns_are} of data.label_columns: {listed(names)}"
         )
     if number and uncertain == "mask":
         notes += _never_absent(path, names, values)
@@ -325,7 +325,7 @@ def _never_absent(path: Path, names: Sequence[str], values: np.ndarray) -> list[
             " data.uncertain=0"
         )
     found = [name for name, a, b in zip(names, some, never, strict=True) if a and not b]
-    shown = up_to_ten([quoted(name) for name in found])
+    shown = listed([quoted(name) for name in found])
     lack = "of no row is it known that it lacks"
     return [f"{path}: {lack} {shown}: scores of such a label say nothing"] if found else []
 
@@ -366,7 +366,7 @@ def label_summary(annotations: Annotations) -> list[str]:
     if empty := int(without.sum()):
         lines.append(f"{count(empty, 'row has', 'rows have')} no label")
     if alike := _alike(counts):
-        shown = up_to_ten([quoted(name) for name in alike])
+        shown = listed([quoted(name) for name in alike])
         lines.append(
             f"labels that differ only in capitals, spaces or how a letter is encoded: {shown}"
         )

@@ -6,12 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from mmlabel.cache import fingerprint, kept
-from mmlabel.data.annotations import up_to_ten
 from mmlabel.data.sources.delimited import NotDelimited, column_number, parse_delimited
 from mmlabel.data.sources.text import read_text
 from mmlabel.errors import UserError, nearest
 from mmlabel.spreadsheet import from_cell
-from mmlabel.wording import count
+from mmlabel.wording import count, listed
 
 SPLITS = ("train", "val", "test")
 # Labels that are kept even. The library looks at all rows and all labels once for each label.
@@ -179,7 +178,7 @@ def read_splits(file: Path, ids: Sequence[str]) -> dict[str, np.ndarray]:
     if unknown:
         raise UserError(
             f"{file}: {count(len(unknown), 'image id')} that the data does not have:"
-            f" {up_to_ten(unknown)}"
+            f" {listed(unknown)}"
         )
     for name in SPLITS:
         if not rows[name]:

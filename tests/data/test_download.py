@@ -287,7 +287,7 @@ def test_failures_are_listed_up_to_ten_with_the_total(server, tmp_path):
     assert message.startswith(
         f"15 of 30 pictures could not be downloaded from {server.url}/val2017"
     )
-    assert message.count("(HTTP 404 Not Found)") == 10 and ", ..." in message
+    assert message.count("(HTTP 404 Not Found)") == 10 and " and 5 more" in message
     assert pictures(tmp_path) == WANTED[1::2]
 
 

@@ -14,7 +14,6 @@ from mmlabel.data.annotations import (
     check_ids,
     checked_annotations,
     choose_captions,
-    up_to_ten,
 )
 from mmlabel.data.labels import (
     JSON,
@@ -36,7 +35,7 @@ from mmlabel.data.sources.delimited import (
 from mmlabel.data.sources.json_lines import JSON_LINES, as_text, parse_json_lines
 from mmlabel.data.sources.text import read_text
 from mmlabel.errors import UserError
-from mmlabel.wording import count
+from mmlabel.wording import count, listed
 
 _PICTURE, _CAPTION = "data.picture_column=NAME", "data.caption_column=NAME"
 _LABEL, _LABELS = "data.label_column=NAME", "data.label_columns=[NAME]"
@@ -180,7 +179,7 @@ def _check_options(
         raise UserError(f"num_labels is {num_labels}, but there are {len(label_names)} label names")
     named = [name for name in label_names if name]
     if twice := sorted({name for name in named if named.count(name) > 1}):
-        raise UserError(f"label names that are there twice: {up_to_ten(twice)}")
+        raise UserError(f"label names that are there twice: {listed(twice)}")
 
 
 def _read_table(
@@ -326,7 +325,7 @@ def _by_picture(
         if more := [ids[row] for row, of_row in enumerate(captions) if len(of_row) > 1]:
             raise UserError(
                 f"{file}: {count(len(more), 'row has', 'rows have')} several captions:"
-                f" {up_to_ten(more)}; give data.several_captions=one or all"
+                f" {listed(more)}; give data.several_captions=one or all"
             )
     for image_id, (first, *others) in rows_of_id.items():
         for row in others:

@@ -184,7 +184,7 @@ def test_int8_is_small_and_says_what_it_costs(form, run_of, tmp_path: Path, caps
     """The change of F1 on real rows is printed and stands in the model card, and much is said."""
     pytest.importorskip({"onnx": "onnxruntime"}.get(form, form))
     pytest.importorskip("onnxscript", reason="not installed: pip install -e '.[export]'")
-    checkpoint = run_of("threshold=0.3")
+    checkpoint = run_of("threshold=0.3", "backbone=resnet18")
     out = tmp_path / "model"
     arguments = [str(checkpoint), "--format", form, "--out", str(out), "--precision", "int8"]
     monkeypatch.setattr("mmlabel.export.__main__.MUCH", -100.0)
@@ -206,7 +206,8 @@ def test_int8_is_small_and_says_what_it_costs(form, run_of, tmp_path: Path, caps
 def test_trained_stages_that_begin_with_a_stride_are_exported_in_int8(form, run_of, tmp_path: Path):
     pytest.importorskip({"onnx": "onnxruntime"}.get(form, form))
     pytest.importorskip("onnxscript", reason="not installed: pip install -e '.[export]'")
-    checkpoint = run_of("model=image_only", "backbone.unfreeze=1", "data.image_size=64")
+    options = ["backbone=resnet18", "backbone.unfreeze=1", "data.image_size=64"]
+    checkpoint = run_of("model=image_only", *options)
     out = tmp_path / "model"
     given = [str(checkpoint), "--format", form, "--out", str(out), "--precision", "int8"]
     assert main(given) == 0

@@ -96,25 +96,7 @@ def build(settings: Settings, resumed: Checkpoint | None, *, wandb_id: str | Non
         weights_notes = backbone.notes
     for note in weights_notes:
         prepared.note(note)
-    stored = None
-    chosen = settings.features
-    if loaded and not backbone and chosen and chosen.mode == "on":
-        prepared.note(
-            f"features=on: {settings.ckpt_path} is of an earlier version, which does not say with"
-            " which weights its backbone began, or normalised pictures in another way, so the"
-            " backbone runs"
-        )
-    if backbone and backbone.frozen and settings.data.augment and settings.train:
-        log.info("data.augment changes the pictures, so the backbone runs in every epoch")
-    elif backbone and chosen and chosen.mode != "off" and backbone.frozen:
-        stored = StoredFeatures(
-            extractor=FrozenFeatures(backbone, chosen.engine, chosen.precision),
-            storage=chosen.storage,
-            max_gigabytes=chosen.max_gigabytes,
-            required=chosen.mode == "on",
-            batch_size=chosen.batch_size,
-            workers=chosen.workers,
-        )
+    stored = stored_features(settings, backbone, note=prepared.note)
     states = None
     if text and loaded is None and isinstance(settings.embedding, ContextualEmbedding):
         states = StoredStates(
@@ -154,8 +136,7 @@ def build(settings: Settings, resumed: Checkpoint | None, *, wandb_id: str | Non
         if resumed.rows is not None:
             loaded.rows_trained = len(resumed.rows["train"].ids)
         return Run(prepared, data, loaded, resumed.pretrained, inputs)
-    words = prepared.embeddings
-    source = words.source if words else "not used"
+    source = prepared.embeddings.source if prepared.embeddings else "not used"
     if text is not None:
         source = f"{text.name} (text transformer)"
     pretrained = {
@@ -191,6 +172,42 @@ def build(settings: Settings, resumed: Checkpoint | None, *, wandb_id: str | Non
             on_bad_image=settings.data.on_bad_image,
         )
     return Run(prepared, data, classifier, pretrained, inputs)
+
+
+def stored_features(
+    settings: Settings, backbone: BackboneSource | None, *, note: Callable[[str], None]
+) -> StoredFeatures | None:
+    """How a run looks at pictures through stored features; None: its backbone runs.
+
+    Args:
+        settings: of the run.
+        backbone: None where the weights that it began with are not known, or there is none.
+        note: is told where features=on is not kept to.
+    """
+    chosen = settings.features
+    if chosen is None:
+        return None
+    if backbone is None and not settings.train and chosen.mode == "on":
+        note(
+            f"features=on: {settings.ckpt_path} is of an earlier version, which does not say with"
+            " which weights its backbone began, or normalised pictures in another way, so the"
+            " backbone runs"
+        )
+    if backbone is None or not backbone.frozen:
+        return None
+    if settings.data.augment and settings.train:
+        log.info("data.augment changes the pictures, so the backbone runs in every epoch")
+        return None
+    if chosen.mode == "off":
+        return None
+    return StoredFeatures(
+        extractor=FrozenFeatures(backbone, chosen.engine, chosen.precision),
+        storage=chosen.storage,
+        max_gigabytes=chosen.max_gigabytes,
+        required=chosen.mode == "on",
+        batch_size=chosen.batch_size,
+        workers=chosen.workers,
+    )
 
 
 def text_model_for(settings: Settings, resumed: Checkpoint | None) -> TextModel | None:

@@ -390,6 +390,20 @@ def test_a_row_left_over_joins_the_batch_before(settings_of, tmp_path: Path):
     train(settings_of("data.rows=[33,12,12]", "data.batch_size=16"), tmp_path)
 
 
+@pytest.mark.parametrize("model", ["caption_only", "decoder"])
+def test_losses_are_of_the_whole_split_whatever_its_batches(
+    model: str, settings_of, tmp_path: Path
+):
+    train(settings_of(f"model={model}", "trainer.max_epochs=1"), tmp_path / "run")
+    checkpoint = f"ckpt_path={tmp_path / 'run' / 'best.ckpt'}"
+    losses = []
+    for rows in (24, 7):
+        given = ["train=false", checkpoint, f"data.batch_size={rows}"]
+        results = train(settings_of(*given), tmp_path / str(rows), overrides=given)
+        losses.append([results["scores"][f"{split}/loss"] for split in ("val", "test")])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+
+
 def test_batches_of_one_row_are_refused(settings_of, tmp_path: Path):
     with pytest.raises(UserError, match="data.batch_size=1: batch norm"):
         train(settings_of("data.batch_size=1"), tmp_path)

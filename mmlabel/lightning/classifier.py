@@ -44,7 +44,9 @@ class Classifier(pl.LightningModule):
 
     Args:
         network: maps a `Batch` to logits (B, num_labels); `loss(batch, criterion)` is what training
-            lowers, and `evaluate(batch, criterion)` gives logits and loss at once.
+            lowers, and `evaluate(batch, criterion)` gives logits and loss at once. Where
+            this is not the mean over known targets, `terms(batch)` says (B,) of how many terms of
+            each row it is.
         criterion: of logits and targets.
         label_names: name of each label number, "" for a number that does not exist.
         threshold: a number, one for each label, or how to find it on validation, see
@@ -190,9 +192,10 @@ class Classifier(pl.LightningModule):
         known = torch.ones_like(batch.targets, dtype=torch.bool)
         if batch.known is not None:
             known = batch.known
-        self._seen.append(
-            (batch.rows, probabilities, batch.targets, known, loss.expand(len(logits)))
-        )
+        terms = getattr(self.network, "terms", None)
+        weights = known.sum(dim=1) if terms is None else terms(batch)
+        each = loss.expand(len(logits))
+        self._seen.append((batch.rows, probabilities, batch.targets, known, each, weights))
 
     def _finish(self, split: str) -> None:
         """Score what was seen of the split at once, over all processes, each row once."""
@@ -202,7 +205,7 @@ class Classifier(pl.LightningModule):
         self._seen.clear()
         if self.trainer.world_size > 1:
             columns = [torch.cat(gather_all_tensors(column.contiguous())) for column in columns]
-        rows, probabilities, targets, known, losses = (column.cpu() for column in columns)
+        rows, probabilities, targets, known, losses, terms = (column.cpu() for column in columns)
         order = rows.argsort()
         self.evaluated[split] = Evaluated(
             rows[order],
@@ -210,7 +213,7 @@ class Classifier(pl.LightningModule):
             targets[order],
             None if known.all() else known[order],
         )
-        self.scores[f"{split}/loss"] = _mean_loss(losses.double(), known)
+        self.scores[f"{split}/loss"] = _mean_loss(losses.double(), terms)
         self._score(split)
         # The pass that scores the selected checkpoint is no point of the learning curves.
         if split == "test" or self.trainer.state.fn == "fit":
@@ -284,9 +287,8 @@ def _is_trained(backbone: nn.Module | None) -> bool:
     return backbone is not None and any(w.requires_grad for w in backbone.parameters())
 
 
-def _mean_loss(losses: Tensor, known: Tensor) -> float:
-    """The mean over what is known, of losses (n,) each of which is the mean of its batch."""
-    if known.all():
+def _mean_loss(losses: Tensor, terms: Tensor) -> float:
+    """The mean over all terms, of losses (n,) each of which is its batch's, of terms (n,) a row."""
+    if (terms == terms[0]).all():
         return losses.mean().item()
-    counts = known.sum(dim=1)
-    return ((losses * counts).sum() / counts.sum().clamp(min=1)).item()
+    return ((losses * terms).sum() / terms.sum().clamp(min=1)).item()

@@ -138,6 +138,10 @@ class LabelDecoder(nn.Module):
         context = self.encode(batch)
         return self._answer(context), self._cross_entropy(context, batch)
 
+    def terms(self, batch: Batch) -> Tensor:
+        """(B,) how many tokens of each row the loss is the mean of: its labels and the end."""
+        return (self._present(batch) > 0.5).sum(dim=1) + 1
+
     def encode(self, batch: Batch) -> Tensor:
         """What every step of the decoder sees of the picture and the caption, (B, hidden)."""
         if self.training and len(batch.rows) == 1:
@@ -245,10 +249,7 @@ class LabelDecoder(nn.Module):
         return torch.logit(probability)  # (B, num_labels)
 
     def _cross_entropy(self, context: Tensor, batch: Batch) -> Tensor:
-        present = batch.targets
-        if batch.known is not None:
-            present = present.masked_fill(~batch.known, 0.0)
-        inputs, targets = label_sequences(present, self._rank_of(batch))
+        inputs, targets = label_sequences(self._present(batch), self._rank_of(batch))
         named = F.one_hot(inputs, self.num_labels + 3)[..., : self.num_labels].cumsum(1) > 0
         if batch.known is not None:
             named = named | ~batch.known[:, None]  # (B, T, num_labels)
@@ -258,6 +259,12 @@ class LabelDecoder(nn.Module):
         return F.cross_entropy(
             logits.flatten(0, 1).float(), classes.flatten(), ignore_index=self.padding - 1
         )
+
+    def _present(self, batch: Batch) -> Tensor:
+        """The targets (B, num_labels), 0 where they are not known."""
+        if batch.known is None:
+            return batch.targets
+        return batch.targets.masked_fill(~batch.known, 0.0)
 
     def _rank_of(self, batch: Batch) -> Tensor:
         """The rank of each label, (num_labels,) or (B, num_labels): labels are named by rank."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mmlabel.errors import UserError
-from mmlabel.run_folder import RunRecord
+from mmlabel.run_folder import RunRecord, reached
 from mmlabel.wording import other_labels, quoted
 
 
@@ -36,7 +36,7 @@ class AnsweredRows:
     @property
     def answered(self) -> np.ndarray:
         """(N, K) bool: a label that was answered; none of which it is not known whether it is."""
-        return (self.probs >= self.thresholds) & self.known
+        return reached(self.probs, self.thresholds) & self.known
 
     @property
     def wrong(self) -> np.ndarray:
@@ -46,7 +46,7 @@ class AnsweredRows:
     @property
     def sureness(self) -> np.ndarray:
         """(N,) float: how sure the model is of its worst mistake in a row; 0 without one."""
-        sure = np.where(self.probs >= self.thresholds, self.probs, 1 - self.probs)
+        sure = np.where(self.answered, self.probs, 1 - self.probs)
         return np.where(self.wrong, sure, 0).max(axis=1, initial=0)
 
 

@@ -109,7 +109,15 @@ class RunRecord(RunResults):
         threshold = np.asarray(self.results["threshold"])
         if threshold.ndim:  # one for each label number
             threshold = threshold[self.predictions.labels]
-        return (self.predictions.probs >= threshold) & self.predictions.known
+        return reached(self.predictions.probs, threshold) & self.predictions.known
+
+
+def reached(probs: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """Where probabilities reach thresholds, as a run itself has compared them: in single precision.
+
+    There 0.35 is less than the decimal, and a probability may be just that.
+    """
+    return probs.astype(np.float32) >= thresholds.astype(np.float32)
 
 
 def read_run(folder: Path) -> RunRecord:

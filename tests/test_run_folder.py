@@ -15,6 +15,7 @@ from fake_runs import write_fake_run
 
 from mmlabel.cache import atomic_write
 from mmlabel.errors import UserError
+from mmlabel.label_errors import answered_rows
 from mmlabel.run_folder import (
     claim,
     damage,
@@ -74,6 +75,29 @@ def test_thresholds_of_single_labels_apply_to_their_label(tmp_path: Path):
     run.results["threshold"] = [0.0, 2.0, 0.0, 0.5]  # of the labels 0 to 3; 1, 2 and 3 exist
     assert not run.answers[:, 0].any() and run.answers[:, 1].all()
     np.testing.assert_array_equal(run.answers[:, 2], run.predictions.probs[:, 2] >= 0.5)
+
+
+@pytest.mark.parametrize("threshold", [0.35, [0.2, 0.35, 0.2, 0.47]])
+def test_a_probability_that_just_reaches_the_threshold_is_an_answer(threshold, tmp_path: Path):
+    """Of 0.35 and 0.47 as single precision has them one is below and one above the decimals."""
+    write_fake_run(tmp_path, seed=0, noise=0.1, rows=2)
+    probabilities = torch.tensor([[0.2, 0.35, 0.2, 0.47], [0.2, 0.34, 0.2, 0.46]])
+    targets = torch.ones(2, 4, dtype=torch.bool)
+    write_predictions(
+        tmp_path / "predictions.csv",
+        ids=["a", "b"],
+        probabilities=probabilities,
+        targets=targets,
+        label_names=["", "one", "", "three"],
+    )
+    seal(tmp_path)
+    run = read_run(tmp_path)
+    run.results["threshold"] = threshold
+    numbers = [1, 3]
+    expected = (probabilities >= torch.tensor(threshold))[:, numbers]
+    assert expected.tolist()[0] == [True, True]
+    np.testing.assert_array_equal(run.answers, expected.numpy())
+    np.testing.assert_array_equal(answered_rows([run]).answered, expected.numpy())
 
 
 def test_lines_of_an_epoch_are_one_in_the_record_and_kept_as_logged_for_a_resume(tmp_path: Path):

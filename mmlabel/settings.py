@@ -135,7 +135,7 @@ class Settings(Group):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Settings:
-        for said in contradictions(self):
+        if said := next(contradictions(self), None):
             raise UserError(said)
         return self
 

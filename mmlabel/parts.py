@@ -302,7 +302,7 @@ def prepare(
     )
     if resumed is not None and not settings.train:
         annotations = _with_labels_of(resumed, annotations, settings)
-    if settings.data.name == "csv":
+    if settings.data.own_labels:
         for line in label_summary(annotations):
             log.info("%s", line)
     rows = settings.data.divide(annotations, cache_dir=cache_dir)

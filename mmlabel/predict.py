@@ -308,7 +308,7 @@ class _Columns(TypedDict):
 def _columns(predictor: "Predictor", options: argparse.Namespace) -> _Columns:
     by_number = options.labels == "numbers"
     if options.labels is None:
-        by_number = predictor.settings.data.name != "csv"
+        by_number = not predictor.settings.data.own_labels
     numbers = [str(number) for number in predictor.label_numbers]
     names = numbers if by_number else predictor.label_names
     return {"names": names, "probabilities": options.probabilities}

@@ -897,3 +897,15 @@ def test_rows_are_gone_through_without_holding_them(tmp_path: Path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1e6 < file.stat().st_size / 2
+
+
+def test_labels_of_ones_own_in_cocos_format_are_answered_by_name(
+    settings_of, made: Path, tmp_path: Path
+):
+    """Numbers are for the report's, which everybody who has its data set knows."""
+    options = ["data=coco", f"data.root={made}", "model=image_only", "trainer.max_epochs=1"]
+    for categories, names in (("all", {"person", "car", "cat"}), ("report", {"1", "3", "17"})):
+        folder, out = tmp_path / categories, tmp_path / f"{categories}.csv"
+        train(settings_of(*options, f"data.categories={categories}", "threshold=0"), folder)
+        assert run(folder / "best.ckpt", made / "data" / "0.jpg", "--out", out) == 0
+        assert names <= set(answers(out)[0]["Labels"].split())

@@ -66,6 +66,11 @@ class Batches(Group):
         return self
 
     @property
+    def own_labels(self) -> bool:
+        """Whether the labels are the data's own, and not those that the report numbers."""
+        return False
+
+    @property
     def view(self) -> Size:
         """A view's size as `mmlabel.data.transforms` takes it."""
         if isinstance(self.image_size, list):
@@ -241,6 +246,11 @@ class Coco(Splits):
     base_url: Text = "https://s3.amazonaws.com/images.cocodataset.org"
     """Where the download comes from."""
 
+    @property
+    def own_labels(self) -> bool:
+        """Whether they are those of a file that is not COCO's, most likely."""
+        return self.categories == "all"
+
     def read(
         self, *, cache_dir: Path, require_pictures: bool, require_captions: bool
     ) -> Annotations:
@@ -306,6 +316,11 @@ class CsvTable(Splits):
     """What stands between cells, one character or tab; null: found out."""
     encoding: Text | None = None
     """Of the file; null: found out."""
+
+    @property
+    def own_labels(self) -> bool:
+        """Always."""
+        return True
 
     @field_validator("uncertain", mode="before")
     @classmethod

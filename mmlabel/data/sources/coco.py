@@ -18,6 +18,8 @@ from mmlabel.data.sources.json_lines import parse_json
 from mmlabel.data.sources.text import read_text
 from mmlabel.errors import UserError, nearest
 
+_ALL = "data.categories=all takes the file's own"
+
 
 def read_coco(
     root: Path,
@@ -66,8 +68,10 @@ def read_coco(
     names, image_ids, targets, label_names = _targets(instances_file, categories)
     labelled = targets.max(axis=1) > 0
     if not labelled.any():
-        which = "report's 18 labels" if categories == "report" else "file's categories"
-        raise UserError(f"{instances_file}: no picture has one of the {which}")
+        raise UserError(
+            f"{instances_file}: no picture has one of the "
+            + ("file's categories" if categories == "all" else f"report's 18 labels; {_ALL}")
+        )
     kept = np.flatnonzero(labelled | (categories == "all"))[:max_pictures]
     ids = [names[row] for row in kept]
     check_ids(instances_file, ids)
@@ -199,7 +203,7 @@ def _check_categories(file: Path, categories: list[tuple[str, object]], used: se
         if name and (wrong := [other for other in given if other != name]):
             raise UserError(
                 f"{file}: category {number} is {wrong[0]}, but in COCO it is {name}: "
-                "these are other labels than the report's; data.categories=all takes the file's own"
+                f"these are other labels than the report's; {_ALL}"
             )
 
 

@@ -193,7 +193,7 @@ def test_the_annotation_files_are_found_or_chosen(tmp_path):
 
 def test_mistakes_in_coco_files(tmp_path):
     coco(tmp_path, {5: [20], 6: []})
-    with pytest.raises(UserError, match="no picture has one of the report's 18 labels"):
+    with pytest.raises(UserError, match="report's 18 labels; data.categories=all takes"):
         read_coco(tmp_path)
     renumbered = [{"id": 1, "name": "bicycle"}]
     coco(tmp_path, LABELS, categories=renumbered)

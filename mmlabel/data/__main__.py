@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from mmlabel.data.embeddings import load_embeddings
 from mmlabel.data.labels import labels_that_occur_once, labels_without_rows
 from mmlabel.data.overview import (
     Captions,
+    Copy,
     Labels,
     Pictures,
     captions_of,
@@ -95,7 +96,15 @@ def look_at(settings: Settings) -> DataSet:
     annotations = data.read(cache_dir=cache_dir, require_pictures=False, require_captions=captioned)
     rows = data.divide(annotations, cache_dir=cache_dir)
     left_out = note_of_left_out(annotations.ids, rows)
-    rare = [*labels_that_occur_once(annotations), *labels_without_rows(annotations, rows)]
+    # A picture has its labels once, however many captions it has.
+    first = np.array(list(annotations.first_rows.values()))
+    once = annotations.take(first)
+    once_in = {split: np.flatnonzero(np.isin(first, own)) for split, own in rows.items()}
+    rare = [*labels_that_occur_once(once), *labels_without_rows(once, once_in)]
+    several = len(annotations) > len(once) and [
+        f"the {len(annotations):,} rows are captions of {len(once):,} pictures, which training sees"
+        " with each of theirs, validation and test with one; labels are counted by picture"
+    ]
     captions, notes = _captions(settings, annotations, rows["train"]) if captioned else (None, [])
     pictures = None
     if "image" in settings.inputs:
@@ -104,10 +113,16 @@ def look_at(settings: Settings) -> DataSet:
         name=data.name,
         rows={split: len(own) for split, own in rows.items()},
         total=len(annotations),
-        labels=labels_of(annotations, rows),
+        labels=labels_of(once, once_in),
         captions=captions,
         pictures=pictures,
-        notes=[*annotations.notes, *([left_out] if left_out else []), *rare, *notes],
+        notes=[
+            *annotations.notes,
+            *(several or []),
+            *([left_out] if left_out else []),
+            *rare,
+            *notes,
+        ],
     )
 
 
@@ -173,7 +188,8 @@ def _print_labels(labels: Labels, rows: dict[str, int]) -> None:
 
 def _label_lines(labels: Labels) -> Iterator[str]:
     per_row = labels.per_row
-    line = f"labels a row: {per_row.mean():.2f} on average, at most {per_row.max():,}"
+    known = "known labels a row" if labels.unknown else "labels a row"
+    line = f"{known}: {per_row.mean():.2f} on average, at most {per_row.max():,}"
     none, one = (per_row == 0).sum(), (per_row == 1).sum()
     yield f"{line}; {count(none, 'row has', 'rows have')} none, {count(one, 'has', 'have')} one"
     if labels.unknown:
@@ -208,21 +224,29 @@ def _picture_lines(pictures: Pictures) -> Iterator[str]:
     if pictures.leaks:
         yield (
             f"LEAK: the same pictures in several splits, {_groups(pictures.leaks)}: "
-            + _up_to_five(
-                " = ".join(f"{copy.id} ({copy.split})" for copy in group)
-                for group in pictures.leaks
-            )
+            + _up_to_five(map(_alike, pictures.leaks))
         )
     if pictures.unreadable:
         bad = _up_to_five(f"{id} ({reason})" for id, reason in pictures.unreadable)
         yield f"UNREADABLE: {len(pictures.unreadable):,}: {bad}"
 
 
+def _alike(group: Sequence[Copy]) -> str:
+    """The copies of a picture; of many the first of each split, which is where the leak is."""
+    shown = list(group)
+    if len(group) > 5:
+        first = {copy.split: copy for copy in reversed(group)}
+        shown = [copy for copy in group if copy is first[copy.split]]
+    more = len(group) - len(shown)
+    text = " = ".join(f"{copy.id} ({copy.split})" for copy in shown)
+    return f"{text} and {more:,} more" if more else text
+
+
 def _groups(groups: Sequence) -> str:
     return count(len(groups), "group")
 
 
-def _up_to_five(texts: Iterator[str]) -> str:
+def _up_to_five(texts: Iterable[str]) -> str:
     return listed(list(texts), most=5)
 
 

@@ -349,14 +349,17 @@ def label_summary(annotations: Annotations) -> list[str]:
     """Lines that show which labels a data set has, so that a wrong column is seen before training.
 
     How many there are, the ten commonest with their counts, how many occur once or never, rows
-    without a label, and names that differ only in capitals.
+    without a label, and names that differ only in capitals. A picture counts once, however many
+    captions it has.
     """
+    rows = count(len(annotations), "row")
+    if len(first := list(annotations.first_rows.values())) < len(annotations):
+        annotations, rows = annotations.take(first), f"{len(first):,} pictures, {rows}"
     targets, names = annotations.targets, annotations.label_names
     counts = {name: int(targets[:, n].sum()) for n, name in enumerate(names) if name}
     commonest = sorted(counts, key=lambda name: (-counts[name], name))[:10]
     shown = ", ".join(f"{quoted(name)} {counts[name]:,}" for name in commonest)
-    found = f"{count(len(counts), 'label')} in {count(len(annotations), 'row')}"
-    lines = [f"{found}; the commonest: {shown}"]
+    lines = [f"{count(len(counts), 'label')} in {rows}; the commonest: {shown}"]
     lines += labels_that_occur_once(annotations)
     if never := sum(times == 0 for times in counts.values()):
         lines.append(count(never, "of the labels never occurs", "of the labels never occur"))
@@ -364,7 +367,10 @@ def label_summary(annotations: Annotations) -> list[str]:
     if annotations.known is not None:
         without &= annotations.known.all(axis=1)
     if empty := int(without.sum()):
-        lines.append(f"{count(empty, 'row has', 'rows have')} no label")
+        lines.append(
+            f"{count(empty, 'row has', 'rows have')} no label, and F1 per sample counts such a row"
+            " as 0, whatever is answered"
+        )
     if alike := _alike(counts):
         shown = listed([quoted(name) for name in alike])
         lines.append(

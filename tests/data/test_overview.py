@@ -110,6 +110,47 @@ def test_a_label_that_is_not_known_contradicts_none(cache: Path, tmp_path: Path)
     assert groups == [["c.png", "d.png"]], "y alone is known of both"
 
 
+def test_a_picture_has_its_labels_once_however_many_captions_it_has(
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    lines = [f"{n}.png,{'x y' if n == 0 else 'x'},caption {c}" for n in range(6) for c in range(3)]
+    (tmp_path / "rows.csv").write_text("picture,labels,caption\n" + "\n".join(lines) + "\n")
+    splits = "".join(
+        f"{n}.png,{'train' if n < 3 else 'val' if n < 5 else 'test'}\n" for n in range(6)
+    )
+    (tmp_path / "splits.csv").write_text("ImageID,split\n" + splits)
+    options = ["data=csv", f"data.file={tmp_path}/rows.csv", f"data.splits={tmp_path}/splits.csv"]
+    options += ["model=caption_only", "data.several_captions=all", f"cache_dir={cache}", *COMMON]
+    labels = look_at(load_settings(options)).labels
+    assert {split: counts.tolist() for split, counts in labels.counts.items()} == {
+        "train": [3, 1], "val": [2, 0], "test": [1, 0],
+    }  # fmt: skip
+    assert labels.together.diagonal().tolist() == [6, 1] and len(labels.per_row) == 6
+    assert run(*options) == 0
+    said = capsys.readouterr().out
+    assert "rows: 18 (train 9, val 2, test 1)" in said
+    assert "the 18 rows are captions of 6 pictures" in said
+    assert "1 of the labels occurs once: y (in 0.png)" in said
+
+
+def test_a_picture_that_is_there_many_times_is_a_line(
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    for n in range(40):
+        Image.new("RGB", (20, 20), "red").save(tmp_path / f"{n}.png")
+    cells = [f"{n}.png,1,{'' if n % 2 else 0}" for n in range(40)]
+    (tmp_path / "rows.csv").write_text("picture,x,y\n" + "\n".join(cells) + "\n")
+    splits = ["train"] * 30 + ["val"] * 5 + ["test"] * 5
+    named = "".join(f"{n}.png,{split}\n" for n, split in enumerate(splits))
+    (tmp_path / "splits.csv").write_text("ImageID,split\n" + named)
+    options = ["data=csv", f"data.file={tmp_path}/rows.csv", f"data.splits={tmp_path}/splits.csv"]
+    options += ["data.label_columns=[x,y]", "model=image_only", f"cache_dir={cache}"]
+    assert run(*options) == 0
+    said = capsys.readouterr().out
+    assert "1 group: 0.png (train) = 30.png (val) = 35.png (test) and 37 more" in said
+    assert "known labels a row: 1.00 on average" in said, "of y some are not known"
+
+
 @pytest.mark.parametrize("missing", [True, False])
 def test_vectors_that_could_not_be_had_were_asked_for(
     missing: bool, faulty: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -383,7 +383,7 @@ def test_the_summary_of_labels(tmp_path):
     assert lines == [
         "3 labels in 13 rows; the commonest: dog 12, cat 3, Dog 1",
         "1 of the labels occurs once: Dog (in 5.png)",
-        "1 row has no label",
+        "1 row has no label, and F1 per sample counts such a row as 0, whatever is answered",
         "labels that differ only in capitals, spaces or how a letter is encoded: Dog, dog",
     ]
     # As Linux and as macOS write it: they look the same.
@@ -394,7 +394,15 @@ def test_the_summary_of_labels(tmp_path):
 def test_rows_of_which_nothing_is_known_are_not_counted_as_without_a_label(tmp_path):
     rows = "1.png,1,0,x\n2.png,0,1,x\n3.png,0,0,x\n4.png,,,x\n5.png,0,,x\n"
     read = any_csv(tmp_path, "path,a,b,text\n" + rows, label_columns=["a", "b"])
-    assert "1 row has no label" in label_summary(read)
+    assert any("1 row has no label" in line for line in label_summary(read))
+
+
+def test_a_picture_of_several_captions_counts_once(tmp_path):
+    rows = "1.png,dog,a\n1.png,dog,b\n2.png,cat,a\n3.png,cat,c\n3.png,cat,d\n4.png,,e\n4.png,,f\n"
+    lines = label_summary(any_csv(tmp_path, COLUMNS + rows, several_captions="all"))
+    assert lines[0] == "2 labels in 4 pictures, 7 rows; the commonest: cat 2, dog 1"
+    assert lines[1] == "1 of the labels occurs once: dog (in 1.png)"
+    assert lines[2].startswith("1 row has no label")
 
 
 def test_a_file_of_json_that_is_not_lines(tmp_path):

@@ -151,6 +151,9 @@ class Sweep:
     def __init__(self, own: dict[str, str], overrides: list[str], *, dry_run: bool) -> None:
         self.overrides = [item for item in overrides if not override_key(item).startswith("hydra")]
         self.hydra_options = [item for item in overrides if item not in self.overrides]
+        self._searchpath = [
+            item for item in self.hydra_options if override_key(item) == "hydra.searchpath"
+        ]
         self.command = shlex.join(["python", "sweep.py", *sys.argv[1:]])
         self.out = Path(os.path.expanduser(own.get("out", "studies")))
         self.seeds = _whole_number("seeds", own["seeds"]) if "seeds" in own else None
@@ -159,15 +162,23 @@ class Sweep:
         self.dry_run = dry_run
         self.failed = 0
         self.configurations = Configurations(
-            settings_of=settings_of,
+            settings_of=self.settings_of,
             complete=complete,
-            unused=unused,
+            unused=self.unused,
             data_key=self.data_key,
             read=self.read,
         )
         self._annotations: dict[str, Annotations] = {}
         self._read: dict[str, dict[str, str]] = {}
         self._not_there: set[str] = set()
+
+    def settings_of(self, overrides: Sequence[str]) -> Settings:
+        """The settings that overrides give, also with files of one's own."""
+        return _settings_of(tuple(dict.fromkeys([*overrides, *self._searchpath])))
+
+    def unused(self, overrides: list[str]) -> set[str]:
+        """Those of the overrides that have no effect beside the others."""
+        return set(unused_options(overrides, without_effect(self.settings_of(overrides))))
 
     def run_all(self, collection: Collection) -> None:
         """Each study of the collection, and the page that leads to them."""
@@ -215,7 +226,7 @@ class Sweep:
             study,
             seeds=self.seeds or study.seeds,
             overrides=[*overrides, *self.hydra_options],
-            unused=unused,
+            unused=self.unused,
         )
         self.announce(study, jobs, pending, equivalent)
         if self.dry_run:
@@ -315,19 +326,9 @@ def complete(recorded: dict) -> dict:
     return read_settings(completed(recorded)).plain()
 
 
-def settings_of(overrides: Sequence[str]) -> Settings:
-    """The settings that overrides give, which several questions need."""
-    return _settings_of(tuple(overrides))
-
-
-@cache
+@cache  # several questions need them
 def _settings_of(overrides: tuple[str, ...]) -> Settings:
     return load_settings(overrides)
-
-
-def unused(overrides: list[str]) -> set[str]:
-    """Those of the overrides that have no effect beside the others."""
-    return set(unused_options(overrides, without_effect(settings_of(overrides))))
 
 
 def _whole_number(name: str, text: str) -> int:

@@ -178,6 +178,10 @@ def refuse_flags(
             raise UserError(f"{text}: flags such as -m come before all options, or behind them")
         if name in (*own, *option_names(), *Settings.model_fields):
             raise UserError(f"{text}: options are given without dashes: {name}=VALUE")
+        if name in ("config_dir", "cd"):
+            raise UserError(
+                f"{text}: a flag of train.py's; give 'hydra.searchpath=[DIR]', which means the same"
+            )
         refuse_mistyped(text, flags)
         raise UserError(
             f"{text}: options are given without dashes, as OPTION=VALUE, and"

@@ -45,6 +45,11 @@ def test_ctrl_c_is_a_line_and_130(command: str, monkeypatch, capsys):
         ),
         ("data.__main__", ["--output=x"], "--output: there is no such flag; did you mean --out?"),
         ("data.__main__", ["--data.file=x"], "options are given without dashes: data.file=VALUE"),
+        (
+            "data.__main__",
+            ["--config-dir=x"],
+            "give 'hydra.searchpath=[DIR]', which means the same",
+        ),
         ("export.__main__", ["x"], "the following arguments are required: --format, --out; python"),
         (
             "features",

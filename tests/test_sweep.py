@@ -94,6 +94,19 @@ def test_finished_runs_are_not_repeated(monkeypatch, launcher, options, tmp_path
     assert launcher.launched[1:] == [["adadelta, seed 2", "adam, seed 2"]]
 
 
+def test_files_of_ones_own_are_found(monkeypatch, launcher, options, tmp_path, capsys):
+    """As train.py finds them, which the printed commands are for."""
+    (tmp_path / "own" / "experiment").mkdir(parents=True)
+    mine = tmp_path / "own" / "experiment" / "mine.yaml"
+    mine.write_text("# @package _global_\nlstm:\n  hidden: 12\n")
+    given = [option for option in options if "lstm" not in option]
+    place = f"hydra.searchpath=[{tmp_path}/own]"
+    call(monkeypatch, "study=optimizer", "seeds=1", *given, "experiment=mine", place)
+    records = [json.loads(file.read_text()) for file in tmp_path.rglob("results.json")]
+    assert [record["settings"]["lstm"]["hidden"] for record in records] == [12, 12]
+    assert place in capsys.readouterr().out
+
+
 def test_extras_that_are_not_installed_are_named_before_anything_runs(monkeypatch, options, capsys):
     there = {"transformers", "openvino"}
     monkeypatch.setattr(extras, "find_spec", lambda name: True if name in there else None)

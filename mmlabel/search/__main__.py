@@ -92,7 +92,9 @@ def _checked(options: Sequence[str], space: Space) -> list[str]:
         key = item.key_or_group
         if item.is_sweep_override():
             raise UserError(f"{text}: a search tries several values of what --space names")
-        if key in (*_OWN, "train", "ckpt_path", "name") or key.startswith("hydra"):
+        if key.startswith("hydra"):
+            raise UserError(f"{text}: a search has no options of Hydra's; leave it out")
+        if key in (*_OWN, "train", "ckpt_path", "name"):
             raise UserError(
                 f"{text}: a search trains its runs and does not test them; leave it out"
             )

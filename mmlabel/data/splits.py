@@ -6,7 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from mmlabel.cache import fingerprint, kept
-from mmlabel.data.sources.delimited import NotDelimited, column_number, parse_delimited
+from mmlabel.data.sources.delimited import (
+    NotDelimited,
+    column_number,
+    find_delimiter,
+    parse_delimited,
+)
 from mmlabel.data.sources.text import read_text
 from mmlabel.errors import UserError, nearest
 from mmlabel.spreadsheet import from_cell
@@ -199,8 +204,10 @@ def note_of_left_out(ids: Sequence[str], rows: Mapping[str, np.ndarray]) -> str 
 def _named_splits(file: Path) -> list[tuple[int, str, str]]:
     """The row number, image id and split of each row of a splits file."""
     text, _ = read_text(file)
+    first_line = next(filter(str.strip, text.splitlines()), "")
     try:
-        header, lines = parse_delimited(text)
+        delimiter = find_delimiter(first_line, ["ImageID", "split"])
+        header, lines = parse_delimited(text, delimiter=delimiter)
     except NotDelimited as problem:
         raise UserError(f"{file}: {problem}") from None
     image_id, split = (column_number(file, header, name) for name in ("ImageID", "split"))

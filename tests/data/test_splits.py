@@ -243,6 +243,12 @@ def test_a_splits_file_with_other_columns_in_another_order(tmp_path):
     assert read_splits(file, IDS)["test"].tolist() == [2]
 
 
+@pytest.mark.parametrize("sign", ["\t", ";"])
+def test_a_splits_file_with_another_delimiter(sign: str, tmp_path):
+    lines = "split,ImageID\ntrain,a.jpg\nval,b.jpg\ntest,c.jpg\n"
+    assert read_splits(written(tmp_path, lines.replace(",", sign)), IDS)["test"].tolist() == [2]
+
+
 def test_ids_as_predictions_csv_has_them(tmp_path):
     """With an apostrophe before what could be a formula; an id may have one of its own, too."""
     ids = ["-1.jpg", "'=b.jpg", "'tis.jpg", "d.jpg"]

@@ -32,7 +32,7 @@ from mmlabel.data.sources.delimited import (
     missing_columns,
     parse_delimited,
 )
-from mmlabel.data.sources.json_lines import JSON_LINES, as_text, parse_json_lines
+from mmlabel.data.sources.json_lines import JSON_LINES, as_text, parse_json_lines, refuse_json
 from mmlabel.data.sources.text import read_text
 from mmlabel.errors import UserError
 from mmlabel.wording import count, listed
@@ -98,11 +98,7 @@ def read_csv(
             with other labels; no rows.
     """
     file = Path(file)
-    if file.suffix.lower() == ".json":
-        raise UserError(
-            f"{file}: of JSON, JSON lines are read, an object a line: name it"
-            f" {file.with_suffix('.jsonl').name}, or write them"
-        )
+    refuse_json(file)
     names = None if label_names is None else [str(name) for name in label_names]
     if label_columns is not None and (names is not None or num_labels is not None):
         raise UserError("with label_columns, their names are those of the labels: leave out others")

@@ -17,6 +17,15 @@ class Objects(NamedTuple):
     rows: list[dict[str, object]]
 
 
+def refuse_json(file: Path) -> None:
+    """Raise UserError for a file whose name says that it holds one JSON value."""
+    if file.suffix.lower() == ".json":
+        raise UserError(
+            f"{file}: of JSON, JSON lines are read, an object a line: name it"
+            f" {file.with_suffix('.jsonl').name}, or write them"
+        )
+
+
 def parse_json(path: Path, text: str, *, what: str = "") -> object:
     """The value of a JSON text, with NaN as null.
 

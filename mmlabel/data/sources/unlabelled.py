@@ -20,7 +20,7 @@ from mmlabel.data.sources.delimited import (
     header_of,
     missing_columns,
 )
-from mmlabel.data.sources.json_lines import JSON_LINES, as_text, parse_json
+from mmlabel.data.sources.json_lines import JSON_LINES, as_text, parse_json, refuse_json
 from mmlabel.data.sources.report_csv import check_rows, read_unlabelled
 from mmlabel.data.sources.text import read_text
 from mmlabel.errors import UserError
@@ -110,6 +110,7 @@ def open_rows(
         return _folder(what)
     if not what.is_file():
         raise UserError(f"there is no file {what}")
+    refuse_json(what)
     kind = what.suffix.lower()
     if kind in (*TABLES, *JSON_LINES):
         more = [delimiter] if delimiter and len(delimiter) == 1 else []  # no "tab"

@@ -99,6 +99,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+_SAME_ROWS = (
+    "Compare runs on the same data with the same splits (data.split_seed, data.splits, data.fold;"
+    " what is wrong in all folds together, python -m mmlabel.mistakes tells)"
+)
+
+
 def read_runs(folders: Iterable[Path]) -> list[RunRecord]:
     """Finished runs on the same test rows.
 
@@ -112,7 +118,7 @@ def read_runs(folders: Iterable[Path]) -> list[RunRecord]:
         if difference := _other_rows(runs[0], run):
             raise UserError(
                 f"{run.folder} was not tested on the rows of {runs[0].folder}: {difference}."
-                " Compare runs on the same data with the same splits (data.split_seed, data.splits)"
+                f" {_SAME_ROWS}"
             )
     return runs
 
@@ -131,8 +137,7 @@ def print_validation(folders: Sequence[Path], *, metric: str) -> None:
         read, first = run.results.get("inputs") or {}, runs[0].results.get("inputs") or {}
         if any(read.get(name) != first.get(name) for name in ("data", "splits")):
             raise UserError(
-                f"{run.folder} was not validated on the rows of {runs[0].folder}. Compare runs on"
-                " the same data with the same splits (data.split_seed, data.splits)"
+                f"{run.folder} was not validated on the rows of {runs[0].folder}. {_SAME_ROWS}"
             )
     jobs, notes = grouped(runs)
     results = {run.folder: run.results for run in runs}
@@ -171,8 +176,10 @@ def _other_rows(one: RunRecord, other: RunRecord) -> str | None:
         missing = [id for id in ours.ids if id not in known]
         if not missing and len(ours.ids) == len(theirs.ids):
             return "they stand in another order"
-        which = f", and {missing[0]} is not among them" if missing else ""
-        return f"it has {len(theirs.ids):,}, not {len(ours.ids):,}{which}"
+        which = [f"{missing[0]} is not among them"] if missing else []
+        if len(ours.ids) != len(theirs.ids):
+            which.insert(0, f"it has {len(theirs.ids):,}, not {len(ours.ids):,}")
+        return ", and ".join(which)
     if not (
         np.array_equal(ours.targets, theirs.targets) and np.array_equal(ours.known, theirs.known)
     ):

@@ -1,5 +1,6 @@
 """Which answers of finished runs are wrong, and where rather the label may be."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,6 +151,9 @@ def suspicion(rows: AnsweredRows) -> Suspicion:
     if some.any():
         lists = [np.flatnonzero(row).tolist() for row in rows.targets[whole][:, some]]
         probs = rows.probs[whole][:, some]
-        cells[np.ix_(whole, some)] = find_multilabel_issues_per_class(lists, probs, n_jobs=1)
+        with warnings.catch_warnings():
+            # It warns once a label that a row or two have, and does not say which.
+            warnings.filterwarnings("ignore", "May not flag all label issues", UserWarning)
+            cells[np.ix_(whole, some)] = find_multilabel_issues_per_class(lists, probs, n_jobs=1)
         quality[whole] = get_label_quality_scores(lists, probs)
     return Suspicion(cells, quality, int((~whole).sum()))

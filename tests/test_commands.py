@@ -48,7 +48,7 @@ def test_ctrl_c_is_a_line_and_130(command: str, monkeypatch, capsys):
         (
             "data.__main__",
             ["--config-dir=x"],
-            "give 'hydra.searchpath=[DIR]', which means the same",
+            "a flag of train.py's; give 'hydra.searchpath=[DIR]'",
         ),
         ("export.__main__", ["x"], "the following arguments are required: --format, --out; python"),
         (

@@ -175,7 +175,7 @@ def test_other_rows_are_refused_with_the_reason(tmp_path: Path, capsys):
     change(relabelled, "predictions.csv", lines[5], ",".join(cells))
     for folder, reason in {
         fewer: "it has 50, not 60, and 50.jpg is not among them",
-        renamed: "it has 60, not 60, and 7.jpg is not among them",
+        renamed: f"was not tested on the rows of {first}: 7.jpg is not among them. Compare runs",
         relabelled: "the labels of 4.jpg have changed",
         swapped: f'was not tested on the rows of {first}: its label 3 is "wine, old", not cat',
     }.items():

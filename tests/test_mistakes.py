@@ -78,6 +78,14 @@ def test_a_label_that_no_row_has_is_no_suspect():
     assert not found.cells[:, 1].any() and found.cells[:, 0].sum() >= 5
 
 
+def test_a_label_that_one_row_has_is_no_warning():
+    """Of cleanlab's, which would not say of which label."""
+    targets, probs, _ = planted()
+    targets[:, 1] = np.arange(300) == 7
+    found = suspicion(answered_rows([record(ids_of(np.arange(300)), targets, probs)]))
+    assert found.cells[:, 0].sum() >= 5
+
+
 def test_one_label_that_varies_is_too_few():
     targets, probs, _ = planted()
     targets[:, 1], targets[:, 2] = False, True

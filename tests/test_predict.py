@@ -320,6 +320,12 @@ def test_a_folder_is_looked_through_with_what_it_links_to(
     assert "are left out: 2 .avif, 1 without an ending" in capsys.readouterr().err
 
 
+def test_a_file_of_json_is_no_picture(best: Path, tmp_path: Path, capsys):
+    (tmp_path / "rows.json").write_text('[{"picture": "0.jpg"}]')
+    assert run(best, tmp_path / "rows.json") == 1
+    assert "JSON lines are read, an object a line: name it rows.jsonl" in capsys.readouterr().err
+
+
 def test_what_cannot_be_written_is_refused_before_the_first_row(
     best: Path, made: Path, tmp_path: Path, capsys
 ):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -48,7 +48,7 @@ from mmlabel.optimizers import build_optimizer, build_scheduler, parameter_group
 from mmlabel.repeating import DETECTOR_ALONE
 from mmlabel.resuming import check_inputs, check_rows, check_teachers
 from mmlabel.settings import Settings
-from mmlabel.wording import count, other_labels
+from mmlabel.wording import count, listed, other_labels, quoted
 
 log = logging.getLogger("mmlabel")
 
@@ -265,17 +265,25 @@ def inputs_read(
 def _with_labels_of(
     checkpoint: Checkpoint, annotations: Annotations, settings: Settings
 ) -> Annotations:
-    """A table whose labels are some of the checkpoint's, read once more with all of them."""
+    """A table whose labels are some of the checkpoint's, with all of them.
+
+    Lists are read once more: a label that none of them has is one that no row has. Of a label
+    without a column it is not known which rows have it.
+    """
     data, theirs = settings.data, checkpoint.label_names
     others = set(annotations.label_names) - {"", *theirs}
     if (
         annotations.label_names == theirs
         or others
         or not isinstance(data, CsvTable)
-        or data.label_columns is not None
         or data.label_names is not None
     ):
         return annotations
+    if data.label_columns is not None:
+        lacking = [quoted(name) for name in theirs if name not in ("", *annotations.label_names)]
+        note = f"{data.file}: {listed(lacking)}: no such column, so these labels count nowhere"
+        notes = (*annotations.notes, *([note] if lacking else []))
+        return replace(annotations.under(theirs), notes=notes)
     return data.model_copy(update={"label_names": theirs, "num_labels": None}).read(
         cache_dir=cache_folder(settings.cache_dir),
         require_pictures="image" in settings.inputs,
@@ -310,10 +318,14 @@ def prepare(
         log.info("%s", line)
     check_known(annotations, rows, settings)
     if resumed is not None and annotations.label_names != resumed.label_names:
+        hint = "give the data that it was trained on, or their labels in data.label_names"
+        if not settings.train and set(annotations.label_names) - {"", *resumed.label_names}:
+            columns = isinstance(settings.data, CsvTable) and settings.data.label_columns
+            place = "data.label_columns" if columns else "the data"
+            hint = f"what it lacks it cannot answer: leave that out of {place}"
         raise UserError(
             f"{resumed.path} has other labels than the data: it"
-            f" {other_labels(resumed.label_names, annotations.label_names)}; give the data that it"
-            " was trained on, or their labels in data.label_names"
+            f" {other_labels(resumed.label_names, annotations.label_names)}; {hint}"
         )
     if settings.train and len(rows["train"]) == 1 and settings.has_batch_norm:
         raise UserError(

@@ -725,6 +725,26 @@ def test_a_table_with_some_of_the_labels_is_scored(on_rows: Path, settings_of, t
         evaluate(settings_of, on_rows / "best.ckpt", tmp_path / "refused", *others)
 
 
+def test_a_table_with_some_of_the_columns_is_scored(on_rows: Path, settings_of, tmp_path: Path):
+    """In whatever order; of a label without a column nothing is known."""
+    for n in range(4):
+        Image.new("RGB", (40, 40), (60 * n, 10, 90)).save(tmp_path / f"{n}.png")
+    cells = ["1,1,1", "0,0,1", "1,,0", "0,1,0"]
+    lines = [f"{tmp_path}/{n}.png,cat,{cells[n]}" for n in range(4)]
+    (tmp_path / "new.csv").write_text("picture,caption,17,1,new\n" + "\n".join(lines))
+    others = ["data=csv", f"data.file={tmp_path}/new.csv", "data.splits=test",
+              "data.allow_other_rows=true"]  # fmt: skip
+    columns = ["data.label_columns=['17','1']"]
+    record = evaluate(settings_of, on_rows / "best.ckpt", tmp_path / "new", *others, *columns)
+    with open(tmp_path / "new" / "predictions.csv", newline="") as file:
+        truth = [[row[f"target_{n}"] for n in (1, 3, 17)] for row in csv.DictReader(file)]
+    assert truth == [["1", "", "1"], ["0", "", "0"], ["", "", "1"], ["1", "", "0"]]
+    assert any("new.csv: 3: no such column, so these labels count" in n for n in record["notes"])
+    columns = ["data.label_columns=['17','1',new]"]
+    with pytest.raises(UserError, match="has 3, and lacks new; .* out of data.label_columns"):
+        evaluate(settings_of, on_rows / "best.ckpt", tmp_path / "refused", *others, *columns)
+
+
 def test_nothing_but_rows_that_it_was_trained_on(
     on_rows: Path, made: Path, rows: list[str], settings_of, tmp_path: Path
 ):

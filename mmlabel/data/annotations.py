@@ -4,7 +4,7 @@ import os
 import stat
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -87,6 +87,21 @@ class Annotations:
             label_order=None if self.label_order is None else self.label_order[rows],
             known=None if self.known is None else self.known[rows],
         )
+
+    def under(self, names: Sequence[str]) -> "Annotations":
+        """The same rows with labels of these names, in this order.
+
+        Of labels that are not here it is not known which rows have them.
+        """
+        targets = np.zeros((len(self), len(names)), dtype=np.uint8)
+        known = np.zeros(targets.shape, dtype=bool)
+        for number, name in enumerate(names):
+            if name in self.label_names:
+                own = self.label_names.index(name)
+                targets[:, number] = self.targets[:, own]
+                known[:, number] = True if self.known is None else self.known[:, own]
+        all_known = None if known.all() else known
+        return replace(self, targets=targets, known=all_known, label_names=list(names))
 
 
 def checked_annotations(

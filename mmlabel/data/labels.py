@@ -6,7 +6,7 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -133,9 +133,10 @@ def _number(label: str) -> int | None:
 def check_names(path: Path, lists: Sequence[Sequence[str]], separator: str) -> None:
     """Raises UserError for labels that are no plausible names, or too many of them."""
     labels = set().union(*lists)
+    parts = separator != " " and any(len(row_labels) > 1 for row_labels in lists)
     for row, row_labels in enumerate(lists, start=1):
         for label in row_labels:
-            if reason := _implausible(label, separator):
+            if reason := _implausible(label, separator, labels if parts else None):
                 raise UserError(
                     f'{path}: row {row}: "{label[:60]}" {reason}; if this is the name of a label, '
                     "give all names in data.label_names"
@@ -147,8 +148,12 @@ def check_names(path: Path, lists: Sequence[Sequence[str]], separator: str) -> N
         )
 
 
-def _implausible(label: str, separator: str) -> str | None:
-    """Why a name that was found in a file is none, and the option that would help."""
+def _implausible(label: str, separator: str, labels: Set[str] | None = None) -> str | None:
+    """Why a name that was found in a file is none, and the option that would help.
+
+    Where the given separator does part `labels`, another sign may belong to a name ("table,
+    wooden" in a list with semicolons), unless what it parts are labels themselves.
+    """
     if label.lower() in NULL_WORDS or not label.strip():
         return "is written for no label; leave the cell empty"
     if _FRACTION.fullmatch(label):
@@ -164,6 +169,9 @@ def _implausible(label: str, separator: str) -> str | None:
         return "has a bracket that belongs to more than it; check data.separator"
     for other, name in _SEPARATORS.items():
         if other in label and other != separator:
+            within = [part.strip() for part in label.split(other)]
+            if labels is not None and all(within) and labels.isdisjoint(within):
+                continue
             option = f"data.separator='{other}'"
             return f'has {name} in it; separate labels there with "{option}"'
     return None

@@ -312,6 +312,18 @@ def test_names_that_are_plausible(name, tmp_path):
     assert name in any_csv(tmp_path, text, separator="|").label_names
 
 
+def test_a_comma_in_a_name_between_semicolons(tmp_path):
+    """Unless it parts what are labels themselves, or nothing, or no semicolon parts any."""
+    rows = '1.png,"chair, folding;dog",a\n2.png,cat,b\n3.png,"{}",c\n'
+    names = any_csv(tmp_path, COLUMNS + rows.format("table, wooden"), separator=";").label_names
+    assert names == ["cat", "chair, folding", "dog", "table, wooden"]
+    for slip in ("cat, cow", "cow,", "cow, dog;cat"):
+        with pytest.raises(UserError, match=r"row 3: .* has a comma in it; separate labels there"):
+            any_csv(tmp_path, COLUMNS + rows.format(slip), separator=";")
+    with pytest.raises(UserError, match="row 1: .* has a comma in it"):
+        any_csv(tmp_path, COLUMNS + '1.png,"chair, folding",a\n2.png,cat,b\n', separator=";")
+
+
 def test_given_names_may_be_anything(tmp_path):
     text = COLUMNS + '1.png,"none|chair, folding",a\n2.png,[x],b\n'
     names = ["none", "chair, folding", "[x]"]

@@ -213,9 +213,39 @@ def explain(error: Exception, given: Sequence[str] = ()) -> str:
     Of wrong names on the command line `given` Hydra tells the first alone; the others are added.
     """
     said = _explain(error)
+    if isinstance(error, OverrideParseException):
+        return _unreadable(dict.fromkeys([error.override, *filter(_is_unreadable, given)]))
     if not isinstance(error, ConfigCompositionException | MissingConfigException):
         return said
     return "; also: ".join(dict.fromkeys([said, *_wrong_names(given)]))
+
+
+def _is_unreadable(text: str) -> bool:
+    """Whether Hydra takes it for an option and cannot read it."""
+    try:
+        parse([text] if "=" in text and not text.startswith("-") else [])
+    except OverrideParseException:
+        return True
+    return False
+
+
+def _unreadable(texts: Iterable[str]) -> str:
+    """What to say of options that Hydra cannot read."""
+    quoted, wrong = {}, {}
+    for text in texts:
+        name, found, value = text.partition("=")
+        plain = name.lstrip("+~")
+        if plain.split(".")[0] in Settings.model_fields and plain not in option_names():
+            wrong[_no_option(plain)] = None
+        if not found or "'" in value:
+            name, value = "OPTION", "VALUE"
+        quoted[text] = f"\"{name}='{value}'\""
+    said = (
+        f"{', '.join(quoted)} cannot be read as OPTION=VALUE; a value with accents, spaces, commas"
+        " or other signs is quoted once for the shell and once more within:"
+        f" {' '.join(dict.fromkeys(quoted.values()))}"
+    )
+    return "; also: ".join([said, *wrong])
 
 
 def _wrong_names(given: Sequence[str]) -> Iterator[str]:
@@ -238,17 +268,7 @@ def _wrong_names(given: Sequence[str]) -> Iterator[str]:
 def _explain(error: Exception) -> str:
     text = str(error)
     if isinstance(error, OverrideParseException):
-        name, found, value = error.override.partition("=")
-        if not found or "'" in value:
-            name, value = "OPTION", "VALUE"
-        said = (
-            f"{error.override} cannot be read as OPTION=VALUE; a value with spaces, commas or other"
-            f" signs is quoted once for the shell and once more within: \"{name}='{value}'\""
-        )
-        plain = name.lstrip("+~")
-        if plain.split(".")[0] in Settings.model_fields and plain not in option_names():
-            said += f"; also: {_no_option(plain)}"
-        return said
+        return _unreadable([error.override])
     if isinstance(error, MissingConfigException):
         if found := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
             return _no_choice(*found.groups())

@@ -57,6 +57,11 @@ def run(*options: str, cwd: Path, code: int = 0) -> str:
         (["data.separator=,"], "data.separator=, cannot be read as OPTION=VALUE"),
         (["data.separator=;"], "is quoted once for the shell and once more within"),
         (["data.root=/my", "data/rows.csv"], "data/rows.csv cannot be read as OPTION=VALUE"),
+        (
+            ["data.separator=;", "data.label_column=été"],
+            "\"data.separator=';'\" \"data.label_column='été'\"",
+        ),
+        (["data.separator=;", "data.capton_column=été"], 'did you mean "data.caption_column"?'),
         (["lstm.hidden=64,128"], "several values, and a run takes one (train.py -m makes a run of"),
         (["logger.wandb.project=x"], "(only with logger=wandb): give that, too, or leave it out"),
         (["logger.wandb.entity=x"], "logger.wandb.entity does not exist with this logger (only"),

@@ -193,6 +193,17 @@ def choose_captions(
     return ordered if several == "all" else [of_picture[:1] for of_picture in ordered]
 
 
+def note_of_passed_over(
+    captions: Sequence[Sequence[str]], chosen: Sequence[Sequence[str]]
+) -> list[str]:
+    """What is to be said where "all" are chosen, and some are not as they are empty."""
+    pairs = zip(captions, chosen, strict=True)
+    if not (left_out := sum(max(0, len(given) - len(taken)) for given, taken in pairs)):
+        return []
+    are = count(left_out, "empty caption is", "empty captions are")
+    return [f"{are} left out beside others of the same picture"]
+
+
 def drawn_first(captions: Sequence[str], draw: float) -> list[str]:
     """The captions of a picture, at least one, that of `draw` (0..1) first.
 

@@ -13,6 +13,7 @@ from mmlabel.data.annotations import (
     checked_annotations,
     choose_captions,
     listing,
+    note_of_passed_over,
 )
 from mmlabel.data.sources.json_lines import parse_json
 from mmlabel.data.sources.text import read_text
@@ -90,6 +91,9 @@ def read_coco(
                 f"{instances_file.name}: it is of other ones; choose another (data.captions=NAME)"
             )
     chosen = choose_captions(given, several=several_captions, seed=seed)
+    if several_captions == "all":
+        pairs = [given[row] for row in kept], [chosen[row] for row in kept]
+        notes += [f"{name}: {note}" for note in note_of_passed_over(*pairs)]
     rows = np.repeat(np.arange(len(kept)), [len(chosen[row]) for row in kept])
     pictures = _find_pictures(root, instances_file.stem.removeprefix("instances_"), ids)
     return checked_annotations(

@@ -14,6 +14,7 @@ from mmlabel.data.annotations import (
     check_ids,
     checked_annotations,
     choose_captions,
+    note_of_passed_over,
 )
 from mmlabel.data.labels import (
     JSON,
@@ -122,7 +123,7 @@ def read_csv(
         if label_columns is not None
         else _listed_labels(table, ids, label_column, names, num_labels, separator)
     )
-    rows, captions = _by_picture(
+    rows, captions, passed_over = _by_picture(
         file, ids, captions, labels, several=several_captions, seed=caption_seed
     )
     folder = file.parent if root is None else Path(root)
@@ -137,7 +138,7 @@ def read_csv(
         known=None if labels.known is None else labels.known[rows],
         require_pictures=require_pictures,
         require_captions=require_captions,
-        notes=[*table.notes, *notes, *labels.notes],
+        notes=[*table.notes, *notes, *labels.notes, *passed_over],
     )
 
 
@@ -310,8 +311,8 @@ def _by_picture(
     *,
     several: Literal["error", "one", "all"],
     seed: int,
-) -> tuple[np.ndarray, list[str]]:
-    """For each row of the annotations one of the table's rows, and its caption."""
+) -> tuple[np.ndarray, list[str], list[str]]:
+    """For each row of the annotations one of the table's rows, and its caption; notes."""
     rows_of_id: dict[str, list[int]] = {}
     for row, image_id in enumerate(ids):
         rows_of_id.setdefault(image_id, []).append(row)
@@ -335,6 +336,11 @@ def _by_picture(
         [caption for row in rows for caption in captions[row]] for rows in rows_of_id.values()
     ]
     chosen = choose_captions(of_picture, several="all" if several == "all" else "one", seed=seed)
+    notes = note_of_passed_over(of_picture, chosen) if several == "all" else []
     first_rows = [rows[0] for rows in rows_of_id.values()]
     rows = np.repeat(first_rows, [len(captions) for captions in chosen])
-    return rows, [caption for captions in chosen for caption in captions]
+    return (
+        rows,
+        [caption for captions in chosen for caption in captions],
+        [f"{file}: {note}" for note in notes],
+    )

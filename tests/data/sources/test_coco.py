@@ -230,6 +230,10 @@ def test_all_captions_of_a_picture(tmp_path):
     assert {c[:9] for c in every.captions[:3]} == {"caption 0", "caption 1", "caption 2"}
     assert (every.targets == np.repeat(one.targets, 3, axis=0)).all()
     assert every.pictures[:4] == [one.pictures[0]] * 3 + [one.pictures[1]]
+    assert not any("left out" in note for note in every.notes)
+    changed(tmp_path, "captions", lambda content: content["annotations"][0].update(caption=" "))
+    notes = read_coco(tmp_path, several_captions="all").notes
+    assert any("captions_val2017.json: 1 empty caption is left out" in note for note in notes)
 
 
 @pytest.mark.parametrize("kind", ["images", "annotations"])

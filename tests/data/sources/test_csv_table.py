@@ -595,6 +595,9 @@ def test_several_captions_of_a_picture(tmp_path):
         assert every.captions[0] == one.captions[0] and set(every.captions[:3]) == {"a", "c", "d"}
         assert every.targets.tolist() == [[1, 0]] * 3 + [[0, 1], [1, 1]]
     assert chosen == {"a", "c", "d"}
+    (note,) = read("all").notes
+    assert note.endswith("1 empty caption is left out beside others of the same picture")
+    assert not read("one").notes
 
 
 def test_captions_of_one_picture_stay_in_one_split(tmp_path):

@@ -59,6 +59,17 @@ def test_an_end_at_a_resume_loses_no_line(method: str, tmp_path: Path, monkeypat
     assert read_history(tmp_path) == [*LINES, {"epoch": 1, "step": 4, "lr": 0.2}]
 
 
+def test_lines_that_are_gone_on_with_are_as_they_were(tmp_path: Path):
+    history = History(tmp_path / "whole")
+    for epoch in range(2):
+        history.log_metrics({"epoch": epoch, "lr": 0.1}, step=2 * epoch)
+    resumed = History(tmp_path / "resumed")
+    resumed.begin_with(read_history(tmp_path / "whole")[:1])
+    resumed.log_metrics({"epoch": 1, "lr": 0.1}, step=2)
+    files = [tmp_path / name / "metrics.csv" for name in ("whole", "resumed")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
 def test_nothing_logged_is_no_file(tmp_path: Path):
     History(tmp_path).begin_with(LINES)
     history = History(tmp_path)

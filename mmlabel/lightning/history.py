@@ -41,7 +41,14 @@ class History(CSVLogger):
     @rank_zero_only
     def begin_with(self, lines: Sequence[Mapping[str, float]]) -> None:
         """The lines of a run that is gone on with, all at once; without any no file is left."""
-        self.experiment.metrics = [dict(line) for line in lines]
+        # As they are logged, which what was read of a file is not: 2, where it has 2.0.
+        self.experiment.metrics = [
+            {
+                name: int(value) if name in ("epoch", "step") else value
+                for name, value in line.items()
+            }
+            for line in lines
+        ]
         self.experiment.save()
         if not lines:
             Path(self.experiment.metrics_file_path).unlink(missing_ok=True)

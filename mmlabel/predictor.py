@@ -1,7 +1,8 @@
 """A trained network for use: pictures and captions in, labels by name out."""
 
 import reprlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -225,13 +226,24 @@ class Predictor:
     ) -> list[Prediction]:
         found: list[Prediction] = []
         for at in range(0, len(captions), BATCH):
-            seen, texts = None, [_text(caption) for caption in captions[at : at + BATCH]]
+            seen, texts, part = None, [], slice(at, at + BATCH)
+            for row, caption in enumerate(captions[part], start=at + 1):
+                with _named(row, len(captions)):
+                    texts.append(self._said(caption))
             if self.looks_at_pictures:
-                seen = join([self._seen(picture) for picture in pictures[at : at + BATCH]])
-            elif None in texts:
-                raise UserError("this model looks at captions alone: give one")
-            found += map(self.prediction, self.probabilities(seen, [text or "" for text in texts]))
+                made_ready = []
+                for row, picture in enumerate(pictures[part], start=at + 1):
+                    with _named(row, len(captions)):
+                        made_ready.append(self._seen(picture))
+                seen = join(made_ready)
+            found += map(self.prediction, self.probabilities(seen, texts))
         return found
+
+    def _said(self, caption: str | None) -> str:
+        text = _text(caption)
+        if text is None and not self.looks_at_pictures:
+            raise UserError("this model looks at captions alone: give one")
+        return text or ""
 
     def _seen(self, picture: Picture | None) -> np.ndarray | Image.Image:
         if picture is None or _is_missing(picture):
@@ -342,6 +354,15 @@ def _is_missing(value: object) -> bool:
     """Whether it is what tables have in an empty cell: None, NaN or pandas' NA."""
     number = isinstance(value, float | np.floating)
     return value is None or type(value).__name__ == "NAType" or (number and bool(np.isnan(value)))
+
+
+@contextmanager
+def _named(row: int, rows: int) -> Iterator[None]:
+    """A mistake in one of several rows names it."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"row {row} of {rows}: {error}" if rows > 1 else str(error)) from error
 
 
 def _text(caption: object) -> str | None:

@@ -810,8 +810,14 @@ def test_what_tables_have_in_an_empty_cell_is_missing(nothing, model: Predictor,
     assert model.predict([path, path], ["a cat", nothing]) == model.predict(
         [path, path], ["a cat", None]
     )
-    with pytest.raises(UserError, match="looks at pictures: give one"):
+    with pytest.raises(UserError, match="^row 2 of 2: this model looks at pictures: give one"):
         model.predict([path, nothing])
+    with pytest.raises(UserError, match="^row 66 of 66: the picture given is not a readable"):
+        model.predict([path] * 65 + [b"no picture"])
+    with pytest.raises(UserError, match="^row 1 of 2: a caption is 3"):
+        model.predict([path, path], [3, nothing])
+    with pytest.raises(UserError, match="^this model looks at pictures: give one"):
+        model.predict(nothing, "a cat")
 
 
 def test_columns_and_arrays_are_lists(model: Predictor, made: Path):

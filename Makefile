@@ -43,7 +43,7 @@ fuzz: .venv/installed-test ## try the readers with FUZZ damaged inputs a test (h
 	touch $@
 
 LEVEL = $(if $(FULL),full,$(if $(QUICK),quick,usual))
-bench: .venv/installed-cpu ## measure the speed: 15 to 20 minutes; QUICK=1: 3; FULL=1: hours; ONLY=features,captions
+bench: .venv/installed-cpu ## measure the speed: 10 to 20 minutes; QUICK=1: 3; FULL=1: hours; ONLY=features,captions
 	$(BIN)/python -m benchmarks --level $(LEVEL) $(if $(ONLY),--only '$(ONLY)')
 
 lint: .venv/installed-test ## check style, formatting and types

@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -116,7 +117,14 @@ def _openvino_problem(precision: Precision, device: torch.device) -> str | None:
     return None
 
 
+@cache
 def _core() -> "Core":
+    """OpenVINO's one core of this process, which lives as long as that does.
+
+    Each core gives signal handlers a stack of its own, and puts back the one of before when it
+    ends: of two that end in the order in which they began, the first's is left, which is no memory
+    any more. The next signal (Ctrl-C, the end of a loader's process) would be a segmentation fault.
+    """
     # Importing OpenVINO would report its use to its maker; nothing is sent anywhere from here.
     cast("dict[str, object]", sys.modules).setdefault("openvino_telemetry", None)
     import openvino

@@ -1,6 +1,10 @@
 """The engines of the features: the same features, known apart, refused where they cannot be had."""
 
+import gc
 import importlib.util
+import os
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +80,28 @@ def test_a_store_filled_by_either_engine_holds_the_same_features(tmp_path: Path)
         filled.append((store.folder, np.array(store.array()[store.rows(pictures)])))
     assert filled[0][0] != filled[1][0]
     np.testing.assert_allclose(filled[0][1], filled[1][1], rtol=1e-4, atol=1e-5)
+
+
+@installed
+def test_a_signal_after_two_engines_have_gone_is_handled():
+    """In the order in which they came, as of two models that a program is done with."""
+    engine = Engine("openvino", "float32")
+    first = build_extract(random_backbone("resnet18"), engine, device=CPU, size=64)
+    second = build_extract(random_backbone("resnet18"), engine, device=CPU, size=64)
+    first(made_up(2, 64))
+    second(made_up(2, 64))
+    del first
+    gc.collect()
+    del second
+    gc.collect()
+    child = os.fork()
+    if not child:  # which a signal without a stack would end
+        signal.signal(signal.SIGUSR1, lambda *_: os._exit(7))
+        os.kill(os.getpid(), signal.SIGUSR1)
+        time.sleep(5)
+        os._exit(8)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFEXITED(status) and os.WEXITSTATUS(status) == 7
 
 
 def test_bfloat16_in_torch_is_near():

@@ -159,7 +159,12 @@ def _check_groups(arguments: Sequence[str]) -> None:
             raise UserError(f"{text}: this is a group of options: {group}=NAME, or leave it out")
         outer, _, inner = group.rpartition(".")
         if outer and inner in choices(outer) and group not in option_names():
-            raise UserError(f"{text}: {inner} is chosen by its group: give {outer}={inner}")
+            others = [name for name in choices(outer) if name != inner]
+            off = value.strip().lower() in ("false", "null", "no", "off", "0")
+            raise UserError(
+                f"{text}: {inner} is chosen by its group: give {outer}={inner}"
+                + (f", or without it {outer}={' or '.join(others)}" if off and others else "")
+            )
 
 
 def refuse_flags(

@@ -69,7 +69,7 @@ def read_finished(folders: Iterable[Path]) -> list[RunRecord]:
     first, *more = bad
     said = bad[first].rstrip(".")
     if more:
-        said += f"; nor can {listed([str(folder) for folder in more], most=3)} be read"
+        said += f"; nor can {listed([str(folder) for folder in more], most=3)} be taken"
     if runs:
         whole = [str(run.folder) for run in runs]
         given = shlex.join(whole) if len(whole) <= _NAMED else f"the {len(whole):,} others"

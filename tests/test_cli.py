@@ -89,6 +89,11 @@ def run(*options: str, cwd: Path, code: int = 0) -> str:
         ),
         (["embedding=null"], "embedding=null: embedding is a group of options: give embedding="),
         (["-m", "embedding=glove,null"], "glove,null: embedding is a group of options: give"),
+        (["logger.wandb=false"], "give logger=wandb, or without it logger=csv or tensorboard"),
+        (
+            ["backbone.vgg16=1"],
+            "backbone.vgg16=1: vgg16 is chosen by its group: give backbone=vgg16",
+        ),
         (["optimizer="], "optimizer=: optimizer is a group of options: give optimizer=NAME"),
         (["experiment=null"], "give experiment=NAME, one of best, "),
         (["hydra/sweeper=null"], "this is a group of options: hydra/sweeper=NAME, or leave it out"),

@@ -200,7 +200,7 @@ def test_the_whole_runs_are_named_where_others_failed(command, tmp_path: Path, c
         if name == "1":
             whole = f"'{folder}/0' '{folder}/2' '{folder}/3'"
             assert said.endswith(f". Leave it out and give what is whole: {whole}\n")
-    assert f"nor can {folder}/3 be read. Leave them out" in said
+    assert f"nor can {folder}/3 be taken. Leave them out" in said
     assert said.endswith(f"give what is whole: '{folder}/0' '{folder}/2'\n")
     for seed in range(4, 30):
         write_run(folder / str(seed), seed=seed)

@@ -320,10 +320,19 @@ def test_a_folder_is_looked_through_with_what_it_links_to(
     assert "are left out: 2 .avif, 1 without an ending" in capsys.readouterr().err
 
 
-def test_a_file_of_json_is_no_picture(best: Path, tmp_path: Path, capsys):
-    (tmp_path / "rows.json").write_text('[{"picture": "0.jpg"}]')
-    assert run(best, tmp_path / "rows.json") == 1
-    assert "JSON lines are read, an object a line: name it rows.jsonl" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("rows.json", b"[]", "JSON lines are read, an object a line: name it rows.jsonl"),
+        ("rows.xlsx", b"PK\3\4\x14\0", "rows.xlsx is a spreadsheet, or another archive, and text"),
+    ],
+)
+def test_another_kind_of_table_is_no_picture(
+    best: Path, tmp_path: Path, capsys, name: str, content: bytes, said: str
+):
+    (tmp_path / name).write_bytes(content)
+    assert run(best, tmp_path / name) == 1
+    assert said in capsys.readouterr().err
 
 
 def test_what_cannot_be_written_is_refused_before_the_first_row(

@@ -15,6 +15,15 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+# What tables are kept in that is no text, by how such a file begins.
+_PACKED = {
+    b"PK\3\4": "a spreadsheet, or another archive",
+    b"\xd0\xcf\x11\xe0": "a spreadsheet of the old kind",
+    b"PAR1": "Parquet",
+    b"ARROW1": "Arrow",
+    b"\x1f\x8b": "compressed",
+    b"\x28\xb5\x2f\xfd": "compressed",
+}
 _OPTION = "data.encoding (--encoding of mmlabel.predict)"
 _UTF_8_CHARACTER = re.compile(rb"[\xc3-\xdf][\x80-\xbf]|[\xe1-\xef][\x80-\xbf]{2}|\xf0[\x90-\xbf]")
 
@@ -29,9 +38,11 @@ def read_text(path: Path, *, encoding: str | None = "utf-8") -> tuple[str, list[
             speaks against it.
 
     Raises:
-        UserError: no such file, no such encoding, text in another one, or in none that is sure.
+        UserError: no such file, no text, no such encoding, text in another one, or in none that is
+            sure.
     """
     content = read_bytes(path)
+    refuse_packed(path, content)
     if encoding is not None:
         return _decoded(path, content, encoding), []
     for mark, marked in _MARKS.items():
@@ -53,6 +64,13 @@ def read_text(path: Path, *, encoding: str | None = "utf-8") -> tuple[str, list[
             f"{path} is not in UTF-8 (byte {error.start}): it is read as cp1252 (Western "
             f"European); if letters are wrong, give {_OPTION}"
         ]
+
+
+def refuse_packed(path: Path, content: bytes) -> None:
+    """Raise UserError for a table in a form that is no text; `content`: its first bytes or all."""
+    for mark, form in _PACKED.items():
+        if content.startswith(mark):
+            raise UserError(f"{path} is {form}, and text is read: save or unpack it as CSV")
 
 
 def _western(path: Path, content: bytes, first_wrong: int) -> str:

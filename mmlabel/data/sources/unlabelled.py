@@ -4,6 +4,7 @@ import io
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -22,7 +23,7 @@ from mmlabel.data.sources.delimited import (
 )
 from mmlabel.data.sources.json_lines import JSON_LINES, as_text, parse_json, refuse_json
 from mmlabel.data.sources.report_csv import check_rows, read_unlabelled
-from mmlabel.data.sources.text import read_text
+from mmlabel.data.sources.text import read_text, refuse_packed
 from mmlabel.errors import UserError
 from mmlabel.wording import count, listed
 
@@ -115,6 +116,8 @@ def open_rows(
     if kind in (*TABLES, *JSON_LINES):
         more = [delimiter] if delimiter and len(delimiter) == 1 else []  # no "tab"
         return _table(what, columns, pictures or what.parent, encoding, more, caption_seed)
+    with suppress(OSError), what.open("rb") as file:  # a picture that cannot be read is told as one
+        refuse_packed(what, file.read(8))
     return Rows([Row(what.name, what, caption or "")], 1, caption is not None, [])
 
 

@@ -223,6 +223,11 @@ def _scaled(picture):
     return Image.fromarray(np.rint((values - low) * scale).astype(np.uint8))
 
 
+# OpenVINO's cores, which nothing ends: two that end in the order in which they began leave signal
+# handlers a stack that is no more, and the next Ctrl-C would be a segmentation fault.
+_CORES = []
+
+
 def _runtime(form, path):
     """A function from the network's inputs, in order, to logits (B, L)."""
     if form == "onnx":
@@ -236,7 +241,8 @@ def _runtime(form, path):
         import openvino
 
         exact = {"INFERENCE_PRECISION_HINT": "f32"}
-        compiled = openvino.Core().compile_model(str(path), "CPU", exact)
+        _CORES.append(openvino.Core())
+        compiled = _CORES[-1].compile_model(str(path), "CPU", exact)
         return lambda given: np.array(compiled(list(given))[0])
     import torch
 

@@ -5,6 +5,7 @@ import importlib.util
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 
 from mmlabel.data.feature_store import FeatureStore
 from mmlabel.errors import UserError
+from mmlabel.export import runner
 from mmlabel.models import engines
 from mmlabel.models.backbones import Backbone, build_backbone
 from mmlabel.models.engines import Engine, NoOpenVino, build_extract, choose_engine
@@ -82,14 +84,28 @@ def test_a_store_filled_by_either_engine_holds_the_same_features(tmp_path: Path)
     np.testing.assert_allclose(filled[0][1], filled[1][1], rtol=1e-4, atol=1e-5)
 
 
+def an_engine(folder: Path) -> object:
+    return build_extract(
+        random_backbone("resnet18"), Engine("openvino", "float32"), device=CPU, size=64
+    )
+
+
+def an_exported_model(folder: Path) -> object:
+    import openvino
+
+    graph = openvino.convert_model(torch.nn.Linear(2, 3), example_input=torch.zeros(1, 2))
+    openvino.save_model(graph, folder / "model.xml")
+    return runner._runtime("openvino", folder / "model.xml")
+
+
 @installed
-def test_a_signal_after_two_engines_have_gone_is_handled():
-    """In the order in which they came, as of two models that a program is done with."""
-    engine = Engine("openvino", "float32")
-    first = build_extract(random_backbone("resnet18"), engine, device=CPU, size=64)
-    second = build_extract(random_backbone("resnet18"), engine, device=CPU, size=64)
-    first(made_up(2, 64))
-    second(made_up(2, 64))
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+@pytest.mark.parametrize("build", [an_engine, an_exported_model])
+def test_a_signal_after_two_models_have_gone_is_handled(
+    build: Callable[[Path], object], tmp_path: Path
+):
+    """In the order in which they came, each with a core of OpenVINO's unless they share one."""
+    first, second = build(tmp_path), build(tmp_path)
     del first
     gc.collect()
     del second

@@ -26,7 +26,7 @@ Train, select on validation, test once.
   python -m mmlabel.search                             look for better settings
 
 Files of one's own: --config-dir DIR holds experiment/NAME.yaml and the like; other commands that
-take these options are given 'hydra.searchpath=[DIR]'.
+take these options, but mmlabel.search, are given 'hydra.searchpath=[DIR]'.
 --cfg job prints the configuration instead of running; --hydra-help tells what Hydra can do.
 """
 

@@ -93,7 +93,10 @@ def _checked(options: Sequence[str], space: Space) -> list[str]:
         if item.is_sweep_override():
             raise UserError(f"{text}: a search tries several values of what --space names")
         if key.startswith("hydra"):
-            raise UserError(f"{text}: a search has no options of Hydra's; leave it out")
+            raise UserError(
+                f"{text}: a search has no options of Hydra's, and no files of one's own: give the"
+                " options that are in them, or leave it out"
+            )
         if key in (*_OWN, "train", "ckpt_path", "name"):
             raise UserError(
                 f"{text}: a search trains its runs and does not test them; leave it out"

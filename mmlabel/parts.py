@@ -41,7 +41,7 @@ from mmlabel.errors import UserError
 from mmlabel.lightning.classifier import BACKBONE, Classifier
 from mmlabel.losses import Bce
 from mmlabel.models.build import BackboneSource, FrozenFeatures, build_network, check_backbone
-from mmlabel.models.detectors import detector_digest, load_detector
+from mmlabel.models.detectors import Detector, detector_digest, load_detector
 from mmlabel.models.text_model import FrozenStates, TextModel, load_text_model
 from mmlabel.models.text_options import ContextualEmbedding, TransformerCaption
 from mmlabel.optimizers import build_optimizer, build_scheduler, parameter_groups
@@ -74,76 +74,51 @@ class Run:
 
 def build(settings: Settings, resumed: Checkpoint | None, *, wandb_id: str | None) -> Run:
     """The data, and a classifier for it: a new one, or the one to be evaluated."""
-    loaded, weights_notes = None, ()
-    if not settings.train:
-        assert settings.ckpt_path is not None
-        loaded, resumed = load_classifier(settings.ckpt_path)
-        weights_notes = resumed.notes
-    if settings.backbone is not None and loaded is None:
+    if settings.train:
+        return to_train(settings, resumed, wandb_id=wandb_id)
+    return to_evaluate(settings)
+
+
+def to_train(settings: Settings, resumed: Checkpoint | None, *, wandb_id: str | None) -> Run:
+    """A new classifier, of whose weights the trainer will load those of `resumed`, and its data."""
+    if settings.backbone is not None:
         check_backbone(
             settings.backbone,  # pyright: ignore[reportArgumentType]  # frozen, so it has a hash
             cells=settings.looks_at_cells,
             shape=shape_of(settings.data.view),
         )
     text = text_model_for(settings, resumed)
-    teachers = read_teachers(settings.distil.teachers) if settings.train else []
+    teachers = read_teachers(settings.distil.teachers)
     prepared = prepare(settings, resumed, text, teachers)
-    detector = None
-    if settings.detector is not None:
-        detector = load_detector(**settings.detector.model_dump(), label_names=prepared.label_names)
-    backbone = resumed.backbone if resumed and loaded else None
-    if loaded is None and (backbone := backbone_source(settings)) is not None:
-        weights_notes = backbone.notes
-    for note in weights_notes:
+    detector = detector_for(settings, prepared)
+    backbone = backbone_source(settings)
+    for note in backbone.notes if backbone else ():
         prepared.note(note)
     stored = stored_features(settings, backbone, note=prepared.note)
     states = None
-    if text and loaded is None and isinstance(settings.embedding, ContextualEmbedding):
+    if text and isinstance(settings.embedding, ContextualEmbedding):
         states = StoredStates(
             FrozenStates(text, text.build(layers=0)), storage=settings.embedding.storage
         )
-    data = CaptionedPictures(
+    data = batches_for(
+        settings,
         prepared,
-        looks_at_pictures="image" in settings.inputs,
-        image_size=settings.data.view,
-        upright=settings.data.upright,
-        batch_size=settings.data.batch_size,
-        workers=settings.data.workers,
-        on_bad_image=settings.data.on_bad_image,
-        seed=settings.seed,
-        group_by_length=settings.group_by_length,
-        augment=settings.data.augment,
-        cache_dir=cache_folder(settings.cache_dir),
         stored=stored,
         detector=detector,
         states=states,
-        first_epoch=resumed.epochs if resumed and settings.train else 0,
+        first_epoch=resumed.epochs if resumed else 0,
     )
     inputs = inputs_read(
         data,
-        None if loaded else backbone,
+        backbone,
         text,
         resumed,
         looks_at_order=settings.looks_at_order,
-        note=prepared.note if settings.train else lambda _: None,
+        note=prepared.note,
     )
     if resumed is not None:
         check_inputs(resumed, inputs, prepared, settings)
-    if loaded is not None:
-        assert resumed is not None
-        if settings.threshold is not None:
-            loaded.answer_at(settings.threshold, settings.threshold_metric)
-        if resumed.rows is not None:
-            loaded.rows_trained = len(resumed.rows["train"].ids)
-        return Run(prepared, data, loaded, resumed.pretrained, inputs)
-    source = prepared.embeddings.source if prepared.embeddings else "not used"
-    if text is not None:
-        source = f"{text.name} (text transformer)"
-    pretrained = {
-        "backbone": backbone.weights if backbone else "not used",
-        "embedding": source,
-        "detector": f"{detector.name}, {detector.weights_used}" if detector else "not used",
-    }
+    pretrained = where_from(prepared, backbone, text, detector)
     if teachers:
         pretrained["teacher"] = in_words(teachers)
         inputs["teacher"] = fingerprint([teacher.digest for teacher in teachers])
@@ -172,6 +147,80 @@ def build(settings: Settings, resumed: Checkpoint | None, *, wandb_id: str | Non
             on_bad_image=settings.data.on_bad_image,
         )
     return Run(prepared, data, classifier, pretrained, inputs)
+
+
+def to_evaluate(settings: Settings) -> Run:
+    """The classifier of a checkpoint, and the data to score it on."""
+    assert settings.ckpt_path is not None
+    classifier, checkpoint = load_classifier(settings.ckpt_path)
+    prepared = prepare(settings, checkpoint, checkpoint.text_model)
+    detector = detector_for(settings, prepared)
+    for note in checkpoint.notes:
+        prepared.note(note)
+    stored = stored_features(settings, checkpoint.backbone, note=prepared.note)
+    data = batches_for(settings, prepared, stored=stored, detector=detector)
+    inputs = inputs_read(
+        data, None, checkpoint.text_model, checkpoint, looks_at_order=settings.looks_at_order
+    )
+    check_inputs(checkpoint, inputs, prepared, settings)
+    if settings.threshold is not None:
+        classifier.answer_at(settings.threshold, settings.threshold_metric)
+    if checkpoint.rows is not None:
+        classifier.rows_trained = len(checkpoint.rows["train"].ids)
+    return Run(prepared, data, classifier, checkpoint.pretrained, inputs)
+
+
+def detector_for(settings: Settings, prepared: PreparedData) -> Detector | None:
+    """The detector that finds a run's labels in its pictures, where it has one."""
+    if settings.detector is None:
+        return None
+    return load_detector(**settings.detector.model_dump(), label_names=prepared.label_names)
+
+
+def batches_for(
+    settings: Settings,
+    prepared: PreparedData,
+    *,
+    stored: StoredFeatures | None,
+    detector: Detector | None,
+    states: StoredStates | None = None,
+    first_epoch: int = 0,
+) -> CaptionedPictures:
+    """The batches of a run; `first_epoch`: how many were trained before."""
+    return CaptionedPictures(
+        prepared,
+        looks_at_pictures="image" in settings.inputs,
+        image_size=settings.data.view,
+        upright=settings.data.upright,
+        batch_size=settings.data.batch_size,
+        workers=settings.data.workers,
+        on_bad_image=settings.data.on_bad_image,
+        seed=settings.seed,
+        group_by_length=settings.group_by_length,
+        augment=settings.data.augment,
+        cache_dir=cache_folder(settings.cache_dir),
+        stored=stored,
+        detector=detector,
+        states=states,
+        first_epoch=first_epoch,
+    )
+
+
+def where_from(
+    prepared: PreparedData,
+    backbone: BackboneSource | None,
+    text: TextModel | None,
+    detector: Detector | None,
+) -> dict[str, str]:
+    """Where the weights of a new classifier's parts come from, in words."""
+    source = prepared.embeddings.source if prepared.embeddings else "not used"
+    if text is not None:
+        source = f"{text.name} (text transformer)"
+    return {
+        "backbone": backbone.weights if backbone else "not used",
+        "embedding": source,
+        "detector": f"{detector.name}, {detector.weights_used}" if detector else "not used",
+    }
 
 
 def stored_features(

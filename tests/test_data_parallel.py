@@ -13,7 +13,8 @@ from resumed_runs import history, results_of
 
 from mmlabel.errors import UserError
 from mmlabel.lightning.classifier import Classifier
-from mmlabel.training import check_shares, train
+from mmlabel.run_checks import check_shares
+from mmlabel.training import train
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

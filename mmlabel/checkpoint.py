@@ -374,16 +374,17 @@ def _classifier_for(checkpoint: Checkpoint, source: BackboneSource | None) -> Cl
     )
 
 
-def complete(path: Path, classifier: Classifier, *, halves_text: bool) -> None:
+def complete(path: Path, classifier: Classifier, *, halves_text: bool, cache_dir: Path) -> None:
     """Give a finished run's checkpoint its final threshold, and the backbone if it lacks one.
 
-    With `halves_text` its text transformer is brought to half precision.
+    With `halves_text` its text transformer is brought to half precision. The backbone's weights may
+    be in `cache_dir`.
     """
     checkpoint = read_file(path)
     if halves_text:
         checkpoint["state_dict"] = text_in_half(checkpoint["state_dict"])
     if classifier.backbone is not None:
-        weights = classifier.backbone.backbone.state_dict()
+        weights = classifier.backbone.weights_kept(cache_dir).state_dict()
         checkpoint["state_dict"] |= {f"{BACKBONE}{key}": value for key, value in weights.items()}
     checkpoint["mmlabel"] |= {"threshold": classifier.threshold, "calibrated": True}
     write_file(checkpoint, path)

@@ -109,7 +109,7 @@ def size_of(run: "Run", settings: Settings) -> dict[str, Size]:
     stored = run.classifier.backbone
     return sizes(
         run.classifier.network,
-        backbone=stored.backbone if stored else None,
+        backbone=stored.weights_kept(run.data.cache_dir) if stored else None,
         detector=run.data.detector,
         vocabulary=run.prepared.vocabulary,
         tokenizer=run.prepared.tokenizer,

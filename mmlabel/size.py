@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from torch import nn
+from torch import Tensor, nn
 
 from mmlabel.errors import UserError
 from mmlabel.lightning.half_precision import TRANSFORMER
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mmlabel.data.captions import Vocabulary
     from mmlabel.data.feature_store import PictureScorer
     from mmlabel.data.subwords import Subwords
+    from mmlabel.models.frozen_weights import FrozenWeights
 
 # Where in the network, or in a member of an ensemble, a part's weights are; the first that fits
 # names it.
@@ -47,7 +48,7 @@ class Size:
 def sizes(
     network: nn.Module,
     *,
-    backbone: nn.Module | None = None,
+    backbone: FrozenWeights | None = None,
     detector: PictureScorer | None = None,
     vocabulary: Vocabulary | None = None,
     tokenizer: Subwords | None = None,
@@ -58,7 +59,7 @@ def sizes(
 
     Args:
         network: of the run.
-        backbone: that gave its features, where they stand in for pictures.
+        backbone: of the one that gave its features, where they stand in for pictures.
         detector: that gave its scores.
         vocabulary: the words whose vectors the network has.
         tokenizer: of its text transformer.
@@ -72,8 +73,10 @@ def sizes(
             part = next(part for place, part in _PARTS.items() if name.startswith(place))
             found[part] = found.get(part, Size()) + size
     if backbone is not None:
-        own = sum((size for _, size in _tensors(backbone)), Size())
-        found["backbone"] = found.get("backbone", Size()) + own
+        for tensors, weights in ((backbone.parameters, True), (backbone.buffers, False)):
+            for tensor in tensors.values():
+                own = _size(tensor, weights=weights)
+                found["backbone"] = found.get("backbone", Size()) + own
     if detector is not None:
         found["detector"] = Size(detector.parameters, detector.megabytes)
     if vocabulary is not None and "word vectors" in found:
@@ -84,17 +87,18 @@ def sizes(
     return found
 
 
-def _tensors(
-    module: nn.Module, in_half: Callable[[str], bool] = lambda name: False
-) -> Iterator[tuple[str, Size]]:
+def _tensors(module: nn.Module, in_half: Callable[[str], bool]) -> Iterator[tuple[str, Size]]:
     kept = module.state_dict(keep_vars=True)  # not the training rows' label order and the like
     for names, weights in ((module.named_parameters(), True), (module.named_buffers(), False)):
         for name, tensor in names:
             if name not in kept:
                 continue
-            halved = tensor.is_floating_point() and in_half(name)
-            width = 2 if halved else tensor.element_size()
-            yield name, Size(tensor.numel() * weights, tensor.numel() * width / 1e6)
+            yield name, _size(tensor, weights=weights, halved=in_half(name))
+
+
+def _size(tensor: Tensor, *, weights: bool, halved: bool = False) -> Size:
+    width = 2 if halved and tensor.is_floating_point() else tensor.element_size()
+    return Size(tensor.numel() * weights, tensor.numel() * width / 1e6)
 
 
 def check_size(found: Mapping[str, Size], *, limit: float) -> None:

@@ -137,7 +137,12 @@ def train(
             log.info("trainer.fast_dev_run: it runs; no checkpoint, scores or page are kept")
             return results
         if best:
-            complete(best, run.classifier, halves_text=settings.halves_text)
+            complete(
+                best,
+                run.classifier,
+                halves_text=settings.halves_text,
+                cache_dir=run.data.cache_dir,
+            )
         log_test(loggers, results, step=trainer.global_step)
         write_run(
             folder,

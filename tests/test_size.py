@@ -11,6 +11,7 @@ from mmlabel.data.captions import Vocabulary
 from mmlabel.errors import UserError
 from mmlabel.models import options
 from mmlabel.models.build import build_network
+from mmlabel.models.frozen_weights import weights_of
 from mmlabel.size import Size, check_size, sizes
 
 
@@ -60,7 +61,7 @@ def test_the_label_order_of_the_training_rows_is_no_part_of_a_prediction() -> No
 
 
 def test_a_backbone_beside_the_network_words_and_half_the_precision() -> None:
-    backbone = nn.Linear(10, 10, bias=False)
+    backbone = weights_of(nn.Linear(10, 10, bias=False))
     words = Vocabulary(["<pad>", "<unk>", "dog"], {"dogs": "dog"})
     found = sizes(network(), backbone=backbone, vocabulary=words)
     assert found["backbone"] == Size(100, pytest.approx(400 / 1e6))

@@ -4,13 +4,15 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
+from importlib.metadata import version
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmlabel.cache import fingerprint
+from mmlabel.cache import fingerprint, kept
 from mmlabel.criterion import Criterion
 from mmlabel.data.batches import Batch
 from mmlabel.data.transforms import Size
@@ -25,6 +27,7 @@ from mmlabel.models.decoder import LabelDecoder
 from mmlabel.models.encoder import Encoder
 from mmlabel.models.engines import Engine, EngineName, Precision, build_extract, choose_engine
 from mmlabel.models.ensemble import Ensemble
+from mmlabel.models.frozen_weights import FrozenWeights, pack, unpack, weights_of
 from mmlabel.models.fusion import Head, ImageEncoder, LateFusion, fused_features
 from mmlabel.models.join import SIDE_BY_SIDE, Join
 from mmlabel.models.picture_networks import BackboneInfo, backbone_info, network_with_weights
@@ -145,6 +148,23 @@ class BackboneSource:
             seed=self._seed,
         )
 
+    def weights_kept(self, cache_dir: Path) -> FrozenWeights:
+        """The network's weights, from the cache where an earlier run has kept them.
+
+        Those of timm's named backbones are: any other imports timm before, or torchvision, which
+        takes no longer than reading them.
+        """
+        rows = [BACKBONES.get(info.name) for info, _ in self._parts]
+        saves_time = all(row and row.library == "timm" for row in rows)
+        libraries = [version("timm"), version("torchvision")]
+        key = fingerprint("backbone", 1, self._content(), libraries)
+        return kept(
+            cache_dir / "backbones" / f"{key}.entry",
+            lambda: weights_of(self.backbone),
+            pack=lambda weights: pack(weights) if saves_time else None,
+            unpack=unpack,
+        )
+
     @cached_property
     def digest(self) -> str:
         """32 hex digits that change with the weights."""
@@ -161,14 +181,16 @@ class BackboneSource:
     def key(self, engine: Engine) -> dict[str, object]:
         """All that a feature depends on besides the picture, as plain values."""
         cut = {"trained_stages": self.unfreeze} if self.maps else {}
+        return self._content() | cut | engine.key()
+
+    def _content(self) -> dict[str, object]:
+        """What tells the whole network and its weights from any other."""
         sizes = {"pyramid": self._pyramid} if self._pyramid > 1 else {}
         return {
             "backbone": self.info.title,
             "weights": self.digest,
             **self._colours(),
             **sizes,
-            **cut,
-            **engine.key(),
         }
 
     def _colours(self) -> dict[str, object]:

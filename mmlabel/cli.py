@@ -3,7 +3,6 @@
 import logging
 import os
 import re
-import select
 import signal
 import sys
 import traceback
@@ -42,7 +41,7 @@ from mmlabel.processes import (
 from mmlabel.repeating import with_record
 from mmlabel.settings import CHOSEN_BY_GROUP, Settings, flatten, option_names, read_settings
 from mmlabel.submitit_jobs import take_jobs_along
-from mmlabel.terminal import escape_what_is_missing, printable
+from mmlabel.terminal import escape_what_is_missing, printable, while_somebody_reads
 from mmlabel.trainer_options import problem
 from mmlabel.training_options import Trainer
 
@@ -75,26 +74,10 @@ def run_cli(
 
     With HYDRA_FULL_ERROR=1 the traceback is shown as well. SIGINT, SIGTERM and SIGUSR1 (which
     schedulers send before a job's time is up) end it with a line and exit code 130, 143 or 138.
-    `--help` prints `help_text()`; `hint` says what to do after an interruption that has none. Where
-    whoever read the output has gone (`| head`) it ends without a word.
+    `--help` prints `help_text()`; `hint` says what to do after an interruption that has none.
     """
-    try:
-        try:
-            _answered_run(main, help_text, hint)
-        finally:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        if not _nobody_reads(sys.stdout.fileno()):
-            raise  # it was another pipe
-        # What is left would be written once more as Python ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
-
-
-def _nobody_reads(pipe: int) -> bool:
-    found = select.poll()
-    found.register(pipe, select.POLLOUT)
-    return any(event & select.POLLERR for _, event in found.poll(0))
+    with while_somebody_reads():
+        _answered_run(main, help_text, hint)
 
 
 def _answered_run(

@@ -12,7 +12,7 @@ from mmlabel.cache import is_temporary
 from mmlabel.errors import UserError, of_the_disk, refuse_mistyped
 from mmlabel.interrupts import Signalled, answer, raise_on_interrupt
 from mmlabel.progress import say
-from mmlabel.terminal import escape_what_is_missing, printable
+from mmlabel.terminal import escape_what_is_missing, printable, while_somebody_reads
 
 OPTIONS = "OPTION=VALUE"  # as `Parser` shows options of train.py
 
@@ -51,6 +51,11 @@ def run_command(work: Callable[[], int | None]) -> int:
 
     A user's mistake is told in a line and is 1, Ctrl-C 130 and SIGTERM 143, as a shell has it.
     """
+    with while_somebody_reads():
+        return _answered(work)
+
+
+def _answered(work: Callable[[], int | None]) -> int:
     escape_what_is_missing()
     try:
         raise_on_interrupt()

@@ -6,7 +6,12 @@ cursor or change the terminal's colours is shown as a question mark.
 
 import io
 import logging
+import os
+import select
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from mmlabel.score_table import SCORES, too_few
@@ -21,6 +26,28 @@ def escape_what_is_missing() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+@contextmanager
+def while_somebody_reads() -> Iterator[None]:
+    """What is done inside it ends without a word when the reader of its output goes (`| head`)."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not _nobody_reads(sys.stdout.fileno()):
+            raise  # it was another pipe
+        # What is left would be written once more as Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+
+
+def _nobody_reads(pipe: int) -> bool:
+    found = select.poll()
+    found.register(pipe, select.POLLOUT)
+    return any(event & select.POLLERR for _, event in found.poll(0))
 
 
 def printable(text: str) -> str:

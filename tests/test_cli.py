@@ -299,12 +299,13 @@ def test_help_names_the_groups_and_options(tmp_path: Path):
     assert "lstm.layers" in output and "default 1]" in output
 
 
-def test_a_reader_that_has_gone_is_no_error():
+@pytest.mark.parametrize("command", [["train.py", "--help"], ["-m", "mmlabel"]])
+def test_a_reader_that_has_gone_is_no_error(command: list[str]):
     """As with `| head`: its pipe is closed before the first line."""
     read, write = os.pipe()
     os.close(read)
     done = subprocess.run(
-        [sys.executable, "train.py", "--help"],
+        [sys.executable, *command],
         stdout=write,
         stderr=subprocess.PIPE,
         text=True,

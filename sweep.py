@@ -15,6 +15,8 @@ from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 
+from hydra.core.override_parser.types import Quote, QuotedString
+
 import train
 from mmlabel.cache import cache_folder, fingerprint
 from mmlabel.cli import load_settings, refuse_flags, run_cli
@@ -23,7 +25,7 @@ from mmlabel.commands import Parser
 from mmlabel.data.annotations import Annotations
 from mmlabel.data.digests import data_digests
 from mmlabel.data.options import Coco
-from mmlabel.errors import UserError
+from mmlabel.errors import UserError, together
 from mmlabel.former_settings import completed
 from mmlabel.no_effect import without_effect
 from mmlabel.report import StudyReport
@@ -79,12 +81,16 @@ def main() -> None:
         "sweep.py", description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--dry-run", action="store_true", help="run nothing, say what would run")
+    parser.add_argument("--config-dir", metavar="DIR", help="files of your own, as of train.py")
     parser.add_argument("options", nargs="*", metavar="OPTION=VALUE", help="see above")
     arguments, unknown = parser.parse_known_intermixed_args()
     refuse_flags(unknown, OWN_OPTIONS, flags=parser.flags)
-    own, overrides = split_options(arguments.options)
+    options = arguments.options
+    if arguments.config_dir is not None:
+        options = [*options, _searchpath(arguments.config_dir, options)]
+    own, overrides = split_options(options)
     if "study" not in own:
-        if arguments.options:
+        if options:
             raise UserError(f"which study? study=NAME, one of {', '.join(study_names())}")
         list_studies()
         return
@@ -102,25 +108,37 @@ def main() -> None:
         )
 
 
+def _searchpath(folder: str, options: Sequence[str]) -> str:
+    """--config-dir as the option that means the same, which goes to every run."""
+    if not Path(folder).is_dir():
+        raise UserError(f"--config-dir {folder}: there is no such folder")
+    for option in options:
+        if override_key(option) == "hydra.searchpath":
+            raise UserError(f"--config-dir {folder}: add it to {option}, which means the same")
+    return f"hydra.searchpath=[{QuotedString(folder, Quote.single).with_quotes()}]"
+
+
 def split_options(options: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """sweep.py's own options, and the overrides for train.py."""
-    own, overrides = {}, []
-    for option in options:
-        key, found, value = option.partition("=")
-        if not found:
-            meant = f": give study={option}" if option in study_names() else ""
-            raise UserError(f'"{option}": options are given as OPTION=VALUE{meant}')
-        if key in OWN_OPTIONS:
-            own[key] = value
-        elif key == "seed":
-            raise UserError("seed is what a study repeats its runs over: give seeds=N, how many")
-        elif key in ("train", "test", "ckpt_path", "repeat"):
-            raise UserError(f"{option}: a study trains and tests each of its runs; leave it out")
-        elif override_key(option).startswith(("hydra.run.", "hydra.sweep.")):
-            raise UserError(f"{option}: the runs of a study go to OUT/runs: give out=OUT")
-        else:
-            overrides.append(option)
-    return own, overrides
+    if said := [problem for option in options if (problem := _no_option_of_a_study(option))]:
+        raise UserError(together(said))
+    given = [option.partition("=") for option in options]
+    own = {key: value for key, _, value in given if key in OWN_OPTIONS}
+    return own, [option for option in options if option.partition("=")[0] not in OWN_OPTIONS]
+
+
+def _no_option_of_a_study(option: str) -> str | None:
+    key, found, _ = option.partition("=")
+    if not found:
+        meant = f": give study={option}" if option in study_names() else ""
+        return f'"{option}": options are given as OPTION=VALUE{meant}'
+    if key == "seed":
+        return "seed is what a study repeats its runs over: give seeds=N, how many"
+    if key in ("train", "test", "ckpt_path", "repeat"):
+        return f"{option}: a study trains and tests each of its runs; leave it out"
+    if override_key(option).startswith(("hydra.run.", "hydra.sweep.")):
+        return f"{option}: the runs of a study go to OUT/runs: give out=OUT"
+    return None
 
 
 def list_studies() -> None:

@@ -30,7 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from mmlabel.config_files import leave_out_of_other_kinds, repository
-from mmlabel.errors import UserError, nearest, no_yaml, of_the_disk, refuse_mistyped
+from mmlabel.errors import UserError, mistyped, nearest, no_yaml, of_the_disk, together
 from mmlabel.help import CONF, choices
 from mmlabel.interrupts import Signalled, answer, raise_until_answered
 from mmlabel.options import declared, unknown
@@ -118,36 +118,41 @@ def _answered_run(
 
 
 def _check_groups(arguments: Sequence[str]) -> None:
-    """Refuse a group that is set to a value, and a value without a name: Hydra has no message.
+    """Refuse a group that is set to a value, and a value without a name: Hydra has no message."""
+    if said := [problem for text in arguments if (problem := _no_group(text))]:
+        raise UserError(together(said))
 
-    It takes a list of one, too, where files that may set any option may be several.
+
+def _no_group(text: str) -> str | None:
+    """What to say of a group that is set to a value, or of a value without a name.
+
+    Hydra takes a list of one, too, where files that may set any option may be several.
     """
-    for text in arguments:
-        group, found, value = text.lstrip("+~").partition("=")
-        if found and not group.strip():
-            raise UserError(f"{text}: no option is named before the equals sign: OPTION=VALUE")
-        values = r"[-+.\d]+|\{.*|true|false|null|"
-        if group in Settings.model_fields or "/" in group:
-            values += r"|(.*,)?\s*\[.*"
-        alone = [value, *value.split(",")]  # those of a sweep, too
-        if not found or not any(re.fullmatch(values, v.strip(), re.IGNORECASE) for v in alone):
-            continue
-        if (CONF / group).is_dir() and group not in ("", "search", "study"):
-            raise UserError(
-                f"{text}: {group} is a group of options: give {group}=NAME, one of"
-                f" {', '.join(choices(group))}, or one of its options,"
-                f" {group.replace('/', '.')}.OPTION=VALUE"
-            )
-        if group.startswith("hydra/") and not value.strip().startswith("["):
-            raise UserError(f"{text}: this is a group of options: {group}=NAME, or leave it out")
-        outer, _, inner = group.rpartition(".")
-        if outer and inner in choices(outer) and group not in option_names():
-            others = [name for name in choices(outer) if name != inner]
-            off = value.strip().lower() in ("false", "null", "no", "off", "0")
-            raise UserError(
-                f"{text}: {inner} is chosen by its group: give {outer}={inner}"
-                + (f", or without it {outer}={' or '.join(others)}" if off and others else "")
-            )
+    group, found, value = text.lstrip("+~").partition("=")
+    if found and not group.strip():
+        return f"{text}: no option is named before the equals sign: OPTION=VALUE"
+    values = r"[-+.\d]+|\{.*|true|false|null|"
+    if group in Settings.model_fields or "/" in group:
+        values += r"|(.*,)?\s*\[.*"
+    alone = [value, *value.split(",")]  # those of a sweep, too
+    if not found or not any(re.fullmatch(values, v.strip(), re.IGNORECASE) for v in alone):
+        return None
+    if (CONF / group).is_dir() and group not in ("", "search", "study"):
+        return (
+            f"{text}: {group} is a group of options: give {group}=NAME, one of"
+            f" {', '.join(choices(group))}, or one of its options,"
+            f" {group.replace('/', '.')}.OPTION=VALUE"
+        )
+    if group.startswith("hydra/") and not value.strip().startswith("["):
+        return f"{text}: this is a group of options: {group}=NAME, or leave it out"
+    outer, _, inner = group.rpartition(".")
+    if outer and inner in choices(outer) and group not in option_names():
+        others = [name for name in choices(outer) if name != inner]
+        off = value.strip().lower() in ("false", "null", "no", "off", "0")
+        return f"{text}: {inner} is chosen by its group: give {outer}={inner}" + (
+            f", or without it {outer}={' or '.join(others)}" if off and others else ""
+        )
+    return None
 
 
 def refuse_flags(
@@ -160,21 +165,21 @@ def refuse_flags(
         own: options of the command beside those of a run.
         flags: of the command.
     """
-    for text in given:
-        name = text.lstrip("-").partition("=")[0].replace("-", "_")
-        if not text.startswith("-"):
-            raise UserError(f"{text}: flags such as -m come before all options, or behind them")
-        if name in (*own, *option_names(), *Settings.model_fields):
-            raise UserError(f"{text}: options are given without dashes: {name}=VALUE")
-        if name in ("config_dir", "cd"):
-            raise UserError(
-                f"{text}: a flag of train.py's; give 'hydra.searchpath=[DIR]', which means the same"
-            )
-        refuse_mistyped(text, flags)
-        raise UserError(
-            f"{text}: options are given without dashes, as OPTION=VALUE, and"
-            f" {unknown(name, Settings)}"
-        )
+    if said := [_no_flag(text, own, flags) for text in given if text.startswith("-")]:
+        raise UserError(together(said))
+    if given:
+        raise UserError(f"{given[0]}: flags such as -m come before all options, or behind them")
+
+
+def _no_flag(text: str, own: Sequence[str], flags: Sequence[str]) -> str:
+    name = text.lstrip("-").partition("=")[0].replace("-", "_")
+    if name in (*own, *option_names(), *Settings.model_fields):
+        return f"{text}: options are given without dashes: {name}=VALUE"
+    if name in ("config_dir", "cd"):
+        return f"{text}: a flag of train.py's; give 'hydra.searchpath=[DIR]', which means the same"
+    return mistyped(text, flags) or (
+        f"{text}: options are given without dashes, as OPTION=VALUE, and {unknown(name, Settings)}"
+    )
 
 
 _IMPATIENCE = 10.0  # seconds until another signal counts as a new one
@@ -205,7 +210,7 @@ def explain(error: Exception, given: Sequence[str] = ()) -> str:
         return _unreadable(dict.fromkeys([error.override, *filter(_is_unreadable, given)]))
     if not isinstance(error, ConfigCompositionException | MissingConfigException):
         return said
-    return "; also: ".join(dict.fromkeys([said, *_wrong_names(given)]))
+    return together([said, *_wrong_names(given)])
 
 
 def _is_unreadable(text: str) -> bool:
@@ -233,7 +238,7 @@ def _unreadable(texts: Iterable[str]) -> str:
         " or other signs is quoted once for the shell and once more within:"
         f" {' '.join(dict.fromkeys(quoted.values()))}"
     )
-    return "; also: ".join([said, *wrong])
+    return together([said, *wrong])
 
 
 def _wrong_names(given: Sequence[str]) -> Iterator[str]:
@@ -501,4 +506,4 @@ def refuse_unused(overrides: Sequence[str], idle: Mapping[str, str]) -> None:
     texts = {why: [text for text in left if left[text] == why] for why in left.values()}
     said = [f"{' '.join(same)}: no effect with {why}; leave it out" for why, same in texts.items()]
     if said:
-        raise UserError("; also: ".join(said))
+        raise UserError(together(said))

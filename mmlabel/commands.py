@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from mmlabel.cache import is_temporary
-from mmlabel.errors import UserError, of_the_disk, refuse_mistyped
+from mmlabel.errors import UserError, mistyped, of_the_disk, together
 from mmlabel.interrupts import Signalled, answer, raise_on_interrupt
 from mmlabel.progress import say
 from mmlabel.terminal import escape_what_is_missing, printable, while_somebody_reads
@@ -21,19 +21,21 @@ class Parser(argparse.ArgumentParser):
     """Reads a command line; what it cannot read is answered as every other mistake."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise UserError with argparse's message, or with the flag that is meant."""
+        """Raise UserError with argparse's message, or with the flags that are meant."""
         rest = message.removeprefix("unrecognized arguments: ")
         if rest == message:
             raise UserError(f"{message}; {self.prog} --help says what it takes")
-        unknown = rest.split()[0]
-        if not unknown.startswith("-"):
-            raise UserError(f"{unknown}: one too many; {self.prog} --help says what it takes")
-        refuse_mistyped(unknown, self.flags)
+        unknown = [text for text in rest.split() if text.startswith("-")]
+        if not unknown:
+            raise UserError(f"{rest}: too many; {self.prog} --help says what it takes")
         if any(action.metavar == OPTIONS for action in self._actions):
             from mmlabel.cli import refuse_flags
 
-            refuse_flags([unknown])
-        raise UserError(f"{unknown}: there is no such flag; {self.prog} --help lists all")
+            refuse_flags(unknown, flags=self.flags)
+        otherwise = f"there is no such flag; {self.prog} --help lists all"
+        raise UserError(
+            together(mistyped(text, self.flags) or f"{text}: {otherwise}" for text in unknown)
+        )
 
     @property
     def flags(self) -> list[str]:

@@ -70,11 +70,16 @@ def nearest(name: str, options: Iterable[str]) -> str:
     return f"; did you mean {', '.join(longer[:-1])} or {longer[-1]}?"
 
 
-def refuse_mistyped(text: str, flags: Iterable[str]) -> None:
-    """Raise UserError for what is nearly one of the flags."""
+def mistyped(text: str, flags: Iterable[str]) -> str | None:
+    """What to say of what is nearly one of the flags; None for anything else."""
     given = text.partition("=")[0]
-    if close := difflib.get_close_matches(given.replace("_", "-"), flags, n=1, cutoff=0.75):
-        raise UserError(f"{given}: there is no such flag; did you mean {close[0]}?")
+    close = difflib.get_close_matches(given.replace("_", "-"), flags, n=1, cutoff=0.75)
+    return f"{given}: there is no such flag; did you mean {close[0]}?" if close else None
+
+
+def together(problems: Iterable[str]) -> str:
+    """What is wrong as one message, each thing once."""
+    return "; also: ".join(dict.fromkeys(problems))
 
 
 def first_line(error: BaseException) -> str:

@@ -25,8 +25,8 @@ Train, select on validation, test once.
   python sweep.py study=NAME                           a whole table, with evidence
   python -m mmlabel.search                             look for better settings
 
-Files of one's own: --config-dir DIR holds experiment/NAME.yaml and the like; other commands that
-take these options, but mmlabel.search, are given 'hydra.searchpath=[DIR]'.
+Files of one's own: --config-dir DIR, here and of sweep.py, holds experiment/NAME.yaml and the like;
+mmlabel.data and mmlabel.features fill are given 'hydra.searchpath=[DIR]', and a search has none.
 --cfg job prints the configuration instead of running; --hydra-help tells what Hydra can do.
 """
 

@@ -19,7 +19,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from mmlabel.errors import UserError, nearest
+from mmlabel.errors import UserError, nearest, together
 
 
 class Group(BaseModel):
@@ -237,7 +237,7 @@ def message(error: ValidationError, group: type[Group]) -> str:
     for problem in error.errors():
         # A value that fits none of a union's types is listed once for each of them.
         messages.setdefault(_place(problem["loc"], group)[0], _message(problem, group))
-    return "; also: ".join(messages.values())
+    return together(messages.values())
 
 
 def _message(problem: ErrorDetails, group: type[Group]) -> str:

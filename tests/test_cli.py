@@ -123,6 +123,17 @@ def run(*options: str, cwd: Path, code: int = 0) -> str:
         (["seed=x", "lstm.layers=0"], "; also: lstm.layers=0: give a whole number, at least 1"),
         (["--config-name=foo"], 'there is no configuration "foo": leave --config-name out'),
         (["--max-epochs=3"], 'no option "max_epochs"; did you mean "trainer.max_epochs"?'),
+        (
+            ["--max-epochs=3", "--multrun", "--batch-size", "4"],
+            'mean "trainer.max_epochs"?; also: --multrun: there is no such flag; did you mean'
+            " --multirun?; also: --batch-size: options are given without dashes",
+        ),
+        (
+            ["embedding=null", "optimizer=", "=3"],
+            "embedding.OPTION=VALUE; also: optimizer=: optimizer is a group of options: give"
+            " optimizer=NAME, one of adadelta, adam, adamw, sgd, or one of its options,"
+            " optimizer.OPTION=VALUE; also: =3: no option is named",
+        ),
         (["--seed=3"], "--seed=3: options are given without dashes: seed=VALUE"),
     ],
 )

@@ -63,7 +63,17 @@ def test_ctrl_c_is_a_line_and_130(command: str, monkeypatch, capsys):
             "argument --pictures: invalid int value: 'x'; python",
         ),
         ("predict", ["a", "b", "--on_bad_image=skip"], "did you mean --on-bad-image?"),
-        ("predict", ["a", "b", "c"], "c: one too many; python -m mmlabel.predict --help says"),
+        (
+            "compare",
+            ["run", "--colour", "--metrics=x"],
+            "there is no such flag; python -m mmlabel.compare --help lists all; also: --metrics",
+        ),
+        (
+            "data.__main__",
+            ["--output=x", "--max-epochs", "3"],
+            "did you mean --out?; also: --max-epochs: options are given without dashes",
+        ),
+        ("predict", ["a", "b", "c", "d"], "c d: too many; python -m mmlabel.predict --help says"),
     ],
 )
 def test_a_mistyped_flag_is_one_line(command: str, given: list[str], said: str, capsys):

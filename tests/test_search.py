@@ -350,6 +350,7 @@ def test_a_record_is_not_searched_from(settings_of, space: Path, tmp_path: Path)
         ("lstm.layers=1,2", "tries several values"),
         ("test=true", "leave it out"),
         ("hydra.run.dir=x", "leave it out"),
+        ("--config-dir=x", "--config-dir x: a search has no options of Hydra's, and no files"),
         ("trainer=ddp", "trainer.devices=2: a trial is one process; start several searches"),
         ("trainer.devices=-1", "trainer.devices=-1: a trial is one process"),
         ("trainer.num_nodes=2", "trainer.num_nodes=2: a trial is one process"),

@@ -1,6 +1,8 @@
 """sweep.py as users call it: what is run, repeated, recorded, printed."""
 
 import json
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -94,17 +96,37 @@ def test_finished_runs_are_not_repeated(monkeypatch, launcher, options, tmp_path
     assert launcher.launched[1:] == [["adadelta, seed 2", "adam, seed 2"]]
 
 
-def test_files_of_ones_own_are_found(monkeypatch, launcher, options, tmp_path, capsys):
+@pytest.mark.parametrize("flag", ["--config-dir=DIR", "hydra.searchpath=['DIR']"])
+def test_files_of_ones_own_are_found(flag, monkeypatch, launcher, options, tmp_path, capsys):
     """As train.py finds them, which the printed commands are for."""
-    (tmp_path / "own" / "experiment").mkdir(parents=True)
-    mine = tmp_path / "own" / "experiment" / "mine.yaml"
+    own = tmp_path / "own [1], it's"
+    (own / "experiment").mkdir(parents=True)
+    mine = own / "experiment" / "mine.yaml"
     mine.write_text("# @package _global_\nlstm:\n  hidden: 12\n")
     given = [option for option in options if "lstm" not in option]
-    place = f"hydra.searchpath=[{tmp_path}/own]"
+    within = str(own) if flag.startswith("-") else str(own).replace("'", "\\'")
+    place = flag.replace("DIR", within)
     call(monkeypatch, "study=optimizer", "seeds=1", *given, "experiment=mine", place)
     records = [json.loads(file.read_text()) for file in tmp_path.rglob("results.json")]
     assert [record["settings"]["lstm"]["hidden"] for record in records] == [12, 12]
-    assert place in capsys.readouterr().out
+    printed = f"hydra.searchpath=['{own}']".replace("it's", r"it\'s")
+    assert shlex.quote(printed) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--config-dir=no/such"], "--config-dir no/such: there is no such folder"),
+        (
+            ["--config-dir", "conf", "hydra.searchpath=[tests]"],
+            "--config-dir conf: add it to hydra.searchpath=[tests], which means the same",
+        ),
+    ],
+)
+def test_places_of_files_of_ones_own_that_cannot_be(monkeypatch, launcher, given, said):
+    with pytest.raises(UserError, match=f"^{re.escape(said)}$"):
+        call(monkeypatch, "study=optimizer", *given)
+    assert not launcher.launched
 
 
 def test_extras_that_are_not_installed_are_named_before_anything_runs(monkeypatch, options, capsys):
@@ -240,6 +262,7 @@ def test_a_collection_runs_each_study_and_leads_to_their_pages(
         (["study=lstm_layers", "seed=1"], "give seeds=N"),
         (["study=lstm_layers", "test=false"], "trains and tests"),
         (["study=lstm_layers", "lstm.layers=1"], "is what the study"),
+        (["seed=1", "test=false"], "how many; also: test=false: a study trains"),
         (["study=lstm_layers", "dryrun"], '"dryrun": options are given as'),
         (["study=lstm_layers", "data=usyd"], "data.root must be given"),
         (["study=lstm_layers", "wandb.workspace=yes"], "give true or false"),

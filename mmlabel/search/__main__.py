@@ -4,12 +4,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from hydra.core.override_parser.types import OverrideType
+from hydra.core.override_parser.types import Override, OverrideType
 
 from mmlabel.cli import load_settings, parse, refuse_unused, run_cli, unused
 from mmlabel.commands import OPTIONS, Parser, path_of
 from mmlabel.data.digests import read_digests
-from mmlabel.errors import UserError
+from mmlabel.errors import UserError, together
 from mmlabel.no_effect import unused_groups
 from mmlabel.options import shown
 from mmlabel.processes import started
@@ -32,6 +32,10 @@ Everything is kept in --out, trials in a database: the same command goes on afte
 and with more --trials adds some. Needs pip install -e '.[search]'."""
 
 _OWN = {"test": "false", "report": "false"}  # of every trial
+_NO_FILES = (
+    "a search has no options of Hydra's, and no files of one's own: give the options that are in"
+    " them, or leave it out"
+)
 
 
 def main(given: Sequence[str] | None = None) -> None:
@@ -46,7 +50,10 @@ def main(given: Sequence[str] | None = None) -> None:
     add("--trials", type=int, help="how many in all (default: as the space says)")
     add("--space", default="default", metavar="NAME", help="of conf/search, or a YAML file")
     add("--out", type=path_of, default=Path("search"), metavar="DIR", help="default: search")
+    add("--config-dir", help=argparse.SUPPRESS)  # train.py's
     arguments = parser.parse_intermixed_args(given)
+    if arguments.config_dir is not None:
+        raise UserError(f"--config-dir {arguments.config_dir}: {_NO_FILES}")
     if arguments.trials is not None and arguments.trials < 1:
         raise UserError(f"--trials {arguments.trials}: give how many, 1 or more")
     space = load_space(arguments.space)
@@ -88,31 +95,30 @@ def main(given: Sequence[str] | None = None) -> None:
 
 def _checked(options: Sequence[str], space: Space) -> list[str]:
     """The options, which an experiment file can hold and a trial can have."""
-    for text, item in zip(options, parse(options), strict=True):
-        key = item.key_or_group
-        if item.is_sweep_override():
-            raise UserError(f"{text}: a search tries several values of what --space names")
-        if key.startswith("hydra"):
-            raise UserError(
-                f"{text}: a search has no options of Hydra's, and no files of one's own: give the"
-                " options that are in them, or leave it out"
-            )
-        if key in (*_OWN, "train", "ckpt_path", "name"):
-            raise UserError(
-                f"{text}: a search trains its runs and does not test them; leave it out"
-            )
-        if key == "debug":
-            raise UserError(
-                f"{text}: the file of the best trial cannot choose it; give its options, or leave"
-                " it out"
-            )
-        if key in space.parameters:
-            raise UserError(
-                f"{text}: the search chooses {key}; leave it out, or give another --space"
-            )
-        if item.type is OverrideType.DEL:
-            raise UserError(f"{text}: a search takes OPTION=VALUE only")
+    items = zip(options, parse(options), strict=True)
+    if said := [problem for text, item in items if (problem := _no_option(text, item, space))]:
+        raise UserError(together(said))
     return list(options)
+
+
+def _no_option(text: str, item: Override, space: Space) -> str | None:
+    key = item.key_or_group
+    if item.is_sweep_override():
+        return f"{text}: a search tries several values of what --space names"
+    if key.startswith("hydra"):
+        return f"{text}: {_NO_FILES}"
+    if key in (*_OWN, "train", "ckpt_path", "name"):
+        return f"{text}: a search trains its runs and does not test them; leave it out"
+    if key == "debug":
+        return (
+            f"{text}: the file of the best trial cannot choose it; give its options, or leave it"
+            " out"
+        )
+    if key in space.parameters:
+        return f"{text}: the search chooses {key}; leave it out, or give another --space"
+    if item.type is OverrideType.DEL:
+        return f"{text}: a search takes OPTION=VALUE only"
+    return None
 
 
 def _check_trial(settings: Settings) -> None:

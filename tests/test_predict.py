@@ -271,6 +271,10 @@ def test_columns_are_named_where_a_table_has_no_captions(
     which = "(--caption-column NAME says which)"
     assert f"no column caption or Caption {which}; its columns: picture, captoin" in said
     assert "pictures alone decide" in said
+    given = ("--picture-column", "image", "--caption-column", "captions")
+    assert run(best, table, *given) == 1
+    which = "image or captions (--picture-column NAME, --caption-column NAME say which)"
+    assert f"table.csv has no column {which}" in capsys.readouterr().err
     options = ["data=csv", f"data.file={made}/rows.csv", "trainer.max_epochs=1"]
     train(settings_of(*options, "model=image_only"), tmp_path / "image")
     train(settings_of(*options, "model=caption_only"), tmp_path / "caption")
@@ -411,6 +415,7 @@ def test_a_bad_picture_costs_its_own_row(
         ("picture,caption\n", "a.csv", "has no rows"),
         ("", "a.csv", "has no column picture"),
         ("pictures,caption\na.jpg,x\n", "a.csv", 'did you mean "pictures"'),
+        ("picture,caption,picture\na.jpg,x,b.jpg\n", "a.csv", "2 columns of the name picture"),
         ("picture,caption\n,x\n", "a.csv", "row 1 has no picture"),
         ('{"picture": ["a"]}', "a.jsonl", "row 1: a cell is neither text nor a number"),
         ('{"picture": 1}\n[]', "a.jsonl", "line 2 is no JSON object"),

@@ -114,16 +114,21 @@ def checked_annotations(
     pictures: list[Path],
     require_pictures: bool,
     require_captions: bool,
+    captions_file: Path | None = None,
     label_order: np.ndarray | None = None,
     known: np.ndarray | None = None,
     notes: Iterable[str] = (),
 ) -> Annotations:
     """The annotations of `file`, after the checks that need all of its rows.
 
+    Captions may be from `captions_file`, which messages about them name.
+
     Raises UserError for text that cannot be written down, and for pictures that are required and
     not there. Empty captions are counted in a note where captions are required.
     """
-    _check_text(file, ids, captions)
+    captions_file = captions_file or file
+    _check_text(file, ids)
+    _check_text(captions_file, captions)
     if require_pictures:
         _check_pictures(file, ids, pictures)
     return Annotations(
@@ -134,7 +139,7 @@ def checked_annotations(
         pictures=pictures,
         label_order=label_order,
         known=known,
-        notes=(*notes, *(_caption_notes(file, captions) if require_captions else ())),
+        notes=(*notes, *(_caption_notes(captions_file, captions) if require_captions else ())),
     )
 
 
@@ -223,17 +228,16 @@ def listing(folder: str | Path) -> set[str]:
         raise UserError(f"cannot read the folder {folder}: {error.strerror}") from None
 
 
-def _check_text(path: Path, ids: list[str], captions: list[str]) -> None:
+def _check_text(path: Path, texts: list[str]) -> None:
     # JSON can hold halves of characters, which no file in UTF-8 can.
-    for row, texts in enumerate(zip(ids, captions, strict=True), start=1):
-        for text in texts:
-            if "\0" in text:
-                raise UserError(f"{path}: row {row} has a zero byte in it: {text[:60]!r}")
-            if not text.isascii():
-                try:
-                    text.encode()
-                except UnicodeEncodeError:
-                    raise UserError(f"{path}: row {row} has half a character: {text!r}") from None
+    for row, text in enumerate(texts, start=1):
+        if "\0" in text:
+            raise UserError(f"{path}: row {row} has a zero byte in it: {text[:60]!r}")
+        if not text.isascii():
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                raise UserError(f"{path}: row {row} has half a character: {text!r}") from None
 
 
 def _check_pictures(path: Path, ids: list[str], pictures: list[Path]) -> None:

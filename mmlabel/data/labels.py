@@ -253,7 +253,7 @@ def _wrong_label(label: str, numbers: Mapping[str, int], allowed: str, separable
 
 # ---- A column for each label ----------------------------------------------------------------
 
-_TRUE, _FALSE = {"1", "1.0", "true"}, {"0", "0.0", "false"}
+_TRUE, _FALSE = {"1", "1.0", "true", "yes"}, {"0", "0.0", "false", "no"}
 _UNCERTAIN = {"-1", "-1.0", ""} | NULL_WORDS
 
 
@@ -292,7 +292,8 @@ def one_hot(
             if value is None:
                 raise UserError(
                     f"{path}: row {row + 1} ({ids[row]}): column {name} has {str(cell)[:60]!r}, "
-                    "not 1, 0, -1 or nothing; label lists are read with data.label_column"
+                    "not 1, 0, true, false, yes, no, -1 or nothing; label lists are read with"
+                    " data.label_column"
                 )
             values[row, number] = value
     unsure = values == -1

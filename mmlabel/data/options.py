@@ -299,7 +299,7 @@ class CsvTable(Splits):
     caption_column: Text | None = "caption"
     """The column of captions; null: none, for a model that looks at no captions."""
     label_columns: Annotated[list[Text], Field(min_length=1)] | None = None
-    """Instead of label_column: columns with 1 or 0, one a label; * stands for any characters."""
+    """Instead of label_column: a column a label, with 1 or 0 (yes, no); * stands for anything."""
     uncertain: Literal["mask", 0, 1] = "mask"
     """What -1 or an empty cell in label_columns means: not known (counts nowhere), 0 or 1."""
     separator: Annotated[Text, Field(min_length=1)] = " "

@@ -105,6 +105,7 @@ def read_coco(
         pictures=[pictures[row] for row in rows],
         require_pictures=require_pictures,
         require_captions=require_captions,
+        captions_file=root / "annotations" / name,
         notes=notes,
     )
 

@@ -114,6 +114,7 @@ def read_csv(
             _CAPTION: caption_column if require_captions else None,
             _LABEL: label_column if label_columns is None else None,
         },
+        label_columns or [],
     )
     ids, notes = _ids(table, picture_column, require_pictures)
     check_ids(file, ids, repeated=True)
@@ -201,11 +202,14 @@ def _read_table(
     return _Table(file, header, cells, notes)
 
 
-def _check_columns(table: _Table, wanted: Mapping[str, str | None]) -> None:
+def _check_columns(
+    table: _Table, wanted: Mapping[str, str | None], patterns: Sequence[str]
+) -> None:
     """Raise UserError that names all columns at once that are not there, and their options."""
     missing = {
         column: option for option, column in wanted.items() if column and column not in table.header
     }
+    missing |= {pattern: _LABELS for pattern in patterns if not _matching(table, pattern)}
     if missing:
         raise missing_columns(table.file, table.header, missing)
 
@@ -292,15 +296,14 @@ def _allowed(names: Sequence[str]) -> str:
 def _one_hot_labels(
     table: _Table, ids: list[str], patterns: Sequence[str], *, uncertain: Literal["mask", 0, 1]
 ) -> _Labels:
-    names: list[str] = []
-    for pattern in patterns:
-        found = [pattern] if pattern in table.header else fnmatch.filter(table.header, pattern)
-        if not found:
-            column_number(table.file, table.header, pattern, option=_LABELS)
-        names += [name for name in found if name not in names]
+    names = list(dict.fromkeys(name for each in patterns for name in _matching(table, each)))
     columns = [table.column(name, _LABELS) for name in names]
     targets, known, notes = one_hot(table.file, ids, names, columns, uncertain=uncertain)
     return _Labels(names, targets, known=known, notes=notes)
+
+
+def _matching(table: _Table, pattern: str) -> list[str]:
+    return [pattern] if pattern in table.header else fnmatch.filter(table.header, pattern)
 
 
 def _by_picture(

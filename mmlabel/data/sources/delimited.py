@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from mmlabel.data.sources.json_lines import JSON_LINES
 from mmlabel.errors import UserError, nearest
 from mmlabel.wording import listed
 
@@ -149,6 +150,9 @@ def missing_columns(path: Path, header: Sequence[str], missing: Mapping[str, str
     says = f" ({listed(options)} {'says' if len(options) == 1 else 'say'} which)" if options else ""
     close = nearest(next(iter(missing)), names) if names and len(options) < 2 else ""
     hint = close if close.startswith("; did you mean") else ""
+    inner = [name for name in missing if "." in name and name.split(".")[0] in names]
+    if inner and path.suffix.lower() in JSON_LINES:
+        hint = f"; what is within another value ({inner[0]}) is no column: write it into one"
     return UserError(
         f"{path} has no column {' or '.join(missing)}{says}; its columns: "
         f"{listed(names, 40) or 'none, the file is empty'}{hint}"

@@ -189,8 +189,7 @@ def _table(
         wanted = [*columns.picture, *columns.caption]
         delimiter = find_delimiter(file.first_line(), wanted, more=delimiters)
     header = file.header(delimiter)
-    picture = _column(path, header, columns.picture, _PICTURE, needed=columns.need_picture)
-    caption = _column(path, header, columns.caption, _CAPTION, needed=columns.need_caption)
+    picture, caption = _columns(path, header, columns)
     if columns.caption and caption is None:
         missing = missing_columns(path, header, dict.fromkeys(columns.caption, _CAPTION))
         notes = [*notes, str(missing)]
@@ -230,15 +229,22 @@ def _is_utf_8(path: Path) -> bool:
     return True
 
 
-def _column(
-    path: Path, header: list[str], names: Sequence[str], option: str, *, needed: bool
-) -> str | None:
-    found = next((name for name in names if name in header), None)
-    if found is None and not needed:
-        return None
-    name = found or names[0]
-    column_number(path, header, name, option=option)  # which says what is wrong with it
-    return name
+def _columns(path: Path, header: list[str], columns: Columns) -> list[str | None]:
+    """Which column has the pictures, and which the captions."""
+    halves = [
+        (columns.picture, _PICTURE, columns.need_picture),
+        (columns.caption, _CAPTION, columns.need_caption),
+    ]
+    found = [next((name for name in half[0] if name in header), None) for half in halves]
+    if missing := {
+        names[0]: option
+        for name, (names, option, needed) in zip(found, halves, strict=True)
+        if name is None and needed
+    }:
+        raise missing_columns(path, header, missing)
+    for name in filter(None, found):
+        column_number(path, header, name)  # or it is there twice
+    return found
 
 
 @dataclass(frozen=True)

@@ -149,7 +149,7 @@ def test_a_picture_without_captions_has_an_empty_one(tmp_path):
     annotations = read_coco(tmp_path)
     assert annotations.captions == ["", "a", ""]
     assert "captions for 1 of these 3" in annotations.notes[1]
-    assert "2 of 3 captions are empty" in annotations.notes[2]
+    assert "captions_val2017.json: 2 of 3 captions are empty" in annotations.notes[2]
 
 
 def test_a_picture_that_is_listed_twice_is_one_picture(tmp_path):

@@ -182,6 +182,14 @@ def test_damaged_files_are_refused(text, message, tmp_path):
         any_csv(tmp_path, text, encoding="utf-8")
 
 
+def test_what_is_nested_in_json_is_no_column(tmp_path):
+    """The nearest name, "path", would be refused as well."""
+    text = json_lines({"path": {"file": "1.png"}, "text": "a", "tags": ["cat"]})
+    said = r"its columns: path, text, tags; what is within another value \(path.file\) is no column"
+    with pytest.raises(UserError, match=said):
+        any_csv(tmp_path, text, file="a.jsonl", picture_column="path.file", require_pictures=True)
+
+
 def test_marks_within_a_cell_are_taken_as_they_are(tmp_path):
     annotations = any_csv(tmp_path, COLUMNS + '1.png,cat,a 5" board\n2.png,cat,"a ""b"""\n')
     assert annotations.captions == ['a 5" board', 'a "b"']
@@ -197,6 +205,9 @@ def test_columns_that_are_not_there_are_named_at_once_with_their_options(tmp_pat
         any_csv(tmp_path, text, require_pictures=True)
     with pytest.raises(UserError, match=said):  # whatever stands between the cells
         any_csv(tmp_path, text.replace(",", ";"), require_pictures=True)
+    said = r"no column text or a\* or c \(data.caption_column=NAME, data.label_columns=\[NAME\] say"
+    with pytest.raises(UserError, match=said):
+        any_csv(tmp_path, text, label_columns=["a*", "labels", "c"])
     with pytest.raises(UserError, match=r"no column text \(data.caption_column=NAME says which\)"):
         any_csv(tmp_path, text, label_column="labels")
     with pytest.raises(
@@ -447,7 +458,7 @@ def test_labels_that_occur_once_or_not_in_a_split_are_named(tmp_path):
 
 # ---- A column for each label ----------------------------------------------------------------
 
-ONE_HOT = "path,cat,dog,hot dog,text\n1.png,1,0,1,a\n2.png,0.0,1.0,0,b\n3.png,False,TRUE,0,c\n"
+ONE_HOT = "path,cat,dog,hot dog,text\n1.png,1,0,1,a\n2.png,0.0,1.0,no,b\n3.png,False,Yes,0,c\n"
 
 
 def test_a_column_for_each_label(tmp_path):

@@ -22,7 +22,8 @@ __version__ = "0.1.0"
 def load(checkpoint: str | Path, *, device: str | None = None) -> Predictor:
     """The model of a finished run (its best.ckpt), whose `predict` labels pictures.
 
-    Raises `mmlabel.errors.UserError` for what is no such file.
+    Raises `mmlabel.errors.UserError` for what is no such file, and for a device (such as "cuda")
+    that is not there.
     """
     # Torch takes seconds to load, and every other use of this package begins here too.
     from mmlabel.predictor import Predictor

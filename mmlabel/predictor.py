@@ -1,5 +1,6 @@
 """A trained network for use: pictures and captions in, labels by name out."""
 
+import os
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from mmlabel.data.captions import EncodedCaptions, encode_texts
 from mmlabel.data.pictures import BadPicture, as_rgb, decode, read_picture
 from mmlabel.data.subwords import Subwords
 from mmlabel.data.transforms import Size, stack_views, views_of
-from mmlabel.errors import UserError
+from mmlabel.errors import UserError, first_line
 from mmlabel.models.backbones import Backbone
 from mmlabel.models.engines import (
     Engine,
@@ -116,7 +117,7 @@ class Predictor:
         uncalibrated: what to know of thresholds that were not found yet; None if they were.
         weights_notes: which weights, of those not in the checkpoint, are not what was asked for.
 
-    Raises UserError for what is no checkpoint.
+    Raises UserError for what is no checkpoint, and for a device that is not there.
     """
 
     def __init__(
@@ -127,9 +128,12 @@ class Predictor:
         fastest: bool = False,
         precision: Precision | None = None,
     ) -> None:
+        if not isinstance(checkpoint, str | os.PathLike):
+            what = f"a checkpoint is {_shown(checkpoint)}"
+            raise UserError(f"{what}, no path: give a run's best.ckpt")
+        self.device = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         classifier, read = load_classifier(checkpoint)
         self.settings = read.settings
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.label_numbers = [n for n, name in enumerate(read.label_names) if name]
         self.label_names = [read.label_names[n] for n in self.label_numbers]
         threshold = np.asarray(classifier.threshold, dtype=np.float32)
@@ -369,12 +373,21 @@ def _text(caption: object) -> str | None:
     if _is_missing(caption):
         return None
     if not isinstance(caption, str):
-        kind = type(caption).__name__
         raise UserError(
-            f"a caption is {reprlib.repr(caption)} ({kind}), no text: give a str, or None where"
-            " there is none"
+            f"a caption is {_shown(caption)}, no text: give a str, or None where there is none"
         )
     return caption
+
+
+def _shown(value: object) -> str:
+    return f"{reprlib.repr(value)} ({type(value).__name__})"
+
+
+def _device(name: str) -> torch.device:
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, TypeError, AssertionError) as error:  # each of some of torch's devices
+        raise UserError(f"device={name!r} cannot be used: {first_line(error)}") from None
 
 
 def join(looks: Iterable[np.ndarray | Image.Image]) -> Seen:

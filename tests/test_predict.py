@@ -887,6 +887,20 @@ def test_mistakes_in_python_are_named(model: Predictor, made: Path, tmp_path: Pa
             model.predict(*arguments)
 
 
+@pytest.mark.parametrize(
+    ("checkpoint", "device", "message"),
+    [
+        (None, None, r"a checkpoint is None \(NoneType\), no path: give a run's best.ckpt"),
+        (["best.ckpt"], None, r"a checkpoint is \['best.ckpt'\] \(list\), no path"),
+        ("best.ckpt", "gpu", "device='gpu' cannot be used: Expected one of cpu, cuda"),
+        ("best.ckpt", ["cpu"], r"device=\['cpu'\] cannot be used: "),
+    ],
+)
+def test_what_is_no_checkpoint_and_no_device(checkpoint, device, message: str):
+    with pytest.raises(UserError, match=message):
+        mmlabel.load(checkpoint, device=device)
+
+
 def test_a_model_of_captions_alone_needs_one_and_no_picture(
     settings_of, made: Path, tmp_path: Path
 ):

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import NoReturn
 
 from mmlabel.cache import is_temporary
@@ -94,19 +95,39 @@ def check_folder(out: Path, *, files: Sequence[str], command: str) -> None:
     try:
         names = {path.name for path in out.iterdir() if not is_temporary(path)}
     except FileNotFoundError:
-        return
+        names = set()
     except OSError as error:
         raise UserError(f"--out {out}: {error.strerror}; give a new folder") from None
     if names and not (names <= set(files) and made_by(out / files[0], command)):
         raise UserError(f"--out {out} holds other files: give a new folder")
+    check_place(out, f"--out {out}")
 
 
 def check_file(out: Path, *, command: str) -> None:
     """See that a command replaces nothing but an earlier page of its own; raises UserError."""
-    if out.is_dir():
-        raise UserError(f"--out {out} is a folder: give a file in it")
+    check_name(out, f"--out {out}")
     if out.exists() and out.stat().st_size and not made_by(out, command):
         raise UserError(f"--out {out} is another file already: give a new one")
+
+
+def check_name(file: Path, named: str) -> None:
+    """See that a file can be made, as `check_place` does for a folder."""
+    if file.is_dir():
+        raise UserError(f"{named} is a folder: give a file in it")
+    check_place(file.parent, named)
+
+
+def check_place(folder: Path, named: str) -> None:
+    """See that files can be made in a folder, or it there; raises UserError that names the option.
+
+    Before the work whose results go there. Nothing is left.
+    """
+    try:
+        there = next(place for place in (folder, *folder.parents) if place.exists())
+        with TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise UserError(f"{named} cannot be written: {error.strerror}") from None
 
 
 def made_by(path: Path, command: str) -> bool:

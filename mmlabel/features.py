@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from mmlabel.cache import usual_cache
-from mmlabel.commands import OPTIONS, Parser, path_of, run_command
+from mmlabel.commands import OPTIONS, Parser, check_name, path_of, run_command
 from mmlabel.data.digests import forget_digests
 from mmlabel.data.row_store import (
     RowStore,
@@ -289,6 +289,7 @@ def _export(options: argparse.Namespace) -> int:
     from mmlabel.data.digests import digests_folder, picture_digests
     from mmlabel.data.store_parts import export
 
+    check_name(options.out, str(options.out))
     folder, names = _store_in(options.cache_dir, options.key), None
     key = key_of(folder)
     if "backbone" not in key:

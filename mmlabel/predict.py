@@ -23,7 +23,7 @@ from mmlabel.answer_files import (
     write_parquet,
 )
 from mmlabel.cache import file_digest
-from mmlabel.commands import Parser, path_of, run_command
+from mmlabel.commands import Parser, check_name, path_of, run_command
 from mmlabel.data.pictures import BadPicture
 from mmlabel.data.sources.unlabelled import JSON_LINES, TABLES, Columns, Row, Rows, open_rows
 from mmlabel.errors import UserError
@@ -176,6 +176,8 @@ def _check_options(options: argparse.Namespace) -> None:
         )
     if out is not None and out.exists() and out.samefile(what):
         raise UserError(f"--out {out} is what is to be labelled: give another file")
+    if out is not None:
+        check_name(out, f"--out {out}")
     check_answers(out)
 
 

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import re
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 from fake_runs import write_fake_run
 
 from mmlabel import __main__ as commands
-from mmlabel import compare, mistakes
+from mmlabel import compare, mistakes, predict
 from mmlabel.cli import load_settings
 from mmlabel.commands import run_command
 from mmlabel.data import __main__ as data
@@ -213,6 +215,44 @@ def test_the_data_page_replaces_none_but_its_own(runs: list[Path], quick: list, 
     (tmp_path / "new.html").touch()  # empty, as mktemp leaves it
     for _ in range(2):
         assert data.main([*given, "--out", str(tmp_path / "new.html")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "given"),
+    [
+        ("compare", ["no_run", "no_other"]),
+        ("data.__main__", ["data=csv", "data.file=no.csv"]),
+        ("export.__main__", ["no.ckpt", "--format=onnx"]),
+        ("features", ["export", "--cache-dir=."]),
+        ("mistakes", ["no_run"]),
+        ("predict", ["no.ckpt", "."]),
+        ("search.__main__", ["data=csv", "data.file=no.csv"]),
+    ],
+)
+def test_a_place_that_cannot_be_is_told_before_the_work(
+    command: str, given: list[str], tmp_path: Path, monkeypatch, capsys
+):
+    """There is nothing to work on, which would be told otherwise."""
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    place = "file/new.npz" if command == "features" else "file/new.csv"
+    given = [*given, place if command == "features" else f"--out={place}"]
+    monkeypatch.setattr(sys, "argv", ["", *given])
+    run = import_module(f"mmlabel.{command}").main
+    said = f"{place}( cannot be written)?: Not a directory"
+    if command.startswith("search"):
+        with pytest.raises(UserError, match=said):
+            run()
+    else:
+        assert run() == 1
+        assert re.search(said, capsys.readouterr().err)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_is_no_file_to_write(tmp_path: Path, capsys):
+    (tmp_path / "a.csv").mkdir()
+    assert predict.main(["no.ckpt", str(tmp_path), "--out", str(tmp_path / "a.csv")]) == 1
+    assert "a.csv is a folder: give a file in it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.ENOSPC, errno.ENAMETOOLONG])

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from mmlabel.cache import temporary_beside
-from mmlabel.commands import Parser, path_of, run_command
+from mmlabel.commands import Parser, check_place, path_of, run_command
 from mmlabel.errors import UserError
 from mmlabel.large_imports import import_large
 from mmlabel.terminal import printable
@@ -91,6 +91,7 @@ def export(options: argparse.Namespace) -> None:
         raise UserError(f"--check {options.check}: give how many rows, 1 or more")
     if out.exists() and not ((out / "model.json").is_file() or _is_empty(out)):
         raise UserError(f"--out {out} holds other files: give a new folder")
+    check_place(out, f"--out {out}")
     # Torch is not needed to say what is wrong with the options.
     import_large("mmlabel.lean_torchmetrics", "mmlabel.predictor")
     from mmlabel.export.card import USE

@@ -7,7 +7,7 @@ from pathlib import Path
 from hydra.core.override_parser.types import Override, OverrideType
 
 from mmlabel.cli import load_settings, parse, refuse_unused, run_cli, unused
-from mmlabel.commands import OPTIONS, Parser, path_of
+from mmlabel.commands import OPTIONS, Parser, check_place, path_of
 from mmlabel.data.digests import read_digests
 from mmlabel.errors import UserError, together
 from mmlabel.no_effect import unused_groups
@@ -74,6 +74,7 @@ def main(given: Sequence[str] | None = None) -> None:
         parameters = {key: allowed for key, allowed in parameters.items() if key != name}
     if not parameters:
         raise UserError("--space: nothing is left to choose; give another --space")
+    check_place(arguments.out, f"--out {arguments.out}")
     read = read_digests(settings)
     # Torch and Lightning take seconds: a mistake is answered before.
     from mmlabel.search.trials import run_trials

@@ -13,16 +13,17 @@ import torch
 from fake_runs import write_fake_run
 from omegaconf import DictConfig
 from PIL import Image
-from resumed_runs import CAPTIONS, history, results_of, run, run_killed_in_epoch
+from resumed_runs import CAPTIONS, Killed, history, results_of, run, run_killed_in_epoch
 from sklearn.metrics import f1_score
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from mmlabel.checkpoint import read_checkpoint
 from mmlabel.errors import UserError
-from mmlabel.lightning.callbacks import FreshSchedule, TrainingTime
+from mmlabel.lightning.callbacks import FreshSchedule, LastCheckpoint, TrainingTime
 from mmlabel.lightning.classifier import Classifier
 from mmlabel.models.decoder import LabelDecoder
 from mmlabel.predictor import Predictor
+from mmlabel.run_folder import read_history
 from mmlabel.settings import Settings
 from mmlabel.training import train
 from mmlabel.training_options import Trainer
@@ -165,6 +166,26 @@ def test_an_interruption_before_a_resumed_runs_first_epoch_ends_loses_nothing(
     assert read_checkpoint(second).epochs == 1
     run(settings_of, tmp_path / "3", f"ckpt_path={second}")
     assert history(tmp_path / "3") == history(tmp_path / "whole")
+
+
+def test_an_interruption_right_after_an_epochs_checkpoint_loses_nothing(
+    settings_of, tmp_path: Path
+):
+    """All that is said of the epoch is written before: the resumed run begins with the next."""
+    options = [*CAPTIONS, "trainer.max_epochs=3"]
+    run(settings_of, tmp_path / "whole", *options)
+
+    def kill(self, trainer, module) -> None:
+        usual(self, trainer, module)
+        if trainer.current_epoch == 1:
+            raise Killed
+
+    usual = LastCheckpoint.on_train_epoch_end
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(LastCheckpoint, "on_train_epoch_end", kill)
+        run(settings_of, tmp_path / "killed", *options)
+    run(settings_of, tmp_path / "again", f"ckpt_path={tmp_path / 'killed' / 'last.ckpt'}")
+    assert read_history(tmp_path / "again") == read_history(tmp_path / "whole")
 
 
 def test_a_run_goes_on_in_its_own_folder(settings_of, tmp_path: Path):

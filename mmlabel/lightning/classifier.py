@@ -138,6 +138,7 @@ class Classifier(pl.LightningModule):
             loss,
             on_step=False,
             on_epoch=True,
+            logger=False,  # see `on_train_epoch_end`
             batch_size=len(batch.rows),
             sync_dist=self.trainer.world_size > 1,
         )
@@ -146,9 +147,12 @@ class Classifier(pl.LightningModule):
     def on_train_epoch_end(self) -> None:
         optimizer = self.optimizers()
         assert isinstance(optimizer, Optimizer)
-        self.log("lr", optimizer.param_groups[0]["lr"])
-        # Here, before the epoch's checkpoint: Lightning would do it after, and a resumed run would
-        # lack the step.
+        # Here, before the epoch's checkpoint: Lightning would do both after, and a run that ends
+        # in between lack the line, and a resumed one the step.
+        loss = self.trainer.callback_metrics["train/loss"].item()
+        figures = {"train/loss": loss, "lr": optimizer.param_groups[0]["lr"]}
+        for logger in self.loggers:
+            logger.log_metrics({**figures, "epoch": self.current_epoch}, step=self.global_step - 1)
         for config in self.trainer.lr_scheduler_configs if self.validated else ():
             if isinstance(config.scheduler, ReduceLROnPlateau):
                 reached = self.trainer.callback_metrics[str(config.monitor)]

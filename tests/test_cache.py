@@ -273,6 +273,13 @@ with atomic_write(folder / "out.npz") as temporary:
 """
 
 
+def test_a_full_disk_is_of_a_file(tmp_path: Path):
+    """A write that fails does not say of which."""
+    with pytest.raises(OSError) as full, atomic_write(tmp_path / "metrics.csv"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert full.value.filename == str(tmp_path / "metrics.csv")
+
+
 def test_what_a_killed_process_has_left_is_removed_and_nothing_else(tmp_path: Path):
     killed, alive = (
         subprocess.Popen(

@@ -496,15 +496,20 @@ def test_mistakes_are_one_message(fusion: Path, run_of, tmp_path: Path, capsys):
         assert not out.exists() and not printed.out
 
 
+@pytest.mark.parametrize(
+    ("form", "writes"), [("onnx", (graph, "_write_onnx")), ("torch", (Path, "write_bytes"))]
+)
 def test_a_full_disk_is_not_taken_for_a_network_that_cannot_be_written(
-    fusion: Path, tmp_path: Path, capsys, monkeypatch
+    form: str, writes: tuple, fusion: Path, tmp_path: Path, capsys, monkeypatch
 ):
+    """Nor is it torch's to meet, whose writer would end the process."""
+
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(graph, "_write_onnx", full)
+    monkeypatch.setattr(*writes, full)
     out = tmp_path / "out"
-    assert main([str(fusion), "--format", "onnx", "--out", str(out)]) == 1
+    assert main([str(fusion), "--format", form, "--out", str(out)]) == 1
     assert f"--out {out} cannot be written: No space left" in capsys.readouterr().err
 
 

@@ -1,5 +1,6 @@
 """A network as a graph of another runtime: ONNX, OpenVINO or torch's own (torch.export)."""
 
+import io
 import logging
 import sys
 import warnings
@@ -78,7 +79,9 @@ def write_graph(
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # the exporters' own, of what is to change in them
             if form == "torch":
-                torch.export.save(_exported(network, size), path)
+                content = io.BytesIO()  # on a full disk torch would end the process
+                torch.export.save(_exported(network, size), content)
+                path.write_bytes(content.getbuffer())
             elif form == "onnx":
                 _write_onnx(network, path, size)
                 store_weights(path, precision)

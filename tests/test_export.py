@@ -164,6 +164,16 @@ def _again(out: Path, picture: Path, caption: str) -> np.ndarray:
     return load_runner(out).Model(out).probabilities([picture], [caption])
 
 
+def test_no_more_words_are_read_than_training_reads(run_of, tmp_path: Path):
+    """Whatever the option says; torch's graph would take no more."""
+    best, out = run_of("model=caption_only", "captions.max_length=20000"), tmp_path / "out"
+    assert main([str(best), "--format", "torch", "--out", str(out)]) == 0
+    caption = "a car " * 5000 + "a person " * 3000
+    found = load_runner(out).Model(out).predict(None, caption)["probabilities"]
+    expected = Predictor(best).predict(caption=caption).probabilities
+    assert found == pytest.approx(expected, abs=1e-5)
+
+
 def test_half_precision_is_half_the_size_and_close(run_of, tmp_path: Path):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript", reason="not installed: pip install -e '.[export]'")

@@ -218,6 +218,7 @@ def _check_kind(predictor: "Predictor") -> None:
 
 def _write_model(predictor: "Predictor", options: argparse.Namespace, folder: Path) -> list[str]:
     """Network, words, runner and model.json; returns what the model goes without."""
+    from mmlabel.data.captions import MOST_WORDS
     from mmlabel.export.graph import FILES, Format, Inputs, write_graph
     from mmlabel.export.words import spellings
 
@@ -248,7 +249,9 @@ def _write_model(predictor: "Predictor", options: argparse.Namespace, folder: Pa
         "upright": settings.data.upright,
         # Words that an unknown one may be spelt like, in the order of their numbers from 2.
         "similar": predictor.vocabulary.similar and list(predictor.vocabulary.similar.words),
-        "max_length": settings.captions and settings.captions.max_length or 10_000,
+        "max_length": min(
+            MOST_WORDS, settings.captions and settings.captions.max_length or MOST_WORDS
+        ),
         "labels": predictor.label_names,
         "thresholds": [float(f"{value:.9g}") for value in predictor.thresholds],
         "close": CLOSE[options.precision],

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mmlabel.data.batches import Batch
+from mmlabel.data.captions import MOST_WORDS
 from mmlabel.errors import UserError, first_line, of_the_disk
 from mmlabel.export.quantise import Precision, store_weights
 from mmlabel.models import backbones, padded_lstm
@@ -103,7 +104,7 @@ def write_graph(
 def _examples(network: Inputs, size: tuple[int, int]) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
     """Tensors to trace the network with, by name, and which of their sizes may change."""
     batch = torch.export.Dim("batch", min=1, max=4096)
-    words = torch.export.Dim("words", min=1, max=10_000)
+    words = torch.export.Dim("words", min=1, max=MOST_WORDS)
     found: dict[str, tuple[Tensor, dict]] = {}
     if "image" in network.halves:
         found["image"] = torch.zeros(3, 3, *size, dtype=torch.uint8), {0: batch}

@@ -230,15 +230,24 @@ def _unreadable(texts: Iterable[str]) -> str:
         plain = name.lstrip("+~")
         if plain.split(".")[0] in Settings.model_fields and plain not in option_names():
             wrong[_no_option(plain)] = None
-        if not found or "'" in value:
-            name, value = "OPTION", "VALUE"
-        quoted[text] = f"\"{name}='{value}'\""
+        quoted[text] = _quoted(name, value) if found else _quoted("OPTION", "VALUE")
     said = (
         f"{', '.join(quoted)} cannot be read as OPTION=VALUE; a value with accents, spaces, commas"
         " or other signs is quoted once for the shell and once more within:"
         f" {' '.join(dict.fromkeys(quoted.values()))}"
     )
     return together([said, *wrong])
+
+
+def _quoted(name: str, value: str) -> str:
+    """An option with a value of any signs, as it is typed: of a list each part is quoted."""
+    if found := re.fullmatch(r"\s*\[(.*)\]\s*", value):
+        parts = re.findall(r"""\s*("[^"]*"|'[^']*'|[^,]+)""", found[1])
+        plain = [re.sub(r"""^(["'])(.*)\1$""", r"\2", part.strip()) for part in parts]
+        if not re.search(r"""["']""", "".join(plain)):
+            listed_parts = ",".join(f'"{part}"' for part in plain)
+            return f"'{name}=[{listed_parts}]'"
+    return f"\"{name}='{value}'\"" if "'" not in value else "\"OPTION='VALUE'\""
 
 
 def _wrong_names(given: Sequence[str]) -> Iterator[str]:

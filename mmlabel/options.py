@@ -271,8 +271,13 @@ def _message(problem: ErrorDetails, group: type[Group]) -> str:
         ]
         close = nearest(value, choices) if choices else ""
         hint = close if "did you mean" in close else ""
-    given = f"{name}, {shown(value)}" if isinstance(problem["loc"][-1], int) else None
-    return f"{given or f'{name}={shown(value)}'}: give {allowed(field)}{hint}"
+    in_list = isinstance(problem["loc"][-1], int)
+    given = f"{name}, {shown(value)}" if in_list else f"{name}={shown(value)}"
+    # Hydra reads null, true and false as no texts.
+    if problem["type"] == "string_type" and (value is None or isinstance(value, bool)):
+        text = f'["{shown(value)}"]' if in_list else f'"{shown(value)}"'
+        hint = f"; where it is a text, it is quoted within: '{name}={text}'"
+    return f"{given}: give {allowed(field)}{hint}"
 
 
 def _place(

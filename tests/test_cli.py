@@ -61,6 +61,19 @@ def run(*options: str, cwd: Path, code: int = 0) -> str:
             ["data.separator=;", "data.label_column=été"],
             "\"data.separator=';'\" \"data.label_column='été'\"",
         ),
+        (
+            ["data.label_names=[Red Shirt,été, 'x, y',NO]"],
+            """within: 'data.label_names=["Red Shirt","été","x, y","NO"]'""",
+        ),
+        (
+            ["data=csv", "data.file=x.csv", "data.label_columns=[NO,null]"],
+            """null: give a list of at least 1 text, or null; where it is a text, it is quoted"""
+            """ within: 'data.label_columns=["null"]'""",
+        ),
+        (
+            ["data=csv", "data.file=x.csv", "data.label_column=true"],
+            """it is quoted within: 'data.label_column="true"'""",
+        ),
         (["data.separator=;", "data.capton_column=été"], 'did you mean "data.caption_column"?'),
         (["lstm.hidden=64,128"], "several values, and a run takes one (train.py -m makes a run of"),
         (["logger.wandb.project=x"], "(only with logger=wandb): give that, too, or leave it out"),

@@ -3,16 +3,21 @@
 import argparse
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 
 from mmlabel.cache import cache_folder
 from mmlabel.cli import command_settings
 from mmlabel.commands import OPTIONS, Parser, check_file, path_of, run_command
-from mmlabel.data.annotations import Annotations
+from mmlabel.data.annotations import Annotations, MissingPictures
 from mmlabel.data.captions import Vocabulary, note_on_symbols, tokenise
 from mmlabel.data.embeddings import load_embeddings
-from mmlabel.data.labels import labels_that_occur_once, labels_without_rows
+from mmlabel.data.labels import (
+    labels_that_look_alike,
+    labels_that_occur_once,
+    labels_without_rows,
+)
 from mmlabel.data.overview import (
     Captions,
     Copy,
@@ -33,8 +38,8 @@ from mmlabel.wording import count, listed
 HELP = """\
 What a data set holds, before anything is trained on it: rows and splits, labels with counts and
 what they occur with, lengths of captions, words without a vector, sizes of pictures, pictures that
-are there twice (also across splits, which is a leak) and files that cannot be read: with these the
-exit code is 1, unless data.on_bad_image=skip leaves them out.
+are there twice (also across splits, which is a leak) and files that are not there or cannot be
+read: with these the exit code is 1, unless data.on_bad_image=skip leaves out what cannot be read.
 
 Options are those of train.py (python train.py --help):
 
@@ -62,12 +67,17 @@ def _show(options: argparse.Namespace) -> None:
         except OSError as error:
             raise UserError(f"--out {options.out}: {error.strerror}") from None
         print(f"the page is {options.out}")
-    bad = len(found.pictures.unreadable) if found.pictures else 0
+    wrong = [str(found.missing)] if found.missing else []
+    absent = found.missing.ids if found.missing else set()
+    unreadable = [id for id, _ in found.pictures.unreadable] if found.pictures else []
+    bad = sum(id not in absent for id in unreadable)
     if bad and settings.data.on_bad_image == "error":
-        raise UserError(
+        wrong.append(
             f"{count(bad, 'picture')} cannot be read, see above: replace the files, or leave their"
             " rows out with data.on_bad_image=skip"
         )
+    if wrong:
+        raise UserError("; also: ".join(wrong))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -92,22 +102,30 @@ def look_at(settings: Settings) -> DataSet:
     Raises UserError for rows that cannot be read or divided.
     """
     data, cache_dir = settings.data, cache_folder(settings.cache_dir)
-    captioned = "caption" in settings.inputs
-    annotations = data.read(cache_dir=cache_dir, require_pictures=False, require_captions=captioned)
+    captioned, pictured = ("caption" in settings.inputs), ("image" in settings.inputs)
+    read, missing = partial(data.read, cache_dir=cache_dir, require_captions=captioned), None
+    try:
+        annotations = read(require_pictures=pictured)
+    except MissingPictures as error:
+        annotations, missing = read(require_pictures=False), error
     rows = data.divide(annotations, cache_dir=cache_dir)
     left_out = note_of_left_out(annotations.ids, rows)
     # A picture has its labels once, however many captions it has.
     first = np.array(list(annotations.first_rows.values()))
     once = annotations.take(first)
     once_in = {split: np.flatnonzero(np.isin(first, own)) for split, own in rows.items()}
-    rare = [*labels_that_occur_once(once), *labels_without_rows(once, once_in)]
+    doubtful = [
+        *labels_that_look_alike(once),
+        *labels_that_occur_once(once),
+        *labels_without_rows(once, once_in),
+    ]
     several = len(annotations) > len(once) and [
         f"the {len(annotations):,} rows are captions of {len(once):,} pictures, which training sees"
         " with each of theirs, validation and test with one; labels are counted by picture"
     ]
     captions, notes = _captions(settings, annotations, rows["train"]) if captioned else (None, [])
     pictures = None
-    if "image" in settings.inputs:
+    if pictured:
         pictures = pictures_of(annotations, rows, upright=settings.upright)
     return DataSet(
         name=data.name,
@@ -120,9 +138,10 @@ def look_at(settings: Settings) -> DataSet:
             *annotations.notes,
             *(several or []),
             *([left_out] if left_out else []),
-            *rare,
+            *doubtful,
             *notes,
         ],
+        missing=missing,
     )
 
 

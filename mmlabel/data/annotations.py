@@ -104,6 +104,14 @@ class Annotations:
         return replace(self, targets=targets, known=all_known, label_names=list(names))
 
 
+class MissingPictures(UserError):
+    """Rows without their picture file; `ids` of these pictures."""
+
+    def __init__(self, message: str, ids: set[str]) -> None:
+        super().__init__(message)
+        self.ids = ids
+
+
 def checked_annotations(
     file: Path,
     *,
@@ -250,8 +258,9 @@ def _check_pictures(path: Path, ids: list[str], pictures: list[Path]) -> None:
             present[folder] = listing(folder)
         if name not in present[folder]:
             first = first if missing else (folder, name)
-            missing.append(f"{ids[row]} (row {row + 1})")
+            missing.append(row)
     if missing:
+        named = [f"{ids[row]} (row {row + 1})" for row in missing]
         folders = ", ".join(folder or "." for folder in list(present)[:3])
         folder, name = first
         alike = sorted(other for other in present[folder] if _bare(other) == _bare(name))
@@ -259,9 +268,14 @@ def _check_pictures(path: Path, ids: list[str], pictures: list[Path]) -> None:
             f"; {folder or '.'} has {alike[0]}, which differs in its ending, in capitals or in how"
             " a letter is encoded: write it as the file has it"
         )
-        raise UserError(
+        if "://" in ids[missing[0]]:
+            hint = "; these are addresses: fetch the pictures, and name the files"
+        elif "\\" in ids[missing[0]] and os.sep == "/":
+            hint = "; folders are parted by / here, not by \\"
+        raise MissingPictures(
             f"{path}: {len(missing)} of {len(ids)} rows have no picture file (looked in {folders}"
-            f"{', ...' if len(present) > 3 else ''}): {listed(missing)}{hint or ''}"
+            f"{', ...' if len(present) > 3 else ''}): {listed(named)}{hint or ''}",
+            {ids[row] for row in missing},
         )
 
 

@@ -6,7 +6,7 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -372,20 +372,31 @@ def label_summary(annotations: Annotations) -> list[str]:
     lines += labels_that_occur_once(annotations)
     if never := sum(times == 0 for times in counts.values()):
         lines.append(count(never, "of the labels never occurs", "of the labels never occur"))
-    without = ~targets.any(axis=1)
+    without, label = ~targets.any(axis=1), "label"
     if annotations.known is not None:
-        without &= annotations.known.all(axis=1)
+        # One of which nothing at all is known is no sample.
+        without, label = without & annotations.known.any(axis=1), "known label"
     if empty := int(without.sum()):
         lines.append(
-            f"{count(empty, 'row has', 'rows have')} no label, and F1 per sample counts such a row"
-            " as 0, whatever is answered"
+            f"{count(empty, 'row has', 'rows have')} no {label}, and F1 per sample counts such a"
+            " row as 0, whatever is answered"
         )
-    if alike := _alike(counts):
-        shown = listed([quoted(name) for name in alike])
-        lines.append(
-            f"labels that differ only in capitals, spaces or how a letter is encoded: {shown}"
-        )
-    return lines
+    return [*lines, *labels_that_look_alike(annotations)]
+
+
+def labels_that_look_alike(annotations: Annotations) -> list[str]:
+    """A line that names them; [] if there are none."""
+
+    def key(name: str) -> str:
+        return re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", name)).casefold()
+
+    names = sorted(filter(None, annotations.label_names))
+    times = Counter(map(key, names))
+    if not (alike := [quoted(name) for name in names if times[key(name)] > 1]):
+        return []
+    return [
+        f"labels that differ only in capitals, spaces or how a letter is encoded: {listed(alike)}"
+    ]
 
 
 def labels_that_occur_once(annotations: Annotations) -> list[str]:
@@ -420,12 +431,3 @@ def labels_without_rows(annotations: Annotations, rows: Mapping[str, np.ndarray]
             what = "they are not learned" if split == "train" else "its f1_macro and map lack them"
             lines.append(f"labels without a row in the {split} split ({what}): {listed(lacking)}")
     return lines
-
-
-def _alike(names: Iterable[str]) -> list[str]:
-    def key(name: str) -> str:
-        return re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", name)).casefold()
-
-    names = sorted(names)
-    times = Counter(map(key, names))
-    return [name for name in names if times[key(name)] > 1]

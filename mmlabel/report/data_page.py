@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from markupsafe import Markup
 
+from mmlabel.data.annotations import MissingPictures
 from mmlabel.data.overview import Captions, Labels, Pictures, splits_of
 from mmlabel.report.charts import Series, line_chart
 from mmlabel.report.gallery import PICTURE_BUDGET, thumbnail
@@ -29,6 +30,7 @@ class DataSet:
         total: of all rows.
         labels, captions, pictures: None where the model does not look at them.
         notes: what a reader must know.
+        missing: what a run says of pictures that are not there.
     """
 
     name: str
@@ -38,6 +40,7 @@ class DataSet:
     captions: Captions | None
     pictures: Pictures | None
     notes: list[str]
+    missing: MissingPictures | None = None
 
 
 def write_data_page(path: Path, found: DataSet, *, command: Sequence[str]) -> Path:

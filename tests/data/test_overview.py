@@ -217,8 +217,10 @@ def test_the_terminal_and_the_page_say_what_is_wrong(faulty: Path, cache: Path, 
     page = tmp_path / "made" / "data.html"
     assert run(*options_for(faulty, cache), "--out", page) == 1
     printed, said = capsys.readouterr()
+    absent = "1 of 72 rows have no picture file"
+    assert f"mmlabel: {faulty}/rows.csv: {absent}" in said and "data/32.jpg (row 33)" in said
     assert said.endswith(
-        "mmlabel: 3 pictures cannot be read, see above: replace the files, or leave their rows out"
+        "; also: 2 pictures cannot be read, see above: replace the files, or leave their rows out"
         " with data.on_bad_image=skip\n"
     )
     assert "LEAK" in printed and "data/20.jpg (train) = data/60.jpg (test)" in printed
@@ -228,7 +230,22 @@ def test_the_terminal_and_the_page_say_what_is_wrong(faulty: Path, cache: Path, 
     assert "labels without a row in" not in printed
     for text in ("data/60.jpg (test)", "In several splits", "44 × 36", "not an image file"):
         assert text in html
+    # Training leaves out what cannot be read, and refuses what is not there.
+    assert run(*options_for(faulty, cache), "data.on_bad_image=skip") == 1
+    said = capsys.readouterr().err
+    assert absent in said and "also:" not in said
+    shutil.copy(faulty / "data" / "34.jpg", faulty / "data" / "32.jpg")
     assert run(*options_for(faulty, cache), "data.on_bad_image=skip") == 0
+
+
+def test_a_table_without_the_column_of_pictures_is_a_message(made: Path, cache: Path, capsys):
+    options = [*options_for(made, cache), "data.picture_column=scan"]
+    options = [option for option in options if not option.startswith("data.splits")]
+    assert run(*options) == 1
+    printed = capsys.readouterr()
+    assert "has no column scan (data.picture_column=NAME says which)" in printed.err
+    assert "UNREADABLE" not in printed.out
+    assert run(*options, "model=caption_only") == 0  # which needs none
 
 
 def test_labels_that_a_split_has_no_row_of_and_emoji_are_said(cache: Path, tmp_path: Path, capsys):
@@ -247,6 +264,14 @@ def test_labels_that_a_split_has_no_row_of_and_emoji_are_said(cache: Path, tmp_p
         " only they tell of a picture is not learned",
     ):
         assert f"Note: {said}\n" in printed and said in html
+
+
+def test_labels_that_look_alike_are_said(cache: Path, tmp_path: Path, capsys):
+    (tmp_path / "rows.csv").write_text("labels,caption\n" + "Cat,a\ncat,b\ndog,c\n" * 4)
+    options = ["data=csv", f"data.file={tmp_path}/rows.csv", f"cache_dir={cache}", *COMMON]
+    assert run(*options, "model=caption_only") == 0
+    said = "labels that differ only in capitals, spaces or how a letter is encoded: Cat, cat"
+    assert f"Note: {said}\n" in capsys.readouterr().out
 
 
 def test_a_model_without_captions_needs_none(made: Path, cache: Path, capsys):

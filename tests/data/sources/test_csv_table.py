@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from mmlabel.data.annotations import Annotations
 from mmlabel.data.labels import (
@@ -20,6 +21,7 @@ from mmlabel.data.sources.csv_table import read_csv
 from mmlabel.data.sources.unlabelled import Columns, open_rows
 from mmlabel.data.splits import split_rows
 from mmlabel.errors import UserError
+from mmlabel.metrics import f1_scores
 
 
 def any_csv(folder: Path, text: str | bytes, *, file: str = "set.csv", **options) -> Annotations:
@@ -93,6 +95,12 @@ def test_a_picture_whose_name_is_nearly_that_of_a_file(tmp_path):
             any_csv(tmp_path, f"path,tags,text\n{name},1,a\n", require_pictures=True)
     with pytest.raises(UserError, match=r"no picture file .*: cafe.png \(row 1\)$"):
         any_csv(tmp_path, "path,tags,text\ncafe.png,1,a\n", require_pictures=True)
+    for name, hint in (
+        ("deep\\1.png", r"parted by / here, not by \\$"),
+        ("https://example.org/1.png", "these are addresses: fetch the pictures, and name the fil"),
+    ):
+        with pytest.raises(UserError, match=hint):
+            any_csv(tmp_path, f"path,tags,text\n{name},1,a\n", require_pictures=True)
 
 
 COLUMNS = "path,tags,text\n"
@@ -418,10 +426,15 @@ def test_the_summary_of_labels(tmp_path):
     assert cafes[-1].endswith("how a letter is encoded: cafe\u0301, caf\xe9")
 
 
-def test_rows_of_which_nothing_is_known_are_not_counted_as_without_a_label(tmp_path):
+def test_rows_without_a_known_label_are_counted_but_not_those_of_which_nothing_is_known(tmp_path):
     rows = "1.png,1,0,x\n2.png,0,1,x\n3.png,0,0,x\n4.png,,,x\n5.png,0,,x\n"
     read = any_csv(tmp_path, "path,a,b,text\n" + rows, label_columns=["a", "b"])
-    assert any("1 row has no label" in line for line in label_summary(read))
+    (said,) = [line for line in label_summary(read) if "no known label" in line]
+    assert said.startswith("2 rows have no known label, and F1 per sample counts such a row as 0")
+    known, targets = torch.tensor(read.known), torch.tensor(read.targets).bool()
+    for answer in (True, False):
+        answers = torch.full_like(targets[2:], answer)
+        assert f1_scores(answers, targets[2:], known[2:])["f1_samples"] == 0
 
 
 def test_a_picture_of_several_captions_counts_once(tmp_path):
@@ -506,13 +519,18 @@ def test_labels_that_no_row_is_known_to_lack(tmp_path):
         ("path,cat,text\n1.png,2,a\n", {}, r"row 1 \(1.png\): column cat has '2', not 1, 0"),
         ("path,cat,text\n1.png,cat dog,a\n", {}, "label lists are read with data.label_column"),
         ("path,cow,text\n1.png,1,a\n", {}, "no column cat .*; its columns: path, cow, text"),
+        (
+            "path,1e3,text\n1.png,1,a\n",
+            {"label_columns": ["1000.0"]},  # which Hydra makes of it
+            r'"1e3" is the same number: where it is a text, it is quoted within: \["1e3"\]',
+        ),
         ("path,cat,text\n1.png,1,a\n", {"label_names": ["cat"]}, "leave out"),
         ("path,cat,text\n1.png,1,a\n", {"num_labels": 1}, "leave out"),
     ],
 )
 def test_mistakes_in_label_columns(text, options, message, tmp_path):
     with pytest.raises(UserError, match=message):
-        any_csv(tmp_path, text, label_columns=["cat"], **options)
+        any_csv(tmp_path, text, **{"label_columns": ["cat"], **options})
 
 
 # ---- JSON lines -----------------------------------------------------------------------------

@@ -216,20 +216,20 @@ def _label(predictor: "Predictor", rows: Rows, options: argparse.Namespace) -> N
         found = list(_answers(predictor, rows, options))  # or it fails, and nothing is printed
         written = Answers(sys.stdout, predictor, form="csv", **_columns(predictor, options))
         written.write(found)
-        _say_notes(predictor)
+        _say_notes(predictor, rows)
         return
     try:
         written = _write(out, predictor, rows, options)
     except OSError as error:
         raise UserError(f"--out {out} cannot be written: {error.strerror}") from None
-    _say_notes(predictor)
+    _say_notes(predictor, rows)
     if bad := written.unreadable:
         say(f"{count(bad, 'picture')} cannot be read, without an answer: named above")
     print(f"{count(rows.count, 'row')} in {out}")
 
 
-def _say_notes(predictor: "Predictor") -> None:
-    for note in predictor.notes[:1]:
+def _say_notes(predictor: "Predictor", rows: Rows) -> None:
+    for note in predictor.notes if rows.has_captions else []:
         say(printable(note))
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mmlabel.checkpoint import load_classifier
 from mmlabel.data.batches import Batch
-from mmlabel.data.captions import EncodedCaptions, encode_texts
+from mmlabel.data.captions import CaptionCounts, EncodedCaptions, encode_texts
 from mmlabel.data.pictures import BadPicture, as_rgb, decode, read_picture
 from mmlabel.data.subwords import Subwords
 from mmlabel.data.transforms import Size, stack_views, views_of
@@ -157,7 +157,14 @@ class Predictor:
                 f"{checkpoint} is of a run that has not finished, so that threshold="
                 f"{self.settings.threshold} was not found yet: it answers at {threshold.max():g}"
             )
-        self.notes: list[str] = []  # of the captions read so far, each once
+        # Of the captions read so far: what they had to go without, each once, and their counts.
+        self._lacking: dict[str, None] = {}
+        self._counts = CaptionCounts()
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be said of the captions read so far."""
+        return [*self._lacking, *self._counts.notes]
 
     def answer_at(self, threshold: float) -> None:
         """Answer every label at this probability instead."""
@@ -287,14 +294,19 @@ class Predictor:
 
     def _encode(self, captions: Sequence[str]) -> EncodedCaptions:
         settings, text = self.settings.captions, self.settings.text_transformer
-        if not self.looks_at_captions or not any(captions):
-            return EncodedCaptions.empty(len(captions))
+        none = EncodedCaptions.empty(len(captions))
+        if not self.looks_at_captions:
+            return none
+        if not any(captions):
+            self._counts += none.counts
+            return none
         if text is not None and self._tokenizer is not None:
             encoded = self._tokenizer.encode(captions, max_length=text.max_length)
         else:
             assert settings is not None
             encoded = encode_texts(captions, self.vocabulary, max_length=settings.max_length)
-        self.notes += [note for note in encoded.notes if note not in self.notes]
+        self._lacking |= dict.fromkeys(encoded.lacking)
+        self._counts += encoded.counts
         return encoded
 
     def _features(self, seen: Seen) -> Tensor:

@@ -582,6 +582,19 @@ def test_what_is_cut_of_one_pictures_caption_is_said(best: Path, made: Path, cap
     assert "words" in capsys.readouterr().err
 
 
+def test_what_is_said_of_captions_is_of_all_rows(best: Path, made: Path, tmp_path: Path, capsys):
+    """Not of the batch that it was met in; a batch without any caption counts, too."""
+    captions = ["a cat " * 300, "a cat", "", "", "", "a dog " * 200, "", "!?"]
+    lines = "".join(f"{made}/data/{n}.jpg,{text}\n" for n, text in enumerate(captions))
+    (tmp_path / "rows.csv").write_text("picture,caption\n" + lines)
+    given = (best, tmp_path / "rows.csv", "--out", tmp_path / "a.csv", "--batch-size", 2)
+    assert run(*given) == 0
+    assert [line for line in capsys.readouterr().err.splitlines() if "captions" in line] == [
+        "2 of 8 captions were cut to their first 128 words (the longest has 600)",
+        "5 of 8 captions have no word in them: are they of this data?",
+    ]
+
+
 # ---- Going on after an interruption --------------------------------------------------------
 
 

@@ -6,7 +6,7 @@ and a place among them, so that other captions, or the same in another order, ch
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -75,7 +75,7 @@ def caption_states(
         rows = store.rows(entries)
         if (rows < 0).any():
             raise StoreUnavailable(f"{store.folder}: what was written there cannot be read again")
-    placed = EncodedCaptions(rows.astype(np.int32), distinct.offsets, captions.notes)
+    placed = replace(captions, ids=rows.astype(np.int32), offsets=distinct.offsets)
     return torch.from_numpy(store.array()), placed.take(which)
 
 

@@ -7,7 +7,7 @@ vocabulary is then taken from the training rows alone.
 import os
 import unicodedata
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, lru_cache
 from importlib.metadata import version
@@ -71,17 +71,64 @@ class TokenisedCaptions:
 
 
 @dataclass(frozen=True)
+class CaptionCounts:
+    """What is counted of captions while they are numbered, in one call or in several (`+`)."""
+
+    captions: int = 0
+    empty: int = 0
+    cut: int = 0
+    kept: int = 0  # words (or tokens) of the longest
+    longest: int | None = None  # words of it before it was cut; None: not known
+    unit: str = "word"
+
+    def __add__(self, other: "CaptionCounts") -> "CaptionCounts":
+        return CaptionCounts(
+            captions=self.captions + other.captions,
+            empty=self.empty + other.empty,
+            cut=self.cut + other.cut,
+            kept=max(self.kept, other.kept),
+            longest=max(self.longest or 0, other.longest or 0) or None,
+            unit=other.unit,
+        )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is to be said of captions that were cut, and where most of them are empty."""
+        notes = []
+        if self.cut:
+            whole = f" (the longest has {self.longest:,})" if self.longest else ""
+            notes.append(
+                f"{self.cut:,} of {self.captions:,} captions were cut to their first"
+                f" {count(self.kept, self.unit)}{whole}"
+            )
+        if self.empty == self.captions == 1:
+            notes.append("the caption has no word in it")
+        elif self.empty and self.empty >= self.captions / 2:
+            share = "all" if self.empty == self.captions else f"{self.empty:,} of"
+            said = f"{share} {self.captions:,} captions have no word in them"
+            notes.append(f"{said}: are they of this data?")
+        return tuple(notes)
+
+
+@dataclass(frozen=True)
 class EncodedCaptions:
     """N captions as word numbers; caption n is `ids[offsets[n]:offsets[n + 1]]`."""
 
     ids: np.ndarray  # (tokens,) int32, 1 for a word outside the vocabulary
     offsets: np.ndarray  # (N + 1,) int64
-    notes: tuple[str, ...] = ()  # what the captions have to go without
+    lacking: tuple[str, ...] = ()  # what the captions have to go without
+    counts: CaptionCounts = CaptionCounts()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is to be said of them."""
+        return (*self.lacking, *self.counts.notes)
 
     @classmethod
     def empty(cls, count: int) -> "EncodedCaptions":
         """As many captions without a word, for a model that does not look at them."""
-        return cls(np.zeros(0, dtype=np.int32), np.zeros(count + 1, dtype=np.int64))
+        counts = CaptionCounts(captions=count, empty=count)
+        return cls(np.zeros(0, dtype=np.int32), np.zeros(count + 1, dtype=np.int64), counts=counts)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -96,7 +143,7 @@ class EncodedCaptions:
         lengths = self.lengths[rows]
         offsets = offsets_of(lengths)
         shift = np.repeat(self.offsets[:-1][rows] - offsets[:-1], lengths)
-        return EncodedCaptions(self.ids[np.arange(offsets[-1]) + shift], offsets, self.notes)
+        return replace(self, ids=self.ids[np.arange(offsets[-1]) + shift], offsets=offsets)
 
     def pad(self, rows: np.ndarray) -> np.ndarray:
         """(B, T) int64: these captions, 0 behind a caption's end; T is at least 1.
@@ -233,8 +280,16 @@ def encode(
         forms = tokenised.forms.items()
         numbers, ids = [vocabulary.number_of(*form) for form in forms], tokenised.spelt
     ids = np.asarray(numbers, dtype=np.int32)[ids]
-    notes = (*tokenised.notes, *_notes_on_lengths(np.diff(tokenised.offsets), tokenised.uncut))
-    return EncodedCaptions(ids, tokenised.offsets, notes)
+    lengths = np.diff(tokenised.offsets)
+    uncut = lengths if tokenised.uncut is None else tokenised.uncut
+    counts = CaptionCounts(
+        captions=len(lengths),
+        empty=int((lengths == 0).sum()),
+        cut=int((uncut > lengths).sum()),
+        kept=int(lengths.max(initial=0)),
+        longest=int(uncut.max(initial=0)),
+    )
+    return EncodedCaptions(ids, tokenised.offsets, tokenised.notes, counts)
 
 
 def encode_texts(
@@ -260,25 +315,6 @@ def encode_texts(
 def lemmas_of(words: Sequence[str], known: dict[str, str]) -> tuple[dict[str, str], str | None]:
     """Each word's lemma, from `known` or else from WordNet; without it the word, and a note."""
     return _lemmatise(words, known, on_missing="continue")
-
-
-def _notes_on_lengths(lengths: np.ndarray, uncut: np.ndarray | None) -> Iterator[str]:
-    if uncut is not None:
-        yield (
-            f"{(uncut > lengths).sum():,} of {len(lengths):,} captions were cut to their first "
-            f"{count(lengths.max(), 'word')} (the longest has {uncut.max():,})"
-        )
-    yield from notes_on_empty(lengths)
-
-
-def notes_on_empty(lengths: np.ndarray) -> Iterator[str]:
-    """A note where most captions of these lengths (N,) are empty."""
-    empty = int((lengths == 0).sum())
-    if empty == len(lengths) == 1:
-        yield "the caption has no word in it"
-    elif empty and empty >= len(lengths) / 2:
-        share = "all" if empty == len(lengths) else f"{empty:,} of"
-        yield f"{share} {len(lengths):,} captions have no word in them: are they of this data?"
 
 
 def note_on_symbols(captions: Sequence[str]) -> str | None:

@@ -2,10 +2,11 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from mmlabel.data.captions import EncodedCaptions, notes_on_empty, offsets_of
+from mmlabel.data.captions import CaptionCounts, EncodedCaptions, offsets_of
 from mmlabel.errors import UserError
 
 MISSING = (
@@ -60,11 +61,11 @@ class Subwords:
             offsets=offsets_of(np.asarray([len(own) for own in ids], dtype=np.int64)),
         )
         encoded = distinct.take(np.asarray(which, dtype=np.int64))
-        notes = []
-        if number := sum(cut[place] for place in which):
-            notes.append(
-                f"{number:,} of {len(captions):,} captions were cut to their first"
-                f" {max_length:,} tokens"
-            )
-        notes += notes_on_empty(encoded.lengths)
-        return EncodedCaptions(encoded.ids, encoded.offsets, tuple(notes))
+        counts = CaptionCounts(
+            captions=len(captions),
+            empty=int((encoded.lengths == 0).sum()),
+            cut=sum(cut[place] for place in which),
+            kept=max_length,
+            unit="token",
+        )
+        return replace(encoded, counts=counts)

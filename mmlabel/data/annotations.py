@@ -163,29 +163,34 @@ def read_bytes(path: Path) -> bytes:
 
 
 def check_ids(path: Path, ids: list[str], *, repeated: bool = False, hint: str = "") -> None:
-    """Raise UserError for no rows, and for ids that are empty, no text or there twice.
+    """Raise UserError for no rows, and for ids that are empty, no text or there more than once.
 
     Args:
         path: the file that the ids are from.
         ids: one a row.
         repeated: whether an id may be there several times.
-        hint: what to do about ids that are there twice.
+        hint: what to do about ids that are there more than once.
     """
     if not ids:
         raise UserError(f"{path} has no rows")
     first_row: dict[str, int] = {}
-    twice = []
+    again: dict[str, list[str]] = {}  # the rows of an id that has several
     for row, image_id in enumerate(ids, start=1):
         if not image_id:
             raise UserError(f"{path}: row {row} has no image id")
         if "\0" in image_id:
             raise UserError(f"{path}: row {row} has a zero byte in its image id: {image_id!r}")
-        if first_row.setdefault(image_id, row) != row:
-            twice.append(f"{image_id} (rows {first_row[image_id]} and {row})")
-    if twice and not repeated:
+        if (first := first_row.setdefault(image_id, row)) != row:
+            again.setdefault(image_id, [str(first)]).append(str(row))
+    if again and not repeated:
+        told = [
+            f"{image_id} (rows {' and '.join(rows) if len(rows) == 2 else listed(rows, 3)})"
+            for image_id, rows in again.items()
+        ]
+        times = "twice" if all(len(rows) == 2 for rows in again.values()) else "several times"
         raise UserError(
-            f"{path}: {count(len(twice), 'image id is', 'image ids are')} there twice:"
-            f" {listed(twice)}{hint}"
+            f"{path}: {count(len(told), 'image id is', 'image ids are')} there {times}:"
+            f" {listed(told)}{hint}"
         )
 
 

@@ -320,8 +320,11 @@ def _by_picture(
     for row, image_id in enumerate(ids):
         rows_of_id.setdefault(image_id, []).append(row)
     if several == "error":
-        hint = "; where these are several captions of a picture, give data.several_captions=one"
-        check_ids(file, ids, hint=f"{hint} or all")
+        hint = (
+            "; where these are several captions of a picture, give data.several_captions=one or"
+            " all; where each row has one of its labels, write them into one row"
+        )
+        check_ids(file, ids, hint=hint)
         if more := [ids[row] for row, of_row in enumerate(captions) if len(of_row) > 1]:
             raise UserError(
                 f"{file}: {count(len(more), 'row has', 'rows have')} several captions:"

@@ -120,6 +120,12 @@ COLUMNS = "path,tags,text\n"
         (COLUMNS + "1.png,1,a,b\n", {}, "row 1 has 4 fields"),
         (COLUMNS + '1.png,1,"a "b" c"\n', {}, r"line 2 is no valid CSV .* must be doubled"),
         (COLUMNS + "1.png,1,a\n1.png,1,b\n", {}, r"twice: 1.png \(rows 1 and 2\)"),
+        (
+            COLUMNS + "1.png,1,a\n2.png,1,a\n1.png,2,a\n1.png,0,a\n2.png,2,a\n1.png,3,a\n",
+            {},
+            r"2 image ids are there several times: 1.png \(rows 1, 3, 4 and 1 more\), 2.png \(rows "
+            r"2 and 5\); .* or all; where each row has one of its labels, write them into one row$",
+        ),
         (COLUMNS + ",1,a\n", {}, "row 1 has no image id"),
         (COLUMNS + "1.png,3 x,a\n", {}, r'row 1 \(1.png\): label "x" is not a number'),
         (
@@ -612,7 +618,7 @@ SEVERAL = (
 
 
 def test_several_captions_of_a_picture(tmp_path):
-    with pytest.raises(UserError, match=r"twice: 1.png .* give data.several_captions=one or all"):
+    with pytest.raises(UserError, match=r"times: 1.png .* give data.several_captions=one or all"):
         any_csv(tmp_path, SEVERAL)
 
     def read(several: str, seed: int = 0) -> Annotations:

@@ -83,8 +83,9 @@ class Splits(Batches):
     """How rows are divided into train, val and test."""
 
     splits: Text | None = None
-    """A CSV of ImageID,split (train, val, test); test: all rows are for the test, to evaluate a
-    checkpoint on another table; null: drawn, evenly by label."""
+    """A CSV of ImageID,split (train, val, test), with data=csv also the table itself, if it has a
+    column split; test: all rows are for the test, to evaluate a checkpoint on another table; null:
+    drawn, evenly by label."""
     fractions: Annotated[list[Positive], Field(min_length=3, max_length=3)] = [0.8, 0.1, 0.1]
     """Shares of train, val and test when the splits are drawn."""
     split_seed: Index = 0
@@ -116,6 +117,11 @@ class Splits(Batches):
                 raise UserError("data.folds with data.splits: rows are divided by one of the two")
         return self
 
+    @property
+    def id_columns(self) -> list[str]:
+        """How a file of splits may call the column of image ids."""
+        return ["ImageID"]
+
     def divide(self, annotations: Annotations, *, cache_dir: Path) -> dict[str, np.ndarray]:
         """Sorted row numbers of "train", "val" and "test"."""
         from mmlabel.data.splits import all_for_the_test, fold_rows, read_splits, split_rows
@@ -123,7 +129,8 @@ class Splits(Batches):
         if self.splits == "test":
             return all_for_the_test(annotations.ids)
         if self.splits is not None:
-            return read_splits(Path(os.path.expanduser(self.splits)), annotations.ids)
+            file = Path(os.path.expanduser(self.splits))
+            return read_splits(file, annotations.ids, id_columns=self.id_columns)
         train, val, test = self.fractions
         if self.folds is not None and self.fold is not None:
             return fold_rows(
@@ -321,6 +328,11 @@ class CsvTable(Splits):
     def own_labels(self) -> bool:
         """Always."""
         return True
+
+    @property
+    def id_columns(self) -> list[str]:
+        """The table's own name of it, too."""
+        return list(dict.fromkeys(["ImageID", self.picture_column or "ImageID"]))
 
     @field_validator("uncertain", mode="before")
     @classmethod

@@ -10,8 +10,10 @@ from mmlabel.data.sources.delimited import (
     NotDelimited,
     column_number,
     find_delimiter,
+    missing_columns,
     parse_delimited,
 )
+from mmlabel.data.sources.json_lines import JSON_LINES, parse_json_lines
 from mmlabel.data.sources.text import read_text
 from mmlabel.errors import UserError, nearest
 from mmlabel.spreadsheet import from_cell
@@ -144,38 +146,40 @@ def all_for_the_test(ids: Sequence[str]) -> dict[str, np.ndarray]:
     return {"train": none, "val": none, "test": _pictures(ids, len(ids))[0]}
 
 
-def read_splits(file: Path, ids: Sequence[str]) -> dict[str, np.ndarray]:
-    """Read a split from a CSV with the columns `ImageID` and `split` (train, val or test).
+def read_splits(
+    file: Path, ids: Sequence[str], *, id_columns: Sequence[str] = ("ImageID",)
+) -> dict[str, np.ndarray]:
+    """Read a split from a table with the columns `ImageID` and `split` (train, val or test).
 
     Rows of the data that the file does not name are left out. Ids may be written as cells of
     mmlabel's own files are, see `spreadsheet.to_cell`.
 
     Args:
-        file: the CSV.
+        file: CSV, or JSON lines by its name.
         ids: the image ids of the data, in row order; rows of the same id as in `split_rows`.
+        id_columns: how the column of ids may be called; the first that is there is read.
 
     Returns:
         For "train", "val" and "test" the sorted row numbers.
 
     Raises:
         UserError: no such file, a missing column, an id that the data does not have or that is
-            named twice, a split of another name, or a split without rows.
+            in two splits, a split of another name, or a split without rows.
     """
     file = Path(file)
     rows_of_id: dict[str, list[int]] = {}
     for row, image_id in enumerate(ids):
         rows_of_id.setdefault(image_id, []).append(row)
     rows: dict[str, list[int]] = {name: [] for name in SPLITS}
-    unknown, seen = [], set()
-    for number, cell, split in _named_splits(file):
+    unknown, seen = [], dict[str, str]()
+    for number, cell, split in _named_splits(file, id_columns):
         # Copied from a file that mmlabel has written, unless the data has it as it stands.
         image_id = cell if cell in rows_of_id else from_cell(cell)
         where = f"{file}: row {number} ({cell})"
         if split not in rows:
             raise UserError(f'{where}: "{split}" is not a split{nearest(split, SPLITS)}')
-        if image_id in seen:
-            raise UserError(f"{where}: this image id is named twice")
-        seen.add(image_id)
+        if (other := seen.setdefault(image_id, split)) != split:
+            raise UserError(f"{where}: this image id is in {split} and in {other}")
         if image_id in rows_of_id:
             rows[split] += rows_of_id[image_id][: None if split == "train" else 1]
         else:
@@ -188,7 +192,7 @@ def read_splits(file: Path, ids: Sequence[str]) -> dict[str, np.ndarray]:
     for name in SPLITS:
         if not rows[name]:
             raise UserError(f"{file}: no row has the split {name}; train, val and test need some")
-    return {name: np.array(sorted(numbers)) for name, numbers in rows.items()}
+    return {name: np.array(sorted(set(numbers))) for name, numbers in rows.items()}
 
 
 def note_of_left_out(ids: Sequence[str], rows: Mapping[str, np.ndarray]) -> str | None:
@@ -201,16 +205,22 @@ def note_of_left_out(ids: Sequence[str], rows: Mapping[str, np.ndarray]) -> str 
     return f"data.splits leaves out {left:,} of {count(len(ids), 'row')}" if left else None
 
 
-def _named_splits(file: Path) -> list[tuple[int, str, str]]:
+def _named_splits(file: Path, id_columns: Sequence[str]) -> list[tuple[int, str, str]]:
     """The row number, image id and split of each row of a splits file."""
     text, _ = read_text(file)
-    first_line = next(filter(str.strip, text.splitlines()), "")
-    try:
-        delimiter = find_delimiter(first_line, ["ImageID", "split"])
-        header, lines = parse_delimited(text, delimiter=delimiter)
-    except NotDelimited as problem:
-        raise UserError(f"{file}: {problem}") from None
-    image_id, split = (column_number(file, header, name) for name in ("ImageID", "split"))
+    if file.suffix.lower() in JSON_LINES:
+        header, objects = parse_json_lines(file, text)
+        lines = [[str(content.get(key) or "") for key in header] for content in objects]
+    else:
+        first_line = next(filter(str.strip, text.splitlines()), "")
+        try:
+            delimiter = find_delimiter(first_line, [*id_columns, "split"])
+            header, lines = parse_delimited(text, delimiter=delimiter)
+        except NotDelimited as problem:
+            raise UserError(f"{file}: {problem}") from None
+    if not (named := [name for name in id_columns if name in header]):
+        raise missing_columns(file, header, dict.fromkeys(id_columns, ""))
+    image_id, split = (column_number(file, header, name) for name in (named[0], "split"))
     return [
         (number, line[image_id].strip(), line[split].strip())
         for number, line in enumerate(lines, start=1)

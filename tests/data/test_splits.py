@@ -1,5 +1,6 @@
 """Splits: exact sizes, even labels, the same on every start; mistakes in a splits file."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mmlabel.data.options import CsvTable
 from mmlabel.data.splits import SPLITS, fold_rows, note_of_left_out, read_splits, split_rows
 from mmlabel.errors import UserError
 from mmlabel.spreadsheet import to_cell
@@ -243,6 +245,29 @@ def test_a_splits_file_with_other_columns_in_another_order(tmp_path):
     assert read_splits(file, IDS)["test"].tolist() == [2]
 
 
+def test_the_table_itself_can_say_the_splits(tmp_path):
+    """With its own name for the column, and a row for each caption of a picture."""
+    split_of = {"a.jpg": "train", "b.jpg": "val", "c.jpg": "test", "d.jpg": "train"}
+    lines = [f"{id},x,{text},{split}" for id, split in split_of.items() for text in ("one", "two")]
+    file = written(tmp_path, "\n".join(["scan,labels,caption,split", *lines, ""]))
+    data = CsvTable(
+        name="csv", file=str(file), splits=str(file), picture_column="scan", several_captions="all"
+    )
+    read = data.read(cache_dir=tmp_path, require_pictures=False, require_captions=True)
+    rows = data.divide(read, cache_dir=tmp_path)
+    assert {split: own.tolist() for split, own in rows.items()} == {
+        "train": [0, 1, 6, 7], "val": [2], "test": [4],
+    }  # fmt: skip
+    table = tmp_path / "rows.jsonl"
+    objects = [{"scan": id, "tags": [1], "split": split} for id, split in split_of.items()]
+    table.write_text("".join(json.dumps(content) + "\n" for content in objects))
+    lines = data.model_copy(update={"splits": str(table)})
+    assert lines.divide(read, cache_dir=tmp_path)["train"].tolist() == [0, 1, 6, 7]
+    other = CsvTable(name="csv", file=str(file), splits=str(file), picture_column="file")
+    with pytest.raises(UserError, match="has no column ImageID or file; its columns: scan, "):
+        other.divide(read, cache_dir=tmp_path)
+
+
 @pytest.mark.parametrize("sign", ["\t", ";"])
 def test_a_splits_file_with_another_delimiter(sign: str, tmp_path):
     lines = "split,ImageID\ntrain,a.jpg\nval,b.jpg\ntest,c.jpg\n"
@@ -258,8 +283,8 @@ def test_ids_as_predictions_csv_has_them(tmp_path):
     lines = "".join(f"{i},{s}\n" for i, s in zip(ids, ["train", *SPLITS], strict=True))
     splits = read_splits(written(tmp_path, f"ImageID,split\n{lines}"), ids)
     assert [splits[name].tolist() for name in SPLITS] == [[0, 1], [2], [3]]
-    with pytest.raises(UserError, match=r"row 5 \('-1.jpg\): this image id is named twice"):
-        read_splits(written(tmp_path, f"ImageID,split\n{lines}'-1.jpg,train\n"), ids)
+    with pytest.raises(UserError, match=r"row 5 \('-1.jpg\): this image id is in val and in train"):
+        read_splits(written(tmp_path, f"ImageID,split\n{lines}'-1.jpg,val\n"), ids)
     with pytest.raises(UserError, match=r"does not have: '-9.jpg \(row 5\)"):
         read_splits(written(tmp_path, f"ImageID,split\n{lines}'-9.jpg,train\n"), ids)
 
@@ -282,7 +307,7 @@ GOOD = "ImageID,split\na.jpg,train\nb.jpg,val\nc.jpg,test\n"
         (GOOD + "d.jpg,trian\n", r'row 4 \(d.jpg\): "trian" is not a split; did you mean "train"'),
         (GOOD + "d.jpg\n", "row 4 has 1 fields, but the header has 2"),
         (GOOD + "z.jpg,train\n", r"1 image id that the data does not have: z.jpg \(row 4\)"),
-        (GOOD + "a.jpg,test\n", r"row 4 \(a.jpg\): this image id is named twice"),
+        (GOOD + "a.jpg,test\n", r"row 4 \(a.jpg\): this image id is in test and in train"),
         ("ImageID,split\nb.jpg,val\nc.jpg,test\n", "no row has the split train"),
         ("ImageID,split\na.jpg,train\nc.jpg,test\n", "no row has the split val"),
         ("ImageID,split\na.jpg,train\nc.jpg,val\n", "no row has the split test"),

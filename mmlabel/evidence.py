@@ -72,7 +72,7 @@ def resampled_scores(
     rows, seeds, width = columns.shape
     flat = columns.reshape(rows, seeds * width)
     parts = [
-        _f1((weights @ flat).reshape(-1, seeds, width), metric, rows)
+        _f1((weights @ flat).reshape(len(weights), seeds, width), metric, rows)
         for weights in resample_weights(rows, resamples, seed)
     ]
     return np.concatenate(parts)  # (R, S)
@@ -130,8 +130,6 @@ def _unpaired_scores(
     """
     columns = _columns(targets, answers, metric)  # (N, S, C)
     rows, seeds, width = columns.shape
-    if not width:  # the macro-F1 where no label occurs
-        return np.zeros((resamples, seeds))
     kinds, counts = np.unique(columns.reshape(rows, -1), axis=0, return_counts=True)  # (K, S C)
     random = np.random.default_rng(seed)
     size = max(1, CHUNK // len(kinds))
@@ -139,7 +137,7 @@ def _unpaired_scores(
     for start in range(0, resamples, size):
         lines = min(size, resamples - start)
         weights = random.multinomial(rows, counts / rows, size=lines).astype(np.float64)
-        parts.append(_f1((weights @ kinds).reshape(-1, seeds, width), metric, rows))
+        parts.append(_f1((weights @ kinds).reshape(lines, seeds, width), metric, rows))
     return np.concatenate(parts)  # (R, S)
 
 

@@ -496,6 +496,15 @@ def test_wrong_input_is_named() -> None:
         compare(baseline=two[:, :1], variant=two[:, :1], targets=TARGETS[:1], metric="f1_micro")
 
 
+@pytest.mark.parametrize("metric", METRICS)
+def test_nothing_is_shown_where_no_label_occurs(metric: str) -> None:
+    targets, answers = np.zeros((5, 3), dtype=bool), np.zeros((2, 5, 3), dtype=bool)
+    assert bootstrap_interval(targets, answers, metric=metric, resamples=50) == (0.0, 0.0)
+    one = compare(baseline=answers, variant=~answers, targets=targets, metric=metric, resamples=50)
+    assert (one.difference, one.p_value) == (0.0, 1.0)
+    assert verdict(one) == "no difference shown"
+
+
 def test_ten_thousand_resamples_take_seconds_and_little_memory() -> None:
     random = np.random.default_rng(13)
     targets = random.random((3000, 20)) < 0.15

@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache, lru_cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -53,6 +54,18 @@ def fingerprint(*parts: object) -> str:
         digest.update(f"{header} {len(body)}\n".encode())
         digest.update(body)
     return digest.hexdigest()[:32]
+
+
+def library_versions(*libraries: str) -> dict[str, str | None]:
+    """What of a key the code of these libraries is: another version may compute otherwise.
+
+    None where one is not installed, or is a source checkout.
+    """
+    found: dict[str, str | None] = dict.fromkeys(libraries)
+    for library in libraries:
+        with suppress(PackageNotFoundError):
+            found[library] = version(library)
+    return found
 
 
 def file_digest(path: Path) -> str:

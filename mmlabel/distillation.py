@@ -14,12 +14,13 @@ from typing import Literal
 
 import numpy as np
 
-from mmlabel.cache import file_digest, fingerprint, kept
+from mmlabel.cache import file_digest, fingerprint, kept, library_versions
 from mmlabel.checkpoint import SplitRecord, hashes, read_checkpoint
 from mmlabel.data.batches import TeacherLogits
 from mmlabel.data.digests import digests_folder, picture_digests
 from mmlabel.data.prepare import PreparedData
 from mmlabel.data.sources.unlabelled import Row, Rows
+from mmlabel.data.transforms import decoder_key
 from mmlabel.errors import UserError
 from mmlabel.predictor import BATCH, Predictor
 from mmlabel.streaming import answers
@@ -175,7 +176,7 @@ def teacher_logits(
             content.append(b"".join(digest or b"-" for digest in digests))
         if "caption" in teacher.inputs:
             content.append(part.captions)
-        key = fingerprint("teacher", _VERSION, teacher.digest, *content)
+        key = fingerprint("teacher", _VERSION, teacher.digest, _computed_by(teacher), *content)
         found = kept(
             cache_dir / "teachers" / f"{key}.entry",
             lambda: _computed(
@@ -198,6 +199,16 @@ def teacher_logits(
     bad = np.isnan(mean).any(axis=1)
     prepared.leave_out(rows[bad], "as the teacher cannot read their pictures")
     return TeacherLogits(rows, mean)
+
+
+def _computed_by(teacher: Teacher) -> dict[str, object]:
+    """What a teacher's logits depend on besides its checkpoint and the rows."""
+    key: dict[str, object] = dict(library_versions("torch"))
+    if "image" in teacher.inputs:
+        key |= {**decoder_key(), **library_versions("torchvision", "timm", "openvino")}
+    if "caption" in teacher.inputs:
+        key |= library_versions("nltk", "transformers", "tokenizers")
+    return key
 
 
 def _computed(

@@ -10,6 +10,7 @@ import pytest
 import torch
 from resumed_runs import history, results_of, run, run_killed_in_epoch
 
+from mmlabel import cache as cache_module
 from mmlabel import distillation
 from mmlabel.checkpoint import SplitRecord, hashes, read_checkpoint
 from mmlabel.cli import load_settings
@@ -157,6 +158,16 @@ def test_the_logits_are_the_predictors_and_computed_once(
         expected.append(torch.logit(torch.tensor(named)).numpy())
     got = first.logits[:3][:, exists]
     np.testing.assert_allclose(got, np.mean(expected, axis=0), atol=1e-4)
+
+    # Another version of what has computed them may answer otherwise.
+    asked, really = [], distillation._computed
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            distillation, "_computed", lambda *a, **o: asked.append(a[0]) or really(*a, **o)
+        )
+        patch.setattr(cache_module, "version", lambda library: "99")
+        np.testing.assert_array_equal(computed().logits, first.logits)
+    assert asked == [Path(path) for path in teachers]
 
     monkeypatch.setattr(distillation, "Predictor", None)  # nothing is asked again
     np.testing.assert_array_equal(computed().logits, first.logits)

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
-import PIL
 
 from mmlabel.data.digests import digests_folder, picture_digests
 from mmlabel.data.filling import (
@@ -30,7 +29,13 @@ from mmlabel.data.filling import (
 )
 from mmlabel.data.pictures import BadPicture, decode
 from mmlabel.data.row_store import RowStore, StoreUnavailable
-from mmlabel.data.transforms import Size, picture_views, stack_views, transform_key
+from mmlabel.data.transforms import (
+    Size,
+    decoder_key,
+    picture_views,
+    stack_views,
+    transform_key,
+)
 from mmlabel.errors import UserError
 from mmlabel.progress import say
 
@@ -294,7 +299,7 @@ class _Scored:
     """A detector's rows, of scores and the seconds they took; in memory where disks refuse."""
 
     def __init__(self, cache_dir: Path, detector: PictureScorer) -> None:
-        key = {**detector.key(), "decoder": {"pillow": PIL.__version__, "exif": "upright"}}
+        key = {**detector.key(), "decoder": {**decoder_key(), "exif": "upright"}}
         self._memory: dict[bytes, np.ndarray] = {}
         width = detector.num_labels + 1
         self._store: RowStore | None = RowStore.open(

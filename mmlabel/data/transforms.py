@@ -96,15 +96,21 @@ def stack_views(groups: Sequence[np.ndarray]) -> "Tensor":
 def transform_key(size: Size, *, upright: bool = False) -> dict[str, object]:
     """What a view depends on besides the file: part of every key under which views are cached.
 
-    The decoder and the resampling are Pillow's, so its version belongs to it.
+    The resampling is Pillow's, too.
     """
     key: dict[str, object] = {
         "transform": "resize, flip, centre crop" if isinstance(size, int) else "resize whole, flip",
         "size": size if isinstance(size, int) else list(size),
-        "pillow": PIL.__version__,
-        "jpeg": pillow_features.version("libjpeg_turbo") or pillow_features.version("jpg"),
+        **decoder_key(),
     }
     return {**key, "exif": "upright"} if upright else key
+
+
+def decoder_key() -> dict[str, object]:
+    """What the pixels of a picture depend on besides the file: part of every key of what is made
+    of pictures."""
+    jpeg = pillow_features.version("libjpeg_turbo") or pillow_features.version("jpg")
+    return {"pillow": PIL.__version__, "jpeg": jpeg}
 
 
 def _resize(picture: Image.Image, size: Size) -> Image.Image:

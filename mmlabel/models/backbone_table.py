@@ -64,3 +64,8 @@ BACKBONES = {
         for number in (0, 1, 2)
     },
 }
+
+
+def library_of(name: str) -> str:
+    """The library whose code a backbone's network is."""
+    return BACKBONES[name].library if name in BACKBONES else "timm"

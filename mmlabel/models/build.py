@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
@@ -12,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmlabel.cache import fingerprint, kept
+from mmlabel.cache import fingerprint, kept, library_versions
 from mmlabel.criterion import Criterion
 from mmlabel.data.batches import Batch
 from mmlabel.data.transforms import Size
 from mmlabel.errors import UserError
 from mmlabel.models import options
 from mmlabel.models.attention import ATTENTIONS
-from mmlabel.models.backbone_table import BACKBONES
+from mmlabel.models.backbone_table import BACKBONES, library_of
 from mmlabel.models.backbones import Backbone, build_backbone, is_small, side_by_side
 from mmlabel.models.caption_encoder import CaptionEncoder
 from mmlabel.models.cross_attention import CrossAttention
@@ -154,10 +153,9 @@ class BackboneSource:
         Those of timm's named backbones are: any other imports timm before, or torchvision, which
         takes no longer than reading them.
         """
-        rows = [BACKBONES.get(info.name) for info, _ in self._parts]
-        saves_time = all(row and row.library == "timm" for row in rows)
-        libraries = [version("timm"), version("torchvision")]
-        key = fingerprint("backbone", 1, self._content(), libraries)
+        names = [info.name for info, _ in self._parts]
+        saves_time = all(name in BACKBONES and library_of(name) == "timm" for name in names)
+        key = fingerprint("backbone", 1, self._content())
         return kept(
             cache_dir / "backbones" / f"{key}.entry",
             lambda: weights_of(self.backbone),
@@ -189,6 +187,7 @@ class BackboneSource:
         return {
             "backbone": self.info.title,
             "weights": self.digest,
+            "libraries": library_versions(*{library_of(info.name) for info, _ in self._parts}),
             **self._colours(),
             **sizes,
         }

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mmlabel import network
-from mmlabel.cache import fingerprint
+from mmlabel.cache import fingerprint, library_versions
 from mmlabel.data.subwords import MISSING, Subwords
 from mmlabel.errors import UserError, first_line
 
@@ -124,7 +124,11 @@ class FrozenStates:
 
     def key(self) -> dict[str, object]:
         """All that a state depends on besides the caption's tokens, as plain values."""
-        return {"text": self.text.config["model_type"], "weights": self.text.digest}
+        return {
+            "text": self.text.config["model_type"],
+            "weights": self.text.digest,
+            "versions": library_versions("torch", "transformers"),
+        }
 
     def extract(self, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
         """A function from tokens (B, T) and lengths (B,) to states (B, T, width) on `device`."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from mmlabel import network
 from mmlabel.cache import file_digest, fingerprint, turn
 from mmlabel.errors import UserError, first_line, nearest
-from mmlabel.models.backbone_table import BACKBONES
+from mmlabel.models.backbone_table import BACKBONES, library_of
 from mmlabel.wording import listed
 
 if TYPE_CHECKING:
@@ -92,8 +92,8 @@ def weights_digest(
     """
     if weights.path is not None:
         return fingerprint(name, model_name, weights.path)
-    library = BACKBONES[name].library if name in BACKBONES else "timm"
-    return fingerprint(name, model_name, "none", torch.__version__, version(library), seed)
+    library = version(library_of(name))
+    return fingerprint(name, model_name, "none", torch.__version__, library, seed)
 
 
 @lru_cache

@@ -84,6 +84,13 @@ def test_computed_once(pictures: list[Path], score: Callable, tmp_path: Path) ->
     assert len(stores(tmp_path / "cache")) == 1
 
 
+def test_scores_belong_to_the_decoder(pictures: list[Path], score: Callable, monkeypatch) -> None:
+    detector = MeanColour()
+    assert [score(pictures[:2], detector).computed for _ in range(2)] == [2, 0]
+    monkeypatch.setattr("mmlabel.data.transforms.pillow_features.version", lambda name: "2")
+    assert score(pictures[:2], detector).computed == 2
+
+
 def test_scores_belong_to_content_and_detector(pictures: list[Path], score: Callable) -> None:
     score(pictures[:10], MeanColour())
     renamed = pictures[0].with_name("renamed.png")

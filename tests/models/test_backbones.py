@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from web import Server, serving
 
-from mmlabel import network
+from mmlabel import cache, network
 from mmlabel.errors import UserError
 from mmlabel.models import build
 from mmlabel.models.backbone_table import BACKBONES
@@ -279,8 +279,7 @@ def test_what_timm_says_of_colours_is_in_the_key_of_stored_features(monkeypatch)
 
     before = keys()
     json.dumps(before)  # as a store keeps them
-    # Stores of the backbones with a name stay what they were.
-    assert before["named"].keys() == {"backbone", "weights", "precision", "torch"}
+    assert before["named"].keys() == {"backbone", "weights", "libraries", "precision", "torch"}
 
     def other(**named) -> BackboneInfo:
         return dataclasses.replace(backbone_info(**named), mean=(0.1, 0.2, 0.3))
@@ -289,6 +288,26 @@ def test_what_timm_says_of_colours_is_in_the_key_of_stored_features(monkeypatch)
     after = keys()
     assert after["named"] == before["named"]
     assert after["timm"] != before["timm"] and after["beside"] != before["beside"]
+
+
+def test_the_version_of_the_library_is_in_the_key_of_stored_features(
+    monkeypatch, resnet18_file: Path
+) -> None:
+    weights = {"weights": str(resnet18_file)}
+    named = NamedBackbone.model_validate({"name": "resnet18", **weights})
+    beside = {"beside": SMALL, "beside_weights": "none"}
+    both = NamedBackbone.model_validate({"name": "resnet18", **weights, **beside})
+
+    def keys() -> list[dict[str, object]]:
+        sources = [BackboneSource(each, seed=0, on_missing="error") for each in (named, both)]
+        return [source.key(Engine("openvino", "float32")) for source in sources]
+
+    before, really = keys(), cache.version
+    for library, change in (("timm", [False, True]), ("torchvision", [True, True])):
+        with monkeypatch.context() as patch:
+            newer = {library: "99"}
+            patch.setattr(cache, "version", lambda name, n=newer: n.get(name) or really(name))
+            assert [a != b for a, b in zip(keys(), before, strict=True)] == change
 
 
 def test_a_file_in_half_precision_and_without_step_counters(

@@ -3,13 +3,12 @@
 import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from mmlabel.cache import fingerprint
+from mmlabel.cache import fingerprint, library_versions
 from mmlabel.errors import UserError, first_line
 from mmlabel.models.detectors import torchvision, ultralytics
 from mmlabel.models.detectors.boxes import RANDOM_SEED, Boxes, Network, best_confidences
@@ -76,7 +75,7 @@ class Detector:
             "image_size": self._image_size,
             "min_confidence": self._min_confidence,
             "labels": self._label_names,
-            "versions": {library: _version(library) for library in libraries},
+            "versions": library_versions(*libraries),
         }
 
     def load(self) -> None:
@@ -228,10 +227,3 @@ def _describe_weights(weights: str, path: Path | None) -> str:
 
 def _weight_files(path: Path) -> list[Path]:
     return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-
-
-def _version(library: str) -> str | None:
-    try:
-        return version(library)
-    except PackageNotFoundError:  # a source checkout, or it is reported when it is needed
-        return None

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,8 +45,9 @@ def picture_digests(pictures: Sequence[Path], memo: Path) -> list[bytes | None]:
     changed: set[str] = set()
     digests: list[bytes | None] = []
     now = time.time_ns()
+    place = _places()
     for picture in pictures:
-        folder, name = os.path.split(os.path.abspath(picture))
+        folder, name = os.path.split(place(picture))
         if folder not in known:
             remembered = _recall(_memo_path(memo, folder))
             known[folder] = remembered if isinstance(remembered, dict) else {}
@@ -157,7 +159,8 @@ def unreadable_pictures(
     They are looked for before training rather than found hours into it. What a file is not to
     blame for, such as a network file system that does not answer, is looked at anew in every call.
     """
-    stamps = [[os.path.abspath(picture), *_stamp_of(picture)] for picture in pictures]
+    place = _places()
+    stamps = [[place(picture), *_stamp_of(picture)] for picture in pictures]
     kept = Path(cache_dir) / "checked" / f"{fingerprint(transform_key(size), stamps)}.json"
     known = _recall(kept)  # a reason by its position as text; None: not the file's own
     reasons = known if isinstance(known, dict) else dict.fromkeys(map(str, range(len(pictures))))
@@ -196,6 +199,19 @@ def _may_pass(problem: BadPicture) -> bool:
     return isinstance(cause, MemoryError) or (
         not none and getattr(cause, "errno", None) is not None
     )
+
+
+def _places() -> Callable[[Path], str]:
+    """Says where a picture file lies, links followed: what a link leads to may become another file
+    of the same size and times, as two that are written one after the other may have the same."""
+    folder_of = cache(os.path.realpath)
+
+    def place(picture: Path) -> str:
+        folder, name = os.path.split(os.path.abspath(picture))
+        path = os.path.join(folder_of(folder), name)
+        return os.path.realpath(path) if os.path.islink(path) else path
+
+    return place
 
 
 def _stamp_of(picture: Path) -> list[int]:

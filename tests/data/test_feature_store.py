@@ -244,6 +244,23 @@ def read_pictures(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return read
 
 
+@pytest.mark.parametrize("linked", ["file", "folder"])
+def test_a_link_that_leads_to_another_file_of_the_same_times(tmp_path, monkeypatch, linked):
+    monkeypatch.setattr(digests, "SETTLED_NS", 0)
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    files = [draw(tmp_path / name / "0.bmp", seed) for seed, name in enumerate("ab")]
+    # As of those that are written within one tick of the clock that files are stamped by.
+    monkeypatch.setattr(digests, "_stamp", lambda stat: [stat.st_size])
+    link, found = tmp_path / "link", []
+    for file in files:
+        link.unlink(missing_ok=True)
+        link.symlink_to(file if linked == "file" else file.parent)
+        picture = link if linked == "file" else link / file.name
+        found += picture_digests([picture], tmp_path / "memo")
+    assert found == [filling.content_digest(file.read_bytes()) for file in files]
+
+
 def test_digests_are_remembered_until_a_picture_changes(tmp_path, pictures, monkeypatch):
     monkeypatch.setattr(digests, "SETTLED_NS", 0)
     time.sleep(0.02)  # the resolution of time stamps

@@ -19,6 +19,7 @@ from mmlabel.resuming import (
     check_data_is_there,
     check_length,
     check_same_run,
+    told_idle,
     with_checkpoint,
 )
 from mmlabel.run_folder import LAST, read_history, remove_former
@@ -38,12 +39,14 @@ class Beginning:
         checkpoint: that is gone on from, or evaluated; None for a new run.
         is_own: whether the run itself has left that checkpoint, before it was interrupted.
         record: results.json of the run that is repeated; None for any other.
+        notes: on options that change nothing beside the checkpoint's.
     """
 
     settings: Settings
     checkpoint: Checkpoint | None
     is_own: bool
     record: Mapping[str, Any] | None
+    notes: Sequence[str] = ()
 
     def wandb_run(self, group: str | None) -> str | None:
         """The wandb run that is gone on with; None for one of the run's own.
@@ -123,7 +126,7 @@ def begin(
             with what is asked for; or its data is not there.
     """
     record = read_record(settings.repeat) if settings.repeat is not None else None
-    checkpoint, is_own = None, False
+    checkpoint, is_own, notes = None, False, []
     if (path := begins_with(settings, folder)) is not None:
         checkpoint = read_checkpoint(path)
         is_own = settings.resume and path == folder / LAST
@@ -135,11 +138,12 @@ def begin(
         whole = is_own or record is not None
         given = list(flatten(settings.plain())) if whole else overrides
         settings = with_checkpoint(settings, checkpoint, overrides=given, set_in_files=set_in_files)
+        notes = told_idle(settings, overrides)
         if settings.train:
             check_length(settings, checkpoint)
     if named := settings.ckpt_path or settings.repeat:
         check_data_is_there(settings, named)
-    return Beginning(settings, checkpoint, is_own, record)
+    return Beginning(settings, checkpoint, is_own, record, notes)
 
 
 def begins_with(settings: Settings, folder: Path) -> Path | None:

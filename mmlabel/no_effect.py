@@ -30,12 +30,16 @@ _OF_VALIDATION = (
 def without_effect(settings: Settings) -> dict[str, str]:
     """The options, and the groups, that change nothing in a run of these settings, each with why.
 
-    What only evaluates has its options from the checkpoint, with which those given are compared.
+    What begins with a checkpoint has its options from there, with which those given are compared;
+    see `without_effect_there`.
     """
     if not settings.train:
         return {"max_megabytes": "train=false: a size is checked before training"}
-    if settings.ckpt_path is not None:
-        return {}
+    return {} if settings.ckpt_path is not None else without_effect_there(settings)
+
+
+def without_effect_there(settings: Settings) -> dict[str, str]:
+    """`without_effect` of settings of which nothing is left to come from a checkpoint."""
     rules = (_data, _features, _captions, _networks, _training, _validation, _limits)
     return unused_groups(settings) | {n: why for rule in rules for n, why in rule(settings)}
 

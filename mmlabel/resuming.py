@@ -17,6 +17,7 @@ from mmlabel.checkpoint import Checkpoint, SplitRecord, hashes, read_checkpoint,
 from mmlabel.data.options import Splits
 from mmlabel.data.prepare import PreparedData
 from mmlabel.errors import UserError
+from mmlabel.no_effect import without_effect_there
 from mmlabel.options import is_same, shown
 from mmlabel.repeating import NAMED, WHOLE, has_changed, refuse_if_nothing_is_set
 from mmlabel.settings import CHOSEN_BY_GROUP, Settings, differing, flatten, put, read_settings
@@ -84,6 +85,8 @@ def with_checkpoint(
     for name, value in given.items():
         theirs = flat_own.get(name)
         rows = name.startswith("data.") and name not in _SEEN
+        if "." in name and name.partition(".")[0] not in own and _is_among(name, may_change):
+            continue  # the checkpoint's model has no use for it, see `told_idle`
         if _is_among(name, may_change) or (other_rows and rows):
             put(kept, name, value)
         elif not _is_same(value, theirs):
@@ -113,6 +116,19 @@ def with_checkpoint(
             f" checkpoint was trained in {then}: leave the option out"
         )
     return found
+
+
+def told_idle(settings: Settings, overrides: Sequence[str]) -> list[str]:
+    """What is to be said of options on a command line that change nothing beside a checkpoint's.
+
+    Args:
+        settings: see `with_checkpoint`, whose result they are.
+        overrides: of the command line.
+    """
+    idle = without_effect_there(settings)
+    reasons = [idle.get(key) or idle.get(key.partition(".")[0]) for key in _keys(overrides)]
+    told = zip(overrides, reasons, strict=True)
+    return [f"{text}: no effect with {why}" for text, why in told if why is not None]
 
 
 def _answer_at_own_threshold(

@@ -78,7 +78,7 @@ def train(
         run = build(settings, begun.checkpoint, wandb_id=run_id(loggers))
         if settings.train and settings.max_megabytes is not None:
             check_size(size_of(run, settings), limit=settings.max_megabytes)
-        for note in notes:
+        for note in (*notes, *begun.notes):
             run.prepared.note(note)
         if settings.trainer.overfit_batches:
             run.prepared.note(

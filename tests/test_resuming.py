@@ -18,6 +18,7 @@ from sklearn.metrics import f1_score
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from mmlabel.checkpoint import read_checkpoint
+from mmlabel.cli import load_settings
 from mmlabel.errors import UserError
 from mmlabel.lightning.callbacks import FreshSchedule, LastCheckpoint, TrainingTime
 from mmlabel.lightning.classifier import Classifier
@@ -845,6 +846,26 @@ def test_a_threshold_that_a_file_sets_counts_as_one_that_is_given(
     # The file of the run itself asks for nothing else: on no row of validation none is found.
     found = run(settings_of, tmp_path / "run", *CAPTIONS, "threshold=cv")["threshold"]
     assert again(tmp_path / "run" / "best.ckpt", "threshold=cv")["threshold"] == found
+
+
+@pytest.mark.parametrize(
+    ("option", "why"),
+    [
+        ("features=on", "model=caption_only, which does not use features"),
+        ("features.batch_size=3", "model=caption_only, which does not use features"),
+        ("data.on_bad_image=skip", "model=caption_only, which looks at no pictures"),
+    ],
+)
+def test_what_changes_nothing_beside_a_checkpoint_is_told(
+    option: str, why: str, base: Path, cache: Path, tmp_path: Path
+):
+    """The command line's own model, by default one of pictures, has a use for it."""
+    given = [f"ckpt_path={base / 'best.ckpt'}", f"cache_dir={cache}", "logger=csv", option]
+    for doing in (["train=false"], ["trainer.max_epochs=3", "resume_lr=1e-3"]):
+        overrides = [*given, "report=false", *doing]
+        found = train(load_settings(overrides), tmp_path / doing[0], overrides=overrides)
+        assert f"{option}: no effect with {why}" in found["notes"]
+        assert "features" not in found["settings"]
 
 
 def test_a_group_that_a_file_chooses_is_compared(base: Path, settings_of, tmp_path: Path):

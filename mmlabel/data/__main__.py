@@ -28,7 +28,7 @@ from mmlabel.data.overview import (
     pictures_of,
 )
 from mmlabel.data.splits import note_of_left_out
-from mmlabel.errors import UserError
+from mmlabel.errors import UserError, together
 from mmlabel.models.options import Captions as CaptionOptions
 from mmlabel.report.data_page import DataSet, write_data_page
 from mmlabel.settings import Settings
@@ -77,7 +77,7 @@ def _show(options: argparse.Namespace) -> None:
             " rows out with data.on_bad_image=skip"
         )
     if wrong:
-        raise UserError("; also: ".join(wrong))
+        raise UserError(together(wrong))
 
 
 def _parser() -> argparse.ArgumentParser:

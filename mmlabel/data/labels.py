@@ -388,14 +388,16 @@ def labels_that_look_alike(annotations: Annotations) -> list[str]:
     """A line that names them; [] if there are none."""
 
     def key(name: str) -> str:
-        return re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", name)).casefold()
+        plain = re.sub("[\u200b-\u200f\ufe00-\ufe0f]", "", name)  # joiners, variants of signs
+        return re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", plain)).casefold()
 
     names = sorted(filter(None, annotations.label_names))
     times = Counter(map(key, names))
     if not (alike := [quoted(name) for name in names if times[key(name)] > 1]):
         return []
     return [
-        f"labels that differ only in capitals, spaces or how a letter is encoded: {listed(alike)}"
+        "labels that differ only in capitals, spaces, signs that are not seen or how a letter is"
+        f" encoded: {listed(alike)}"
     ]
 
 

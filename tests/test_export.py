@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -413,6 +414,16 @@ def test_a_bad_picture_costs_the_runner_no_other(exported, made: Path, tmp_path:
     for line, (path, reason) in zip(lines, bad.items(), strict=True):
         assert line.startswith(f"run.py: {path} is not a readable picture ({reason}")
     assert run_alone(exported("fusion"), good[0])[::2] == (0, "")
+
+
+def test_the_runner_ends_without_a_word_when_nobody_reads(exported, made: Path):
+    """As with `| head`: its pipe is closed before the first answer."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, str(exported("fusion") / "run.py"), str(made / "data" / "4.jpg")]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (-signal.SIGPIPE, b"")
 
 
 @pytest.mark.parametrize(

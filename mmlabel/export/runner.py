@@ -12,6 +12,7 @@ import io
 import json
 import logging
 import re
+import signal
 import sys
 import unicodedata
 import warnings
@@ -335,4 +336,7 @@ def _made(make, folder):
 
 
 if __name__ == "__main__":
+    for name in ("SIGINT", "SIGPIPE"):  # Ctrl-C and `| head` end it without a word
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_DFL)
     sys.exit(main())

@@ -40,6 +40,8 @@ def _run(options: argparse.Namespace) -> int:
         return _COMMANDS[options.command](options)
     except StoreUnavailable as error:
         raise UserError(str(error)) from error
+    except BrokenPipeError:
+        raise  # nobody reads what is printed, see `run_command`
     except OSError as error:
         other = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         raise of_the_disk(error) or UserError(other) from error

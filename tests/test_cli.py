@@ -323,7 +323,9 @@ def test_help_names_the_groups_and_options(tmp_path: Path):
     assert "lstm.layers" in output and "default 1]" in output
 
 
-@pytest.mark.parametrize("command", [["train.py", "--help"], ["-m", "mmlabel"]])
+@pytest.mark.parametrize(
+    "command", [["train.py", "--help"], ["-m", "mmlabel"], ["-m", "mmlabel.features", "list"]]
+)
 def test_a_reader_that_has_gone_is_no_error(command: list[str]):
     """As with `| head`: its pipe is closed before the first line."""
     read, write = os.pipe()

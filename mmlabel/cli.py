@@ -6,6 +6,7 @@ import re
 import signal
 import sys
 import traceback
+from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import cache
@@ -44,6 +45,7 @@ from mmlabel.submitit_jobs import take_jobs_along
 from mmlabel.terminal import escape_what_is_missing, printable, while_somebody_reads
 from mmlabel.trainer_options import problem
 from mmlabel.training_options import Trainer
+from mmlabel.wording import listed
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +99,9 @@ def _answered_run(
         if help_text is not None:
             parser = get_args_parser()
             flags = [flag for action in parser._actions for flag in action.option_strings]
-            refuse_flags(parser.parse_known_args(sys.argv[1:])[1], flags=flags)
+            chosen, others = parser.parse_known_args(sys.argv[1:])
+            refuse_flags(others, flags=flags)
+            _check_flags(chosen)
         _check_groups(sys.argv[1:])
         main()
     except Interrupted as stop:
@@ -117,9 +121,22 @@ def _answered_run(
         fail(problem)
 
 
+def _check_flags(chosen: Namespace) -> None:
+    """Refuse those of Hydra's that it refuses by a traceback."""
+    commands = ("run", "multirun", "cfg", "shell_completion", "info")
+    given = [f"--{name.replace('_', '-')}" for name in commands if getattr(chosen, name)]
+    if len(given) > 1:
+        raise UserError(f"{' and '.join(given)}: give one of them")
+    if chosen.resolve and not chosen.cfg:
+        raise UserError("--resolve is for --cfg job, which prints the configuration: give both")
+
+
 def _check_groups(arguments: Sequence[str]) -> None:
-    """Refuse a group that is set to a value, and a value without a name: Hydra has no message."""
-    if said := [problem for text in arguments if (problem := _no_group(text))]:
+    """Refuse a group that is set to a value, and a value without a name: Hydra has no message.
+
+    Of a place of files that is not there it has one of its own insides, and goes on.
+    """
+    if said := [problem for text in arguments if (problem := _no_group(text) or _no_place(text))]:
         raise UserError(together(said))
 
 
@@ -153,6 +170,15 @@ def _no_group(text: str) -> str | None:
             f", or without it {outer}={' or '.join(others)}" if off and others else ""
         )
     return None
+
+
+def _no_place(text: str) -> str | None:
+    places = _searchpath([text]) if text.lstrip("+").startswith("hydra.searchpath=") else ()
+    if not isinstance(places, list):
+        return None
+    folders = [str(place).removeprefix("file://") for place in places]
+    gone = [place for place in folders if "://" not in place and not Path(place).is_dir()]
+    return f"{text}: there is no folder {listed(gone)}" if gone else None
 
 
 def refuse_flags(

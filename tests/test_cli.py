@@ -135,6 +135,12 @@ def run(*options: str, cwd: Path, code: int = 0) -> str:
         (["--multrun"], "--multrun: there is no such flag; did you mean --multirun?"),
         (["seed=x", "lstm.layers=0"], "; also: lstm.layers=0: give a whole number, at least 1"),
         (["--config-name=foo"], 'there is no configuration "foo": leave --config-name out'),
+        (["--cfg=job", "-m"], "--multirun and --cfg: give one of them"),
+        (["--resolve"], "--resolve is for --cfg job"),
+        (
+            ["hydra.searchpath=[no/such,'file:///nor_this']"],
+            "'file:///nor_this']: there is no folder no/such, /nor_this",
+        ),
         (["--max-epochs=3"], 'no option "max_epochs"; did you mean "trainer.max_epochs"?'),
         (
             ["--max-epochs=3", "--multrun", "--batch-size", "4"],

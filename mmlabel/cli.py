@@ -299,7 +299,7 @@ def _explain(error: Exception) -> str:
         return _unreadable([error.override])
     if isinstance(error, MissingConfigException):
         if found := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
-            return _no_choice(*found.groups())
+            return _no_choice(*found.groups(), of_files=error.options or ())
     if found := re.search(r"Could not override '([^']+)'", text):
         key = found[1].split("@")[0]
         if key == "study":
@@ -371,12 +371,14 @@ def _choices_with(option: str) -> list[str]:
     ]
 
 
-def _no_choice(group: str, name: str) -> str:
+def _no_choice(group: str, name: str, *, of_files: Iterable[str] = ()) -> str:
+    """What to say of a choice that there is not; `of_files`: those of files of one's own, too."""
     if group.startswith("hydra/"):
         if package := _INSTALLED_BY.get(name):
             return f"{group}={name} is not installed: pip install {package}"
         return f'there is no {group}="{name}"'
-    return f'there is no {group}="{name}"{nearest(name, choices(group))}'
+    names = {*choices(group), *(found for found in of_files if not found.startswith("_"))}
+    return f'there is no {group}="{name}"{nearest(name, names)}'
 
 
 def _list(group: str) -> str:

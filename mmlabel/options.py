@@ -276,7 +276,8 @@ def _message(problem: ErrorDetails, group: type[Group]) -> str:
     # Hydra reads null, true and false as no texts.
     if problem["type"] == "string_type" and (value is None or isinstance(value, bool)):
         text = f'["{shown(value)}"]' if in_list else f'"{shown(value)}"'
-        hint = f"; where it is a text, it is quoted within: '{name}={text}'"
+        also = "" if value is None else " (in a file also yes, no, on and off)"
+        hint = f"; where it is a text{also}, it is quoted within: '{name}={text}'"
     return f"{given}: give {allowed(field)}{hint}"
 
 

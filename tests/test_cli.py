@@ -72,7 +72,8 @@ def run(*options: str, cwd: Path, code: int = 0) -> str:
         ),
         (
             ["data=csv", "data.file=x.csv", "data.label_column=true"],
-            """it is quoted within: 'data.label_column="true"'""",
+            "(in a file also yes, no, on and off), it is quoted within:"
+            """ 'data.label_column="true"'""",
         ),
         (["data.separator=;", "data.capton_column=été"], 'did you mean "data.caption_column"?'),
         (["lstm.hidden=64,128"], "several values, and a run takes one (train.py -m makes a run of"),

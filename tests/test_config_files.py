@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from resumed_runs import CAPTIONS, results_of
 
-from mmlabel.cli import _compose, load_settings, parse
+from mmlabel.cli import _compose, command_settings, load_settings, parse
 from mmlabel.errors import UserError
 from mmlabel.help import CONF, choices
 from mmlabel.settings import Settings
@@ -100,6 +100,14 @@ def test_what_another_kind_does_not_have_is_left_out_and_said(settings_beside, c
     )
     with pytest.raises(UserError, match="embedding.name does not exist with embedding=learned"):
         settings_beside("experiment=mine", "embedding=learned", "embedding.name=x")
+
+
+def test_a_mistyped_file_of_ones_own_is_told(folder: Path):
+    where = f"hydra.searchpath=[file://{folder}]"
+    with pytest.raises(UserError, match=r'no experiment="mien"; did you mean "mine"\?$'):
+        command_settings([where, "experiment=mien"])
+    with pytest.raises(UserError, match="choose from adadelta, best, .*demo, .*like_mine, mine, "):
+        command_settings([where, "experiment=xyzzy"])
 
 
 def test_a_run_says_what_it_goes_without(quick: list[str], folder: Path, train_py, tmp_path: Path):

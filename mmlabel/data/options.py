@@ -232,9 +232,10 @@ class Coco(Splits):
     """COCO's folder, such as ~/coco, which holds annotations/instances_*.json, captions_*.json
     and the pictures, or is to hold them (data.download=true)."""
     instances: Text | None = None
-    """The instances file; null: the one annotations/instances_*.json."""
+    """The instances file, by its name in annotations, or its whole path; null: the one
+    annotations/instances_*.json."""
     captions: Text | None = None
-    """The captions file; null: that of the same pictures."""
+    """The captions file, likewise; null: that of the same pictures."""
     categories: Literal["report", "all"] = "report"
     """Which are labels: the report's 18, of pictures that have one, or all of the file's, whatever
     they are, of all pictures."""

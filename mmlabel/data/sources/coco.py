@@ -38,12 +38,14 @@ def read_coco(
 
     Of the report's labels, pictures with none are left out. The annotations are JSON files in
     `root/annotations`; the pictures are wherever they are found in `root`, `root/images` and
-    the folders there, and are expected in `root/val2017` for `instances_val2017.json`.
+    the folders there, and are expected in `root/val2017` for `instances_val2017.json`, or beside
+    a file that is not in `root/annotations`.
 
     Args:
         root: COCO's folder.
-        instances: the instances file's name; may be left out if there is one alone.
-        captions: the captions file's name; by default that of the same pictures.
+        instances: the instances file's name, or its path where it is not in `root/annotations`; may
+            be left out if there is one alone.
+        captions: the captions file's name or path; by default that of the same pictures.
         categories: "report": its 18 labels, by COCO's numbers; "all" of the file, in the order of
             their ids, and every picture.
         several_captions: of a picture's captions "one", or "all" in training (elsewhere one).
@@ -53,9 +55,10 @@ def read_coco(
         require_captions: whether the captions file has to be there.
 
     Raises:
-        UserError: a missing folder, file or picture; a file that is not COCO's; a category whose
-            id has another name than in COCO, or with "all" none, another's or several; no pictures
-            with one of the labels; objects or captions of which none belongs to the pictures.
+        UserError: a missing folder, file or picture; a picture's name that several folders have; a
+            file that is not COCO's; a category whose id has another name than in COCO, or with
+            "all" none, another's or several; no pictures with one of the labels; objects or
+            captions of which none belongs to the pictures.
     """
     root = Path(root)
     if not root.is_dir():
@@ -95,7 +98,7 @@ def read_coco(
         pairs = [given[row] for row in kept], [chosen[row] for row in kept]
         notes += [f"{name}: {note}" for note in note_of_passed_over(*pairs)]
     rows = np.repeat(np.arange(len(kept)), [len(chosen[row]) for row in kept])
-    pictures = _find_pictures(root, instances_file.stem.removeprefix("instances_"), ids)
+    pictures = _find_pictures(root, instances_file, ids, sure=require_pictures)
     return checked_annotations(
         instances_file,
         ids=[ids[row] for row in rows],
@@ -122,9 +125,15 @@ def _annotation_file(root: Path, name: str | None, kind: str) -> Path:
                 f"{folder} has several {kind} files: choose one of {', '.join(present)} "
                 f"(data.{kind}=NAME)"
             )
-        raise UserError(f"{folder} has no {kind}_*.json: this is not COCO's layout")
+        raise UserError(
+            f"{folder} has no {kind}_*.json: this is not COCO's layout; a file elsewhere is given"
+            f" with its whole path, data.{kind}=/DIR/FILE"
+        )
     if not (folder / name).is_file():
-        raise UserError(f"{folder} has no {name}{nearest(name, present) if present else ''}")
+        raise UserError(
+            f"{folder} has no {name}{nearest(name, present) if present else ''}; data.{kind}=NAME"
+            " says which, of a file elsewhere its whole path"
+        )
     return folder / name
 
 
@@ -259,25 +268,39 @@ def _content(file: Path) -> dict[str, object]:
     return content
 
 
-def _find_pictures(root: Path, subset: str, names: list[str]) -> list[Path]:
-    """Where each picture is; `root/subset/NAME` for one that is nowhere.
+def _find_pictures(root: Path, file: Path, names: list[str], *, sure: bool) -> list[Path]:
+    """Where each picture of an instances file is; where it is expected for one that is nowhere.
 
-    A name may begin with folders, which may be there or not.
+    A name may begin with folders, which may be there or not. With `sure` a name that is in several
+    folders, none of which it is expected in, raises UserError.
     """
+    subset = file.stem.removeprefix("instances_")
     expected = [root / subset, root / "images" / subset, root / "images"]
-    others = [folder for parent in (root, root / "images") for folder in sorted(_folders(parent))]
-    folders = list(dict.fromkeys([*expected, *others, root]))
+    if file.parent != root / "annotations":
+        expected.insert(0, file.parent)
+    parents = (root, root / "images")
+    others = [*(folder for parent in parents for folder in sorted(_folders(parent))), root]
     paths = [PurePosixPath(name.replace("\\", "/")) for name in names]
     present: dict[Path, set[str]] = {}
 
+    def holds(folder: Path, name: PurePosixPath) -> bool:
+        parent = (folder / name).parent
+        if parent not in present:
+            present[parent] = listing(parent)
+        return name.name in present[parent]
+
     def find(name: PurePosixPath) -> Path | None:
-        for folder in folders:
-            path = folder / name
-            if path.parent not in present:
-                present[path.parent] = listing(path.parent)
-            if path.name in present[path.parent]:
-                return path
-        return None
+        for folder in expected:
+            if holds(folder, name):
+                return folder / name
+        found = [folder / name for folder in others if holds(folder, name)]
+        if sure and len({path.resolve() for path in found}) > 1:
+            folders = ", ".join(str(path.parent) for path in found)
+            raise UserError(
+                f"{file}: which {name} is meant? There is one in each of {folders}: write the"
+                " folder before the names in that file, or name it instances_FOLDER.json"
+            )
+        return found[0] if found else None
 
     # Without its folder a name must still be that of one picture alone.
     unique = len({path.name for path in paths}) == len(paths)

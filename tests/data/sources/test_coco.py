@@ -1,6 +1,7 @@
 """COCO's own layout: which pictures, labels and captions are read, and mistakes."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -280,6 +281,28 @@ def test_a_name_in_two_folders_is_two_pictures(tmp_path):
     (tmp_path / "b").mkdir()
     (tmp_path / "b/1.jpg").touch()
     assert read_coco(tmp_path).pictures == [tmp_path / "a/1.jpg", tmp_path / "b/1.jpg"]
+
+
+def test_a_name_that_other_folders_have_too(tmp_path):
+    """As where each split has a folder, in which the numbers begin anew."""
+    for split in ("test", "train"):
+        coco(tmp_path, {1: [1], 2: [2]}, subset=f"{split}_set", pictures=split)
+    given = {"instances": "instances_train_set.json", "captions": "captions_train_set.json"}
+    with pytest.raises(UserError, match="which 000000000001.jpg is meant.*/test, .*/train: write"):
+        read_coco(tmp_path, **given)
+    assert len(read_coco(tmp_path, **given, require_pictures=False)) == 2
+    annotations = tmp_path / "annotations"
+    # Named after its folder, or in it: its own pictures.
+    shutil.copy(annotations / "instances_train_set.json", annotations / "instances_train.json")
+    beside = tmp_path / "train" / "_annotations.coco.json"
+    shutil.copy(annotations / "instances_train_set.json", beside)
+    for instances in ("instances_train.json", str(beside)):
+        read = read_coco(tmp_path, **{**given, "instances": instances})
+        assert [path.parent for path in read.pictures] == [tmp_path / "train"] * 2
+    # One folder under two names is one.
+    shutil.rmtree(tmp_path / "test")
+    (tmp_path / "test").symlink_to(tmp_path / "train")
+    assert len(read_coco(tmp_path, **given)) == 2
 
 
 def test_the_joins_are_counted_in_notes(shared, tmp_path):

@@ -48,6 +48,10 @@ _RESUMING = (
     *_MACHINERY, "patience", "trainer.max_epochs", "trainer.max_steps", "trainer.max_time",
     "distil.teacher",  # which is told by its content
 )  # fmt: skip
+_BY_NAME = (
+    "rows are told by the names of their pictures, so that other pictures need other names, such as"
+    " those of a folder above them (test/1.jpg)"
+)
 # Where the rows are: they may lie somewhere else, and are compared when they have been read.
 _FILES = ("data.root", "data.file", "data.splits", "data.instances", "data.captions")
 # Options of the data that belong to the network: what it sees of a picture.
@@ -362,7 +366,7 @@ def check_rows(checkpoint: Checkpoint, prepared: PreparedData, settings: Setting
     if settings.test and not len(prepared.rows["test"]):
         raise UserError(
             f"no row is left in the test split that {checkpoint.path} was not trained or selected"
-            " on"
+            f" on: {_BY_NAME}"
         )
 
 
@@ -430,10 +434,11 @@ def _leave_out_known(known: Mapping[str, SplitRecord], prepared: PreparedData) -
     )
     trained = np.flatnonzero(np.isin(hashes(prepared.annotations.ids), seen))
     scored = np.concatenate([prepared.rows["val"], prepared.rows["test"]])
+    left_out = len(np.intersect1d(trained, scored))
     prepared.note(
         f"data.allow_other_rows: scored on other rows than the checkpoint's run; of {len(scored)}"
-        f" validation and test rows, {len(np.intersect1d(trained, scored))} that it was trained or"
-        " selected on are left out"
+        f" validation and test rows, {left_out} that it was trained or selected on are left out"
+        + (f": {_BY_NAME}" if left_out else "")
     )
     for split in ("val", "test"):
         prepared.rows[split] = np.setdiff1d(prepared.rows[split], trained)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from mmlabel.losses import LossOptions
@@ -40,6 +40,20 @@ def positive_weights(
         rest = np.maximum(positives, 1)
     both = (positives > 0) & (negatives > 0)
     return np.minimum(np.where(both, negatives / rest, 1.0), max_weight or np.inf)
+
+
+def terms_of_a_process(terms: Tensor, training: bool) -> Tensor:
+    """How many terms a mean is to be taken over, of those (int) that this process has of a batch.
+
+    In training on several processes that is what each of them has on average. As their gradients
+    are averaged, each term of the batch then weighs alike, whichever process has it. At least 1 in
+    all, so that the mean of nothing is 0.
+    """
+    if not (training and distributed.is_available() and distributed.is_initialized()):
+        return terms.clamp(min=1)
+    every = terms.clone()
+    distributed.all_reduce(every)
+    return every.clamp(min=1) / distributed.get_world_size()
 
 
 class MeanOverKnown(nn.Module):
@@ -82,7 +96,8 @@ class MeanOverKnown(nn.Module):
         """The loss, a scalar, of logits and targets (B, num_labels).
 
         Targets are 0..1, or any finite number where `known` (B, num_labels) bool is False. If
-        nothing is known the loss is 0.
+        nothing is known the loss is 0. In training on several processes it is such that the mean
+        of their losses is that of the whole batch.
 
         With a teacher's logits (B, num_labels) it is (1 - w) of that and w T² times the mean binary
         cross-entropy of σ(logits / T) against σ(teacher / T), over all entries: what is not known
@@ -118,4 +133,4 @@ class MeanOverKnown(nn.Module):
         if known is None:
             return loss
         # A factor rather than a selection, which a GPU would have to wait for; 1 if all is known.
-        return loss * (known.numel() / known.sum().clamp(min=1))
+        return loss * (known.numel() / terms_of_a_process(known.sum(), self.training))

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmlabel.criterion import Criterion
+from mmlabel.criterion import Criterion, terms_of_a_process
 from mmlabel.data.batches import Batch
 from mmlabel.errors import UserError
 from mmlabel.models.encoder import Encoder, own_losses
@@ -256,9 +256,11 @@ class LabelDecoder(nn.Module):
         logits, _ = self.step(context, inputs, named)  # (B, T, num_labels + 1)
         # Start is never predicted, so the classes skip its number: the end's class is num_labels.
         classes = targets - (targets > self.num_labels).long()
-        return F.cross_entropy(
+        loss = F.cross_entropy(
             logits.flatten(0, 1).float(), classes.flatten(), ignore_index=self.padding - 1
         )
+        tokens = self.terms(batch).sum()
+        return loss * (tokens / terms_of_a_process(tokens, self.training))
 
     def _present(self, batch: Batch) -> Tensor:
         """The targets (B, num_labels), 0 where they are not known."""

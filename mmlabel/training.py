@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,8 @@ def train(
             fresh=fresh,
             further=callbacks,
         )
-        check_shares(settings, trainer.world_size, run.prepared.rows)
+        run.data.check_rows = partial(check_shares, settings, trainer.world_size)
+        run.data.check_rows(run.prepared.rows)
         check_norms(settings, trainer)
         until_the_end.enter_context(
             ends_with_children(lambda: getattr(trainer.strategy.launcher, "procs", []))

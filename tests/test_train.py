@@ -14,7 +14,7 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, f1_score
 
-from mmlabel import load
+from mmlabel import load, training
 from mmlabel.checkpoint import load_classifier
 from mmlabel.cli import CONF, load_settings
 from mmlabel.data.datamodule import CaptionedPictures
@@ -414,8 +414,14 @@ def test_an_option_the_trainer_refuses(settings_of, tmp_path: Path):
         train(settings_of("+trainer.max_epoch=3", "model=caption_only"), tmp_path)
 
 
-def test_a_picture_that_is_none(scenes: Path, quick: list[str], tmp_path: Path):
-    """Named, or left out and noted, with stored features and without."""
+def test_a_picture_that_is_none(scenes: Path, quick: list[str], tmp_path: Path, monkeypatch):
+    """Named, or left out and noted, with stored features and without; processes share the rest."""
+    shared: list[int] = []
+
+    def check_shares(settings, processes, rows) -> None:
+        shared.append(sum(map(len, rows.values())))
+
+    monkeypatch.setattr(training, "check_shares", check_shares)
     data = tmp_path / "data"
     shutil.copytree(scenes, data)
     broken = next((data / "data").iterdir())
@@ -427,8 +433,10 @@ def test_a_picture_that_is_none(scenes: Path, quick: list[str], tmp_path: Path):
         with pytest.raises(UserError, match=broken.name):
             train(settings, tmp_path / f"error-{mode}")
         settings = load_settings([*options, f"features.mode='{mode}'", "data.on_bad_image=skip"])
+        shared.clear()
         results = train(settings, tmp_path / f"skip-{mode}")
         assert broken.name in results["notes"][0]
+        assert len(shared) == 2 and shared[1] == shared[0] - 1 == sum(results["rows"].values())
 
 
 def test_pictures_in_two_splits_are_said(settings_of, made: Path, tmp_path: Path):

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -98,6 +98,8 @@ class CaptionedPictures(pl.LightningDataModule):
         setup_seconds: what `setup` took: computing features, or finding them in the cache.
         features: (R, F) of the feature store, once `setup` has filled it; None: pictures are live.
         teacher: the logits of a network to learn from, of the training split, once there are any.
+        check_rows: is called with the splits that are left; raises UserError for those with which
+            the run cannot do.
         features_key: what these depend on besides the pictures: backbone, engine, precision.
     """
 
@@ -135,6 +137,7 @@ class CaptionedPictures(pl.LightningDataModule):
         self.detector = detector
         self.states = states
         self.teacher: TeacherLogits | None = None
+        self.check_rows: Callable[[Mapping[str, np.ndarray]], None] = lambda _: None
         self.augment = augment
         self.first_epoch = first_epoch
         self.detector_seconds = 0.0
@@ -346,6 +349,7 @@ class CaptionedPictures(pl.LightningDataModule):
 
     def _leave_out(self, bad: np.ndarray) -> None:
         self.prepared.leave_out(bad, "as their pictures cannot be read")
+        self.check_rows(self.prepared.rows)
 
     def split(self, name: str, *, plain: bool = False) -> SplitRows:
         """The rows of one split, from stored features if there are any, else from pictures.

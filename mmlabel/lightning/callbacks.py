@@ -51,7 +51,6 @@ def quiet_lightning() -> None:
         ".*dirpath has changed from",
         ".*module\\(s\\) in eval mode at the start of training",  # a frozen backbone
         ".*Total length of `DataLoader` across ranks is zero",  # no row to validate on is left
-        ".*use `self.log\\('lr', ..., sync_dist=True\\)`",  # all processes have the same rate
         ".*The `srun` command is available",  # also where one process is all that is wanted
     ):
         warnings.filterwarnings("ignore", remark)

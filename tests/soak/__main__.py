@@ -311,7 +311,7 @@ def disturbed(soak: Soak, name: str, command: list[str], *, times: int, full: bo
         soak.faults.append("another history")
     _, found, rest = log.read_text(errors="replace").partition("Traceback")
     if found:
-        soak.faults.append(f"a traceback: {rest[:1000]}")
+        soak.faults.append(f"a traceback, its end: {rest[-2000:]}")
     left = temporary_files(folder)
     soak.faults += [f"left behind: {path.name}" for path in left]
     shutil.rmtree(folder, ignore_errors=True)

@@ -231,19 +231,20 @@ def _is_utf_8(path: Path) -> bool:
 
 def _columns(path: Path, header: list[str], columns: Columns) -> list[str | None]:
     """Which column has the pictures, and which the captions."""
-    halves = [
+    found: list[str | None] = []
+    missing: dict[str, str] = {}
+    for names, option, needed in (
         (columns.picture, _PICTURE, columns.need_picture),
         (columns.caption, _CAPTION, columns.need_caption),
-    ]
-    found = [next((name for name in half[0] if name in header), None) for half in halves]
-    if missing := {
-        names[0]: option
-        for name, (names, option, needed) in zip(found, halves, strict=True)
-        if name is None and needed
-    }:
+    ):
+        name = next((name for name in names if name in header), None)
+        found.append(name)
+        if name is not None:
+            column_number(path, header, name)  # or it is there twice
+        elif needed:
+            missing[names[0]] = option
+    if missing:
         raise missing_columns(path, header, missing)
-    for name in filter(None, found):
-        column_number(path, header, name)  # or it is there twice
     return found
 
 

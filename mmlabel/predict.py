@@ -262,14 +262,18 @@ def _open(predictor: "Predictor", options: argparse.Namespace) -> Rows:
     )
     beside = options.what.parent
     if predictor.looks_at_pictures and options.pictures is None and _is_table(options.what):
-        _check_one_place(rows.rows, folder, beside)
+        if folder.is_dir() and not folder.samefile(beside):
+            _check_one_place(rows.rows, folder, beside)
+            if data.name == "csv" and options.what.resolve() != path_of(data.file).resolve():
+                rows.notes.append(
+                    f"pictures are read from {folder}, where those of training are: --pictures"
+                    " FOLDER says otherwise"
+                )
     return rows
 
 
 def _check_one_place(rows: Iterable[Row], folder: Path, beside: Path) -> None:
     """Raise UserError for a picture of training's folder that is another one beside the table."""
-    if folder == beside or not folder.is_dir() or folder.samefile(beside):
-        return
     for row in rows:
         here, there = beside / row.id, folder / row.id
         if here.is_file() and there.is_file() and not filecmp.cmp(here, there, shallow=False):

@@ -173,7 +173,10 @@ def test_a_picture_of_another_content_beside_the_table_is_not_passed_over(
     (new / "data").mkdir(parents=True)
     (new / "table.csv").write_text("picture\ndata/1.jpg\ndata/2.jpg\n")
     shutil.copy(made / "data" / "1.jpg", new / "data")  # the same picture twice is no question
-    assert run(best, new / "table.csv", "--out", out) == 0
+    # Which is said, as pictures of the same names may be meant that lie in a third folder.
+    said = f"pictures are read from {made}, where those of training are: --pictures FOLDER says oth"
+    assert run(best, new / "table.csv", "--out", out) == 0 and said in capsys.readouterr().err
+    assert run(best, made / "rows.csv", "--out", out) == 0 and said not in capsys.readouterr().err
     shutil.copy(made / "data" / "3.jpg", new / "data" / "2.jpg")
     assert run(best, new / "table.csv", "--out", out) == 1
     said = capsys.readouterr().err

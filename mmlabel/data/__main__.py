@@ -14,6 +14,7 @@ from mmlabel.data.annotations import Annotations, MissingPictures
 from mmlabel.data.captions import Vocabulary, note_on_symbols, tokenise
 from mmlabel.data.embeddings import load_embeddings
 from mmlabel.data.labels import (
+    labels_of_every_row,
     labels_that_look_alike,
     labels_that_occur_once,
     labels_without_rows,
@@ -116,6 +117,7 @@ def look_at(settings: Settings) -> DataSet:
     once_in = {split: np.flatnonzero(np.isin(first, own)) for split, own in rows.items()}
     doubtful = [
         *labels_that_look_alike(once),
+        *labels_of_every_row(once),
         *labels_that_occur_once(once),
         *labels_without_rows(once, once_in),
     ]

@@ -358,8 +358,8 @@ def label_summary(annotations: Annotations) -> list[str]:
     """Lines that show which labels a data set has, so that a wrong column is seen before training.
 
     How many there are, the ten commonest with their counts, how many occur once or never, rows
-    without a label, and names that differ only in capitals. A picture counts once, however many
-    captions it has.
+    without a label, names that differ only in capitals, and labels that every row has. A picture
+    counts once, however many captions it has.
     """
     rows = count(len(annotations), "row")
     if len(first := list(annotations.first_rows.values())) < len(annotations):
@@ -381,7 +381,7 @@ def label_summary(annotations: Annotations) -> list[str]:
             f"{count(empty, 'row has', 'rows have')} no {label}, and F1 per sample counts such a"
             " row as 0, whatever is answered"
         )
-    return [*lines, *labels_that_look_alike(annotations)]
+    return [*lines, *labels_that_look_alike(annotations), *labels_of_every_row(annotations)]
 
 
 def labels_that_look_alike(annotations: Annotations) -> list[str]:
@@ -399,6 +399,16 @@ def labels_that_look_alike(annotations: Annotations) -> list[str]:
         "labels that differ only in capitals, spaces, signs that are not seen or how a letter is"
         f" encoded: {listed(alike)}"
     ]
+
+
+def labels_of_every_row(annotations: Annotations) -> list[str]:
+    """A line that names them; [] if there are none.
+
+    Of labels that are not known everywhere `one_hot` says the same.
+    """
+    everywhere = annotations.targets.all(axis=0) if annotations.known is None else []
+    names = [quoted(annotations.label_names[n]) for n in np.flatnonzero(everywhere)]
+    return [f"every row has {listed(names)}: scores of such a label say nothing"] if names else []
 
 
 def labels_that_occur_once(annotations: Annotations) -> list[str]:

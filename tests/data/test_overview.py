@@ -266,12 +266,14 @@ def test_labels_that_a_split_has_no_row_of_and_emoji_are_said(cache: Path, tmp_p
         assert f"Note: {said}\n" in printed and said in html
 
 
-def test_labels_that_look_alike_are_said(cache: Path, tmp_path: Path, capsys):
-    (tmp_path / "rows.csv").write_text("labels,caption\n" + "Cat,a\ncat,b\ndog,c\n" * 4)
+def test_labels_that_look_alike_or_tell_nothing_are_said(cache: Path, tmp_path: Path, capsys):
+    (tmp_path / "rows.csv").write_text("labels,caption\n" + "Cat x,a\ncat x,b\ndog x,c\n" * 4)
     options = ["data=csv", f"data.file={tmp_path}/rows.csv", f"cache_dir={cache}", *COMMON]
     assert run(*options, "model=caption_only") == 0
+    printed = capsys.readouterr().out
     said = "labels that differ only in capitals, spaces or how a letter is encoded: Cat, cat"
-    assert f"Note: {said}\n" in capsys.readouterr().out
+    assert f"Note: {said}\n" in printed
+    assert "Note: every row has x: scores of such a label say nothing\n" in printed
 
 
 def test_a_model_without_captions_needs_none(made: Path, cache: Path, capsys):

@@ -434,6 +434,8 @@ def test_the_summary_of_labels(tmp_path):
     # As one keyboard and another write it.
     hearts = label_summary(any_csv(tmp_path, COLUMNS + "1.png,\u2764,a\n2.png,\u2764\ufe0f,b\n"))
     assert hearts[-1].endswith("how a letter is encoded: \u2764, \u2764\ufe0f")
+    every = label_summary(any_csv(tmp_path, COLUMNS + "1.png,dog cat,a\n2.png,dog,b\n"))
+    assert every[-1] == "every row has dog: scores of such a label say nothing"
 
 
 def test_rows_without_a_known_label_are_counted_but_not_those_of_which_nothing_is_known(tmp_path):

@@ -222,8 +222,8 @@ def _caption_lines(captions: Captions) -> Iterator[str]:
     middle, most = np.percentile(lengths, [50, 95]).round().astype(int)
     yield (
         f"captions: {count(middle, 'word')} in the middle, 95 % have up to {most}, the longest"
-        f" {lengths.max():,}; {(lengths == 0).sum():,} are empty, {captions.repeated:,} rows have"
-        " one that another row has, too"
+        f" {lengths.max():,}; {(lengths == 0).sum():,} have no word, {captions.repeated:,} rows"
+        " have one that another row has, too"
     )
     if captions.without_vector is None:
         yield f"words: {captions.words:,} in the training captions"

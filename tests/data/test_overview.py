@@ -267,13 +267,15 @@ def test_labels_that_a_split_has_no_row_of_and_emoji_are_said(cache: Path, tmp_p
 
 
 def test_labels_that_look_alike_or_tell_nothing_are_said(cache: Path, tmp_path: Path, capsys):
-    (tmp_path / "rows.csv").write_text("labels,caption\n" + "Cat x,a\ncat x,b\ndog x,c\n" * 4)
+    (tmp_path / "rows.csv").write_text("labels,caption\n" + "Cat x,a\ncat x,b\ndog x,?!\n" * 4)
     options = ["data=csv", f"data.file={tmp_path}/rows.csv", f"cache_dir={cache}", *COMMON]
     assert run(*options, "model=caption_only") == 0
     printed = capsys.readouterr().out
     said = "labels that differ only in capitals, spaces or how a letter is encoded: Cat, cat"
     assert f"Note: {said}\n" in printed
     assert "Note: every row has x: scores of such a label say nothing\n" in printed
+    # Not "empty", which a note counts as the file has them.
+    assert "; 4 have no word, 12 rows have one that another row has" in printed
 
 
 def test_a_model_without_captions_needs_none(made: Path, cache: Path, capsys):

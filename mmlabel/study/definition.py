@@ -16,6 +16,7 @@ from yaml import YAMLError
 from mmlabel.errors import UserError, nearest, no_yaml
 from mmlabel.evidence import METRICS
 from mmlabel.help import CONF
+from mmlabel.options import shown
 from mmlabel.study.columns import COLUMNS
 
 CHECKED = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
@@ -138,6 +139,12 @@ def _study(path: Path, content: dict) -> Study:
     variants = content.get("variants", {})
     if not isinstance(variants, dict):
         raise UserError(f"{where}: variants: must hold NAME: {{label: …, overrides: […]}}")
+    for name in [*variants, content.get("baseline", "")]:
+        if name is None or isinstance(name, bool):
+            raise UserError(
+                f"{where}: a variant's name is read as {shown(name)}: quote it, as YAML takes no,"
+                " off, yes, on and null for values"
+            )
     parts = [_variant(where, str(key), value) for key, value in variants.items()]
     if "baseline" in content:
         content = content | {"baseline": str(content["baseline"])}  # YAML reads 2 as a number

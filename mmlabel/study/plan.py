@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -111,6 +112,12 @@ def job_overrides(
     return [item for item in given if item not in idle]
 
 
+def _text(name: str) -> str:
+    """A name as Hydra reads it; unquoted true is no text, and 1e3 is 1000.0."""
+    plain = re.fullmatch(r"(?!(?i:true|false|null|nan|inf)$)[A-Za-z_][\w.-]*|\d+", name)
+    return name if plain else f"'{name}'"
+
+
 def _of_another_kind(name: str, variant: Variant) -> bool:
     """Whether an option exists with other kinds of its group, but not with the variant's own."""
     group = name.split(".")[0]
@@ -160,7 +167,7 @@ def plan(
         for item in _merged(study, variant, overrides):
             if item not in given:
                 log.info("variant %s: %s has no effect there and is left out", variant.name, item)
-        names = [f"study.name={study.name}", f"study.variant={variant.name}"]
+        names = [f"study.name={_text(study.name)}", f"study.variant={_text(variant.name)}"]
         settings = configurations.settings_of(given)
         _check_trains_and_tests(variant, settings)
         _check_seeds(variant, given, configurations.settings_of)

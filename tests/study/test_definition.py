@@ -82,6 +82,11 @@ def only(**changes: object) -> dict:
         (changed(fixed=["study.name=x"]), "a study sets this itself"),
         (changed(variants={"b, c": {"label": "B", "overrides": []}}), '"b, c": a name is of'),
         (
+            "title: T\nquestion: Q\nbaseline: a\n"
+            "variants: {a: {label: A, overrides: []}, no: {label: B, overrides: []}}\n",
+            "a variant's name is read as false: quote it, as YAML takes no, off,",
+        ),
+        (
             "title: T\nquestion: Q\nbaseline: 1\n"
             "variants: {1: {label: A, overrides: []}, '1': {label: B, overrides: []}}\n",
             "two variants 1",

@@ -252,6 +252,13 @@ def test_what_a_study_compares_cannot_be_overridden(study: Study, tmp_path: Path
         planned(study, tmp_path, overrides=("model.head.dropout=0.3",))
 
 
+@pytest.mark.parametrize("name", ["a", "2", "0.5", "1e3", "true", "no", "null", "NaN", "v1.5"])
+def test_a_variants_name_reaches_its_runs_as_it_is(study: Study, tmp_path: Path, name: str):
+    variants = [replace(study.variants[0], name=name), *study.variants[1:]]
+    job = planned(replace(study, variants=variants, baseline=name), tmp_path)[0]
+    assert settings_of(tuple(job.overrides)).study.variant == name
+
+
 def test_variants_that_are_the_same_are_a_mistake(study: Study, tmp_path: Path):
     twin = replace(study.variants[0], name="twin")
     with pytest.raises(UserError, match="variants a and twin have the same settings"):

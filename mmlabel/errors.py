@@ -104,3 +104,11 @@ def first_line(error: BaseException) -> str:
     'wrong'
     """
     return (str(error).strip().splitlines() or [""])[0].rstrip(" .") or type(error).__name__
+
+
+def no_numbers(answers: str) -> UserError:
+    """What is said of a network whose answers are NaN; `answers` says which."""
+    return UserError(
+        f"{answers} are no numbers (nan): too high a learning rate has destroyed the network's"
+        " weights; train anew with a lower optimizer.lr, or with trainer.gradient_clip_val"
+    )

@@ -20,7 +20,7 @@ from mmlabel.data.captions import CaptionCounts, EncodedCaptions, encode_texts
 from mmlabel.data.pictures import BadPicture, as_rgb, decode, read_picture
 from mmlabel.data.subwords import Subwords
 from mmlabel.data.transforms import Size, stack_views, views_of
-from mmlabel.errors import UserError, first_line
+from mmlabel.errors import UserError, first_line, no_numbers
 from mmlabel.models.backbones import Backbone
 from mmlabel.models.engines import (
     Engine,
@@ -219,7 +219,8 @@ class Predictor:
         as an empty one.
 
         Raises UserError for a picture that cannot be read, for a caption that is no text, for one
-        of the two that is missing where nothing else decides, and for lists of different lengths.
+        of the two that is missing where nothing else decides, for lists of different lengths, and
+        for a network whose answers are no numbers.
         """
         picture, caption = _as_list(picture, pixels=True), _as_list(caption)
         if not isinstance(picture, list | tuple) and not isinstance(caption, list | tuple):
@@ -290,7 +291,10 @@ class Predictor:
             rows=torch.arange(len(captions), device=self.device),
             ids=[],
         )
-        return self._classifier(batch)[:, self.label_numbers].float()
+        logits = self._classifier(batch)[:, self.label_numbers].float()
+        if logits.isnan().any():
+            raise no_numbers(f"the answers of {self._checkpoint}")
+        return logits
 
     def _encode(self, captions: Sequence[str]) -> EncodedCaptions:
         settings, text = self.settings.captions, self.settings.text_transformer

@@ -386,6 +386,21 @@ def test_a_rate_that_makes_the_loss_nan_stops_the_run(settings_of, tmp_path: Pat
         train(settings_of(*options), tmp_path)
 
 
+@pytest.mark.parametrize("validated", [True, False])
+def test_a_rate_whose_last_step_makes_weights_nan_is_told(
+    validated: bool, settings_of, tmp_path: Path
+):
+    """The loss of that step was a number, and nothing is trained after it."""
+    options = ["model=caption_only", "optimizer=sgd", "optimizer.lr=1e30", "scheduler=none"]
+    options += ["trainer.max_epochs=1", "trainer.limit_train_batches=1"]
+    options += [] if validated else ["trainer.limit_val_batches=0"]
+    with pytest.raises(UserError, match=r"the answers to the (val|test) rows are no numbers"):
+        train(settings_of(*options), tmp_path)
+    checkpoint = tmp_path / ("best.ckpt" if validated else "last.ckpt")
+    with pytest.raises(UserError, match=f"the answers of {checkpoint} are no numbers"):
+        load(checkpoint).predict(caption="a dog")
+
+
 def test_a_row_left_over_joins_the_batch_before(settings_of, tmp_path: Path):
     train(settings_of("data.rows=[33,12,12]", "data.batch_size=16"), tmp_path)
 

@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from mmlabel.data.batches import Batch
+from mmlabel.errors import no_numbers
 from mmlabel.metrics import score
 from mmlabel.optimizers import step_plateau
 from mmlabel.thresholds import FINDERS, Raised
@@ -210,6 +211,8 @@ class Classifier(pl.LightningModule):
         if self.trainer.world_size > 1:
             columns = [torch.cat(gather_all_tensors(column.contiguous())) for column in columns]
         rows, probabilities, targets, known, losses, terms = (column.cpu() for column in columns)
+        if probabilities.isnan().any() and self.trainer.state.fn != "fit":
+            raise no_numbers(f"the answers to the {split} rows")
         order = rows.argsort()
         self.evaluated[split] = Evaluated(
             rows[order],

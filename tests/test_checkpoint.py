@@ -474,9 +474,9 @@ def test_a_detector_must_be_the_one_it_was_trained_on(settings_of, scenes: Path,
             best = tmp_path / "run" / "best.ckpt"
             picture = next(scenes.rglob("*.jpg"))
             mmlabel.load(best).predict(picture, "a dog")
-            versions = "mmlabel.models.detectors.detector._version"
+            versions = "mmlabel.models.detectors.detector.library_versions"
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(versions, lambda library: "a newer one")
+                patch.setattr(versions, lambda *libraries: dict.fromkeys(libraries, "a newer one"))
                 mmlabel.load(best).predict(picture, "a dog")
     with pytest.raises(UserError, match=f"{best} was trained on the scores of a detector"):
         mmlabel.load(best).predict(picture, "a dog")

@@ -271,7 +271,10 @@ def test_labels_that_look_alike_or_tell_nothing_are_said(cache: Path, tmp_path: 
     options = ["data=csv", f"data.file={tmp_path}/rows.csv", f"cache_dir={cache}", *COMMON]
     assert run(*options, "model=caption_only") == 0
     printed = capsys.readouterr().out
-    said = "labels that differ only in capitals, spaces or how a letter is encoded: Cat, cat"
+    said = (
+        "labels that differ only in capitals, spaces, signs that are not seen or how a letter is"
+        " encoded: Cat, cat"
+    )
     assert f"Note: {said}\n" in printed
     assert "Note: every row has x: scores of such a label say nothing\n" in printed
     # Not "empty", which a note counts as the file has them.

@@ -57,16 +57,8 @@ def nearest(name: str, options: Iterable[str]) -> str:
     '; did you mean "resnet18" or "resnet50"?'
     >>> nearest("x", ["resnet50", "vgg16"])
     '; choose from resnet50, vgg16'
-    >>> nearest("1000.0", ["1e3", "NO"])
-    '; "1e3" is the same number: where it is a text, it is quoted within: ["1e3"]'
     """
     options = sorted(set(options))
-    if same := [o for o in options if o != name and _number(o) == _number(name) is not None]:
-        # Hydra reads 1e3 as a number, whose spelling is lost.
-        text = name if "e" in name.lower() else same[0]
-        return (
-            f'; "{same[0]}" is the same number: where it is a text, it is quoted within: ["{text}"]'
-        )
     close = difflib.get_close_matches(name, options, n=1)
     if not close:
         return f"; choose from {listed(options, _MOST)}"
@@ -76,13 +68,6 @@ def nearest(name: str, options: Iterable[str]) -> str:
     if len(longer) > 10:
         return f"; did you mean one of {listed(longer)}?"
     return f"; did you mean {', '.join(longer[:-1])} or {longer[-1]}?"
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
 
 
 def mistyped(text: str, flags: Iterable[str]) -> str | None:

@@ -37,8 +37,9 @@ class Group(BaseModel):
 
 
 def _as_text(value: object) -> object:
-    """Hydra reads a name such as 2 as a number."""
-    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+    """Hydra reads a name such as 2 or 0.5 as a number. 1000.0 may have been 1e3: it is refused."""
+    number = isinstance(value, int) or (isinstance(value, float) and not value.is_integer())
+    return str(value) if number and not isinstance(value, bool) else value
 
 
 Text = Annotated[str, BeforeValidator(_as_text)]
@@ -273,11 +274,12 @@ def _message(problem: ErrorDetails, group: type[Group]) -> str:
         hint = close if "did you mean" in close else ""
     in_list = isinstance(problem["loc"][-1], int)
     given = f"{name}, {shown(value)}" if in_list else f"{name}={shown(value)}"
-    # Hydra reads null, true and false as no texts.
-    if problem["type"] == "string_type" and (value is None or isinstance(value, bool)):
-        text = f'["{shown(value)}"]' if in_list else f'"{shown(value)}"'
-        also = "" if value is None else " (in a file also yes, no, on and off)"
-        hint = f"; where it is a text{also}, it is quoted within: '{name}={text}'"
+    # Hydra reads null, true and 1e3 as no texts.
+    if problem["type"] == "string_type" and (value is None or isinstance(value, bool | float)):
+        text = '"1e3"' if isinstance(value, float) else f'"{shown(value)}"'
+        also = " (in a file also yes, no, on and off)" if isinstance(value, bool) else ""
+        quoted = f"'{name}={f'[{text}]' if in_list else text}'"
+        hint = f"; where it is a text{also}, it is quoted within, as it is written: {quoted}"
     return f"{given}: give {allowed(field)}{hint}"
 
 

@@ -68,12 +68,17 @@ def run(*options: str, cwd: Path, code: int = 0) -> str:
         (
             ["data=csv", "data.file=x.csv", "data.label_columns=[NO,null]"],
             """null: give a list of at least 1 text, or null; where it is a text, it is quoted"""
-            """ within: 'data.label_columns=["null"]'""",
+            """ within, as it is written: 'data.label_columns=["null"]'""",
         ),
         (
             ["data=csv", "data.file=x.csv", "data.label_column=true"],
-            "(in a file also yes, no, on and off), it is quoted within:"
+            "(in a file also yes, no, on and off), it is quoted within, as it is written:"
             """ 'data.label_column="true"'""",
+        ),
+        (
+            ["data=csv", "data.file=x.csv", "data.label_names=[NO,1e3]"],
+            """label_names, 1000.0: give a list of at least 1 text, or null; where it is a text,"""
+            """ it is quoted within, as it is written: 'data.label_names=["1e3"]'""",
         ),
         (["data.separator=;", "data.capton_column=été"], 'did you mean "data.caption_column"?'),
         (["lstm.hidden=64,128"], "several values, and a run takes one (train.py -m makes a run of"),

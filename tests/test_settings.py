@@ -90,9 +90,9 @@ def _is(part: Any, metadata: tuple[object, ...], value: object) -> bool:
         fits = all(any(_is(p, m, one) for p, m in members(item, ())) for one in value)
         return fits and _within(metadata, value)
     if part is str:
-        # Names that look like numbers are names.
-        text = isinstance(value, str) or type(value) in (int, float)
-        return text and _within(metadata, str(value))
+        # Names that look like numbers are names, but for 1000.0, which may have been 1e3.
+        number = type(value) is int or (type(value) is float and not value.is_integer())
+        return (isinstance(value, str) or number) and _within(metadata, str(value))
     if part is float:
         number = type(value) in (int, float)
         return number and math.isfinite(value) and _within(metadata, value)  # type: ignore[arg-type]

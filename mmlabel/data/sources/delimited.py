@@ -149,7 +149,7 @@ def missing_columns(path: Path, header: Sequence[str], missing: Mapping[str, str
     options = [option for option in dict.fromkeys(missing.values()) if option]
     says = f" ({listed(options)} {'says' if len(options) == 1 else 'say'} which)" if options else ""
     close = nearest(next(iter(missing)), names) if names and len(options) < 2 else ""
-    hint = "" if close.startswith("; choose from") else close
+    hint = close if close.startswith("; did you mean") else ""
     inner = [name for name in missing if "." in name and name.split(".")[0] in names]
     if inner and path.suffix.lower() in JSON_LINES:
         hint = f"; what is within another value ({inner[0]}) is no column: write it into one"

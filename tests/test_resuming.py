@@ -3,6 +3,7 @@
 import csv
 import math
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -886,6 +887,16 @@ def test_the_same_command_goes_on_where_it_was_stopped(settings_of, tmp_path: Pa
     other = [*CAPTIONS, "trainer.max_epochs=4", "resume=true", "lstm.layers=2"]
     with pytest.raises(UserError, match="lstm.layers=2, but the checkpoint was trained with"):
         run(settings_of, tmp_path / "cut", *other)
+
+
+def test_seconds_are_the_clocks_and_counted_once(settings_of, tmp_path: Path):
+    """Evaluation reads the best epoch's checkpoint, in which there are seconds, too."""
+    began = time.monotonic()
+    seconds = run(settings_of, tmp_path, *CAPTIONS, "trainer.max_epochs=3")["seconds"]
+    assert sum(seconds[part] for part in ("setup", "features", "train", "test")) == pytest.approx(
+        seconds["total"]
+    )
+    assert seconds["total"] <= time.monotonic() - began
 
 
 def test_the_seconds_before_a_stop_count(settings_of, tmp_path: Path, monkeypatch):

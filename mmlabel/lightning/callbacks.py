@@ -149,16 +149,19 @@ class TrainingTime(Callback):
 
     def __init__(self) -> None:
         self.before = 0.0
-        self.began = time.monotonic()
+        self.began: float | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.began = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self.before + time.monotonic() - self.began}
+        own = 0.0 if self.began is None else time.monotonic() - self.began
+        return {"seconds": self.before + own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.before = float(state_dict["seconds"])
+        # Not of the run's own best epoch, which Lightning reads to evaluate it.
+        if self.began is None:
+            self.before = float(state_dict["seconds"])
 
 
 class StepCurves(Callback):

@@ -3,7 +3,6 @@
 import csv
 import math
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -889,14 +888,12 @@ def test_the_same_command_goes_on_where_it_was_stopped(settings_of, tmp_path: Pa
         run(settings_of, tmp_path / "cut", *other)
 
 
-def test_seconds_are_the_clocks_and_counted_once(settings_of, tmp_path: Path):
+def test_seconds_are_counted_once(settings_of, tmp_path: Path, monkeypatch):
     """Evaluation reads the best epoch's checkpoint, in which there are seconds, too."""
-    began = time.monotonic()
+    monkeypatch.setattr(TrainingTime, "state_dict", lambda _: {"seconds": 1_000.0})
     seconds = run(settings_of, tmp_path, *CAPTIONS, "trainer.max_epochs=3")["seconds"]
-    assert sum(seconds[part] for part in ("setup", "features", "train", "test")) == pytest.approx(
-        seconds["total"]
-    )
-    assert seconds["total"] <= time.monotonic() - began
+    assert sum(seconds.values()) - seconds["total"] == pytest.approx(seconds["total"])
+    assert seconds["total"] < 100
 
 
 def test_the_seconds_before_a_stop_count(settings_of, tmp_path: Path, monkeypatch):

@@ -44,7 +44,9 @@ def pack(weights: FrozenWeights) -> dict[str, np.ndarray] | None:
         return None
     kinds = (("parameters", weights.parameters), ("buffers", weights.buffers))
     return {
-        f"{kind}/{name}": value.numpy() for kind, named in kinds for name, value in named.items()
+        f"{kind}/{name}": value.cpu().numpy()
+        for kind, named in kinds
+        for name, value in named.items()
     }
 
 

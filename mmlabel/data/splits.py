@@ -205,12 +205,16 @@ def note_of_left_out(ids: Sequence[str], rows: Mapping[str, np.ndarray]) -> str 
     return f"data.splits leaves out {left:,} of {count(len(ids), 'row')}" if left else None
 
 
+def _cell(value: object) -> str:
+    return "" if value is None else str(value)
+
+
 def _named_splits(file: Path, id_columns: Sequence[str]) -> list[tuple[int, str, str]]:
     """The row number, image id and split of each row of a splits file."""
     text, _ = read_text(file)
     if file.suffix.lower() in JSON_LINES:
         header, objects = parse_json_lines(file, text)
-        lines = [[str(content.get(key) or "") for key in header] for content in objects]
+        lines = [[_cell(content.get(key)) for key in header] for content in objects]
     else:
         first_line = next(filter(str.strip, text.splitlines()), "")
         try:

@@ -268,6 +268,15 @@ def test_the_table_itself_can_say_the_splits(tmp_path):
         other.divide(read, cache_dir=tmp_path)
 
 
+def test_ids_that_are_numbers_in_json_lines(tmp_path):
+    file = tmp_path / "splits.jsonl"
+    names = ["train", "val", "test"]
+    lines = [json.dumps({"ImageID": number, "split": name}) for number, name in enumerate(names)]
+    file.write_text("\n".join(lines))
+    found = read_splits(file, ["0", "1", "2"])
+    assert [found[name].tolist() for name in names] == [[0], [1], [2]]
+
+
 @pytest.mark.parametrize("sign", ["\t", ";"])
 def test_a_splits_file_with_another_delimiter(sign: str, tmp_path):
     lines = "split,ImageID\ntrain,a.jpg\nval,b.jpg\ntest,c.jpg\n"

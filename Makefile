@@ -31,7 +31,7 @@ test-oldest: ## run the tests with the oldest and the newest versions that are a
 test-slurm: .venv/installed-test ## run the tests of SLURM, on a cluster that is made of this machine (as root)
 	tests/slurm.sh
 
-test-cluster: .venv/installed-test ## run the test of Ray's launcher, in an environment of its own
+test-cluster: .venv/installed-test ## run the tests of Ray's launcher, in an environment of its own
 	tests/cluster.sh
 
 FUZZ ?= 2000

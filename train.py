@@ -130,8 +130,6 @@ def _hint(arguments: Sequence[str]) -> str:
         return "no run was under way; start it again"
     if "slurm" in launchers[0]:
         return "jobs go on in SLURM's queue (squeue --me), and scancel ends them"
-    if launchers[0] in ("hydra/launcher=cluster", "hydra/launcher=ray"):
-        return "jobs go on (ray stop --force ends them)"
     return (
         "the jobs that were under way end, too; with resume=true and hydra.sweep.dir=DIR the same"
         " command goes on"

@@ -39,6 +39,7 @@ from mmlabel.processes import (
     is_first_process,
     started,
 )
+from mmlabel.ray_jobs import hear_signals
 from mmlabel.repeating import with_record
 from mmlabel.settings import CHOSEN_BY_GROUP, Settings, flatten, option_names, read_settings
 from mmlabel.submitit_jobs import take_jobs_along
@@ -95,6 +96,7 @@ def _answered_run(
         if hasattr(signal, name):  # Windows has no SIGUSR1
             signal.signal(getattr(signal, name), _interrupt)
     take_jobs_along(sys.argv[1:])
+    hear_signals(sys.argv[1:])
     try:
         if help_text is not None:
             parser = get_args_parser()

@@ -300,7 +300,7 @@ def _explain(error: Exception) -> str:
     if isinstance(error, OverrideParseException):
         return _unreadable([error.override])
     if isinstance(error, MissingConfigException):
-        if found := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
+        if found := re.search(r"Could not (?:find|load) '([^']+)/([^'/]+)'", text):
             return _no_choice(*found.groups(), of_files=error.options or ())
     if found := re.search(r"Could not override '([^']+)'", text):
         key = found[1].split("@")[0]
@@ -380,6 +380,8 @@ def _no_choice(group: str, name: str, *, of_files: Iterable[str] = ()) -> str:
             return f"{group}={name} is not installed: pip install {package}"
         return f'there is no {group}="{name}"'
     names = {*choices(group), *(found for found in of_files if not found.startswith("_"))}
+    if not names:
+        return f'there is no group of options "{group}" to choose {name} from'
     return f'there is no {group}="{name}"{nearest(name, names)}'
 
 

@@ -115,6 +115,10 @@ def run(*options: str, cwd: Path, code: int = 0) -> str:
         ),
         (["optimizer="], "optimizer=: optimizer is a group of options: give optimizer=NAME"),
         (["experiment=null"], "give experiment=NAME, one of best, "),
+        (
+            ["-m", "hydra/launcher=cluster", "seed=0,1"],
+            "launcher=ray is not installed: pip install",
+        ),
         (["hydra/sweeper=null"], "this is a group of options: hydra/sweeper=NAME, or leave it out"),
         (["xyzzy=3"], 'there is no option "xyzzy"; python train.py --help lists all'),
         (["callbacks.xx=1"], 'no option "callbacks.xx"; there are callbacks.model_summary, '),

@@ -110,6 +110,13 @@ def test_a_mistyped_file_of_ones_own_is_told(folder: Path):
         command_settings([where, "experiment=xyzzy"])
 
 
+def test_what_a_file_of_ones_own_takes_from_a_group_that_there_is_not_is_told(tmp_path: Path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("defaults:\n  - /modle/kind: small\n")
+    with pytest.raises(UserError, match=r'no group of options "modle/kind" to choose small from$'):
+        command_settings([f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine"])
+
+
 def test_a_run_says_what_it_goes_without(quick: list[str], folder: Path, train_py, tmp_path: Path):
     """Once, in its notes; and its page has the command that makes it again, files included."""
     given = [option for option in quick if not option.startswith(("backbone", "features"))]

@@ -173,11 +173,15 @@ def check_ids(path: Path, ids: list[str], *, repeated: bool = False, hint: str =
     """
     if not ids:
         raise UserError(f"{path} has no rows")
+    if nameless := [str(row) for row, image_id in enumerate(ids, start=1) if not image_id]:
+        rows = f"row {nameless[0]} has" if len(nameless) == 1 else f"rows {listed(nameless)} have"
+        raise UserError(
+            f"{path}: {rows} no image id: fill it in, or delete such rows (spreadsheets write empty"
+            " ones below a table)"
+        )
     first_row: dict[str, int] = {}
     again: dict[str, list[str]] = {}  # the rows of an id that has several
     for row, image_id in enumerate(ids, start=1):
-        if not image_id:
-            raise UserError(f"{path}: row {row} has no image id")
         if "\0" in image_id:
             raise UserError(f"{path}: row {row} has a zero byte in its image id: {image_id!r}")
         if (first := first_row.setdefault(image_id, row)) != row:

@@ -153,6 +153,8 @@ def missing_columns(path: Path, header: Sequence[str], missing: Mapping[str, str
     inner = [name for name in missing if "." in name and name.split(".")[0] in names]
     if inner and path.suffix.lower() in JSON_LINES:
         hint = f"; what is within another value ({inner[0]}) is no column: write it into one"
+    if names and names[0].lower().startswith("sep="):
+        hint = f"; its first line ({names[0]}) is a spreadsheet's and no header: delete it"
     return UserError(
         f"{path} has no column {' or '.join(missing)}{says}; its columns: "
         f"{listed(names, 40) or 'none, the file is empty'}{hint}"

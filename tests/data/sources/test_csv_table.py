@@ -126,7 +126,9 @@ COLUMNS = "path,tags,text\n"
             r"2 image ids are there several times: 1.png \(rows 1, 3, 4 and 1 more\), 2.png \(rows "
             r"2 and 5\); .* or all; where each row has one of its labels, write them into one row$",
         ),
-        (COLUMNS + ",1,a\n", {}, "row 1 has no image id"),
+        (COLUMNS + ",1,a\n", {}, "row 1 has no image id: fill it in, or delete"),
+        (COLUMNS + "1.png,1,a\n,,\n,,\n", {}, "rows 2, 3 have no image id: .* below a table"),
+        ("sep=;\n" + COLUMNS.replace(",", ";"), {}, r"first line \(sep=\) is a spr.*: delete it$"),
         (COLUMNS + "1.png,3 x,a\n", {}, r'row 1 \(1.png\): label "x" is not a number'),
         (
             COLUMNS + "1.png,cat,a\n2.png,dog 2019999,a\n3.png,cat,a\n",

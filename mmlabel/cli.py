@@ -154,6 +154,9 @@ def _no_group(text: str) -> str | None:
     if group in Settings.model_fields or "/" in group:
         values += r"|(.*,)?\s*\[.*"
     alone = [value, *value.split(",")]  # those of a sweep, too
+    for name in alone:
+        if found and name.startswith("_") and (CONF / group / f"{name}.yaml").is_file():
+            return _no_choice(group, name)  # it is a part of others
     if not found or not any(re.fullmatch(values, v.strip(), re.IGNORECASE) for v in alone):
         return None
     if (CONF / group).is_dir() and group not in ("", "search", "study"):

@@ -114,6 +114,8 @@ def run(*options: str, cwd: Path, code: int = 0) -> str:
             "backbone.vgg16=1: vgg16 is chosen by its group: give backbone=vgg16",
         ),
         (["optimizer="], "optimizer=: optimizer is a group of options: give optimizer=NAME"),
+        (["data=_splits"], 'there is no data="_splits"; choose from '),
+        (["-m", "model=fusion,_head"], 'there is no model="_head"; choose from '),
         (["experiment=null"], "give experiment=NAME, one of best, "),
         (
             ["-m", "hydra/launcher=cluster", "seed=0,1"],

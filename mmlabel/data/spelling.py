@@ -4,9 +4,8 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from functools import cached_property
 
-ALIKE = (
-    0.6  # the least of `likeness`; "skatebord" and "skateboard" have 0.74, "bikers" and "bike" 0.6
-)
+# The least likeness; "skatebord" and "skateboard" have 0.74, "bikers" and "bike" 0.6.
+ALIKE = 0.6
 
 
 def pieces(word: str) -> set[str]:
@@ -19,14 +18,12 @@ def pieces(word: str) -> set[str]:
     return {framed[at : at + 3] for at in range(len(framed) - 2)}
 
 
-def likeness(first: str, second: str) -> float:
-    """Dice's coefficient of two words' pieces, 0..1: twice those in common over all of both."""
-    one, other = pieces(first), pieces(second)
-    return 2 * len(one & other) / max(1, len(one) + len(other))
-
-
 class Spellings:
-    """Words that others may stand for; the earlier of two that are as likely is preferred."""
+    """Words that others may stand for; the earlier of two that are as likely is preferred.
+
+    Likeness is Dice's coefficient of two words' pieces, 0..1: twice those in common over all of
+    both.
+    """
 
     def __init__(self, words: Sequence[str]) -> None:
         self.words = words

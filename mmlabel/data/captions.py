@@ -293,11 +293,7 @@ def encode(
 
 
 def encode_texts(
-    texts: Sequence[str],
-    vocabulary: Vocabulary,
-    *,
-    max_length: int | None = None,
-    on_missing: Literal["error", "continue"] = "continue",
+    texts: Sequence[str], vocabulary: Vocabulary, *, max_length: int | None = None
 ) -> EncodedCaptions:
     """Encode fresh captions as the captions behind `vocabulary` were.
 
@@ -306,7 +302,7 @@ def encode_texts(
     """
     tokenised = _split(texts).cut(min(MOST_WORDS, max_length or MOST_WORDS))
     if vocabulary.forms is not None:
-        forms, note = _lemmatise(tokenised.words, vocabulary.forms, on_missing=on_missing)
+        forms, note = lemmas_of(tokenised.words, vocabulary.forms)
         notes = (*tokenised.notes, note) if note else tokenised.notes
         tokenised = replace(tokenised, forms=forms, spelt=tokenised.ids, notes=notes)
     return encode(tokenised, vocabulary)

@@ -111,7 +111,7 @@ def _rates(
                 alone(tensor).cpu()
 
     def fill(engine: Engine, extract: Extract) -> None:
-        store = FeatureStore.open(
+        store = FeatureStore(
             bench.folder / "stores",
             key={"backbone": backbone.info.name, **engine.key(), "attempt": next(attempts)},
             size=SIZE,

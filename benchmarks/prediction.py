@@ -83,7 +83,7 @@ def _compare(
         Answers(io.StringIO(), predictor, form="csv", names=names, probabilities=True).write(found)
 
     def fill() -> None:
-        store = FeatureStore.open(
+        store = FeatureStore(
             bench.folder / "filled",
             key={"attempt": next(attempts)},
             size=size,

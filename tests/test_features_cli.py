@@ -29,7 +29,7 @@ def stores(tmp_path: Path) -> list[FeatureStore]:
     """Three stores with 1, 2 and 3 rows, last used now, 10 and 20 days ago."""
     made = []
     for age, backbone in enumerate(BACKBONES):
-        store = FeatureStore.open(
+        store = FeatureStore(
             tmp_path / "cache",
             key={"backbone": backbone, "precision": "bf16"},
             size=4,
@@ -118,7 +118,7 @@ def test_prune_by_age(stores, run, days, stay):
 
 
 def test_a_store_in_use_is_not_old(stores, run):
-    FeatureStore.open(
+    FeatureStore(
         stores[2].folder.parent.parent,
         key={"backbone": BACKBONES[2], "precision": "bf16"},
         size=4,

@@ -234,7 +234,7 @@ class CaptionedPictures(pl.LightningDataModule):
         self, stored: StoredFeatures, device: torch.device
     ) -> tuple[FeatureStore, dict[str, object]]:
         key = stored.extractor.key(device)
-        store = FeatureStore.open(
+        store = FeatureStore(
             self.cache_dir,
             key=key,
             size=self.image_size,

@@ -57,28 +57,22 @@ class Filled:
 
 
 class FeatureStore:
-    """The features of one backbone, precision and transform. Make it with `FeatureStore.open`."""
+    """The features of one backbone, precision and transform; on disk once it has rows.
+
+    Args:
+        cache_dir: under which it is.
+        key: as plain JSON values, all that the features depend on besides pictures and transform:
+            the backbone's name ("backbone"), a digest of its weights, the precision of the
+            arithmetic ("precision"), versions.
+        size: of a view, see `transforms`.
+        width: the number of features.
+        dtype: that they are stored in.
+        upright: whether pictures are turned as their EXIF data says.
+        max_gigabytes: the most disk (10^9 bytes) that `fill` may bring the store to.
+    """
 
     def __init__(
         self,
-        store: RowStore,
-        *,
-        size: Size,
-        upright: bool,
-        digests: Path,
-        max_gigabytes: float | None = None,
-    ) -> None:
-        self.folder = store.folder
-        self.size = size
-        self.upright = upright
-        self.width = store.width
-        self._store = store
-        self._digests = digests
-        self._max_gigabytes = max_gigabytes
-
-    @classmethod
-    def open(
-        cls,
         cache_dir: Path,
         *,
         key: dict[str, object],
@@ -87,24 +81,14 @@ class FeatureStore:
         dtype: Literal["float32", "float16"],
         upright: bool = False,
         max_gigabytes: float | None = None,
-    ) -> "FeatureStore":
-        """The store of these settings under `cache_dir`; it is on disk once it has rows.
-
-        `key` holds, as plain JSON values, all that the features depend on besides pictures and
-        transform: the backbone's name ("backbone"), a digest of its weights, the precision of the
-        arithmetic ("precision"), versions. `size` is that of a view (see `transforms`), `width`
-        the number of features, `dtype` the type they are stored in; `upright` turns pictures as
-        their EXIF data says; `max_gigabytes` is the most disk that `fill` may bring the store to.
-        """
+    ) -> None:
         key = {**key, **transform_key(size, upright=upright)}
-        store = RowStore.open(cache_dir, key=key, width=width, dtype=dtype)
-        return cls(
-            store,
-            size=size,
-            upright=upright,
-            digests=digests_folder(cache_dir),
-            max_gigabytes=max_gigabytes,
-        )
+        self._store = RowStore.open(cache_dir, key=key, width=width, dtype=dtype)
+        self.folder = self._store.folder
+        self.size = size
+        self.upright = upright
+        self._digests = digests_folder(cache_dir)
+        self._max_gigabytes = max_gigabytes
 
     def rows(self, pictures: Sequence[Path]) -> np.ndarray:
         """Where each picture's features are: (N, 2) int64 rows of `array()`, plain then flipped.

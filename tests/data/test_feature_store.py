@@ -61,9 +61,7 @@ def pictures(tmp_path: Path) -> list[Path]:
 def open_store(tmp_path: Path, **changes: object) -> FeatureStore:
     key = {"backbone": "pixels", "weights": "1", "precision": "float32"}
     options = {"size": SIZE, "width": WIDTH, "dtype": "float32", **changes}
-    return FeatureStore.open(
-        tmp_path / "cache", **{**options, "key": {**key, **options.get("key", {})}}
-    )
+    return FeatureStore(tmp_path / "cache", **{**options, "key": {**key, **options.get("key", {})}})
 
 
 def fill(store: FeatureStore, pictures: list[Path], **changes: object) -> Filled:

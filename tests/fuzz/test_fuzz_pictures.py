@@ -199,7 +199,7 @@ def fill(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path], np
 
 def opened(cache_dir: Path) -> FeatureStore:
     width = 3 * SIZE * SIZE
-    return FeatureStore.open(cache_dir, key={"b": 1}, size=SIZE, width=width, dtype="float32")
+    return FeatureStore(cache_dir, key={"b": 1}, size=SIZE, width=width, dtype="float32")
 
 
 @pytest.mark.parametrize("name", ["features.bin", "checksums.bin", "entries.bin", "store.json"])

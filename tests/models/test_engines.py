@@ -75,7 +75,7 @@ def test_a_store_filled_by_either_engine_holds_the_same_features(tmp_path: Path)
     for name in ("torch", "openvino"):
         engine = choose_engine(name, precision="float32", device=CPU)
         extract = build_extract(backbone, engine, device=CPU, size=32)
-        store = FeatureStore.open(
+        store = FeatureStore(
             tmp_path / "cache", key=engine.key(), size=32, width=512, dtype="float32"
         )
         store.fill(pictures, flipped=[True] * 5, extract=extract, batch_size=3, workers=1)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ JSON_LINES = (".jsonl", ".ndjson")  # how the names of such files end
 
 
 class Objects(NamedTuple):
-    """The keys in the order of their first appearance, and the objects of the rows."""
+    """The keys, see `keys_of`, and the objects of the rows."""
 
     header: list[str]
     rows: list[dict[str, object]]
@@ -55,23 +56,29 @@ def parse_json(path: Path, text: str, *, what: str = "") -> object:
 
 
 def parse_json_lines(path: Path, text: str) -> Objects:
-    """The objects of a file of JSON lines; empty lines are no rows.
+    """The objects of a file of JSON lines, see `objects_in`."""
+    # Only this is a line's end; strings may hold the other line breaks.
+    rows = list(objects_in(path, text.split("\n")))
+    return Objects(keys_of(rows), rows)
+
+
+def objects_in(path: Path, lines: Iterable[str]) -> Iterator[dict[str, object]]:
+    """The object of each line of a file; empty lines are no rows.
 
     Raises:
         UserError: a line that is no JSON object.
     """
-    header: dict[str, None] = {}
-    rows: list[dict[str, object]] = []
-    # Only this is a line's end; strings may hold the other line breaks.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        content = parse_json(path, line, what=f" line {number}")
-        if not isinstance(content, dict):
-            raise UserError(f"{path}: line {number} is no JSON object, such as {{...}}")
-        header |= dict.fromkeys(content)
-        rows.append(content)
-    return Objects(list(header), rows)
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            content = parse_json(path, line, what=f" line {number}")
+            if not isinstance(content, dict):
+                raise UserError(f"{path}: line {number} is no JSON object, such as {{...}}")
+            yield content
+
+
+def keys_of(objects: Iterable[dict[str, object]]) -> list[str]:
+    """All keys, in the order of their first appearance."""
+    return list(dict.fromkeys(key for content in objects for key in content))
 
 
 def as_text(value: object) -> str:

@@ -21,7 +21,13 @@ from mmlabel.data.sources.delimited import (
     header_of,
     missing_columns,
 )
-from mmlabel.data.sources.json_lines import JSON_LINES, as_text, parse_json, refuse_json
+from mmlabel.data.sources.json_lines import (
+    JSON_LINES,
+    as_text,
+    keys_of,
+    objects_in,
+    refuse_json,
+)
 from mmlabel.data.sources.report_csv import check_rows, read_unlabelled
 from mmlabel.data.sources.text import read_text, refuse_packed
 from mmlabel.errors import UserError
@@ -269,20 +275,10 @@ class _File:
     def header(self, delimiter: str | None) -> list[str]:
         if delimiter is not None:
             return header_of(self.first_line(), delimiter)
-        keys: dict[str, None] = {}
-        for content in self.objects():
-            keys |= dict.fromkeys(content)
-        return list(keys)
+        return keys_of(self.objects())
 
     def objects(self) -> Iterator[dict[str, object]]:
-        for number, line in enumerate(self.lines(), start=1):
-            if line.strip():
-                content = parse_json(self.path, line, what=f" line {number}")
-                if not isinstance(content, dict):
-                    raise UserError(
-                        f"{self.path}: line {number} is no JSON object, such as {{...}}"
-                    )
-                yield content
+        return objects_in(self.path, self.lines())
 
 
 @dataclass(frozen=True)

@@ -235,7 +235,7 @@ def judge(
 def as_rows(annotations: Annotations) -> list[Row]:
     """The labels of each row in the file's order."""
     names = annotations.label_names
-    numbered = [str(number) for number in range(len(names))] if names[0] == "" else names
+    numbered = [str(number) for number in range(len(names))] if names[:1] == [""] else names
     order = annotations.label_order
     labels = [
         []
@@ -250,7 +250,7 @@ def read_report(folder: Path, text: str, *, labelled: bool) -> list[Row]:
     (folder / "train.csv").write_bytes(text.encode())
     if labelled:
         return as_rows(read_usyd(folder, require_pictures=False))
-    return as_rows(read_unlabelled(folder / "train.csv", require_pictures=False))
+    return as_rows(read_unlabelled(folder / "train.csv", pictures=folder))
 
 
 def with_ends(text: str, end: str) -> tuple[str, str]:

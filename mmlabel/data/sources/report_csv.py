@@ -88,44 +88,29 @@ def read_usyd(
     )
 
 
-def read_unlabelled(
-    path: Path,
-    *,
-    pictures: Path | None = None,
-    label_names: Sequence[str] = REPORT_LABELS,
-    encoding: str | None = "utf-8",
-    require_pictures: bool = True,
-    require_captions: bool = True,
-) -> Annotations:
+def read_unlabelled(path: Path, *, pictures: Path, encoding: str | None = "utf-8") -> Annotations:
     """Read a file in the report's format for its captions alone: `ImageID,Caption`, no `Labels`.
 
-    A `Labels` column may be there and is not read. The targets are all zero.
+    A `Labels` column may be there and is not read: the rows have no targets.
 
     Args:
         path: the CSV.
-        pictures: the picture folder; `data` beside the CSV if not given.
-        label_names: the names of the labels that are to be predicted.
+        pictures: the picture folder, in which none has to be.
         encoding: of the file; None: found out.
-        require_pictures: whether a row without its picture file is an error.
-        require_captions: whether the column `Caption` has to be there.
 
     Raises:
         UserError: as `read_usyd`.
     """
-    path = Path(path)
-    folder = path.parent / "data" if pictures is None else Path(pictures)
-    ids, captions, _, notes = _columns(
-        path, labels=False, require_captions=require_captions, encoding=encoding
-    )
+    ids, captions, _, notes = _columns(path, labels=False, require_captions=True, encoding=encoding)
     return checked_annotations(
         path,
         ids=ids,
         captions=captions,
-        targets=np.zeros((len(ids), len(label_names)), dtype=np.uint8),
-        label_names=label_names,
-        pictures=[folder / image_id for image_id in ids],
-        require_pictures=require_pictures,
-        require_captions=require_captions,
+        targets=np.zeros((len(ids), 0), dtype=np.uint8),
+        label_names=[],
+        pictures=[pictures / image_id for image_id in ids],
+        require_pictures=False,
+        require_captions=True,
         notes=notes,
     )
 

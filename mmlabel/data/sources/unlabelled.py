@@ -209,7 +209,7 @@ def _table(
         # The report's own file is no valid CSV, and can only be read as a whole.
         if header not in REPORT_HEADERS:
             raise UserError(f"{path}: {problem}") from None
-        read = read_unlabelled(path, pictures=folder, encoding=encoding, require_pictures=False)
+        read = read_unlabelled(path, pictures=folder, encoding=encoding)
         whole = [Row(*row) for row in zip(read.ids, read.pictures, read.captions, strict=True)]
         return Rows(whole, len(whole), True, [*notes, *read.notes])
     if not number:

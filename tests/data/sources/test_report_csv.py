@@ -154,12 +154,13 @@ def test_all_characters_of_the_real_files_are_accounted_for(shared):
 
 
 def test_the_real_file_without_labels(shared):
-    annotations = read_unlabelled(shared / "data/usyd/test.csv")
+    folder = shared / "data/usyd"
+    annotations = read_unlabelled(folder / "test.csv", pictures=folder / "data")
     assert len(annotations) == 198
     assert annotations.captions[annotations.ids.index("30690.jpg")] == (
         'A stop sign with a sticker reading "eating animals."'
     )
-    assert annotations.targets.shape == (198, 20) and not annotations.targets.any()
+    assert annotations.pictures[0] == folder / "data" / annotations.ids[0]
 
 
 def saved(folder: Path, text: str | bytes, *, file: str = "train.csv") -> Path:
@@ -235,11 +236,7 @@ def test_a_model_that_does_not_look_needs_no_captions_and_no_pictures(tmp_path):
     assert annotations.notes == ()
     saved(tmp_path, "ImageID\n1.jpg\n2.jpg\n")
     with pytest.raises(UserError, match="no column Caption"):
-        read_unlabelled(tmp_path / "train.csv", require_pictures=False)
-    unlabelled = read_unlabelled(
-        tmp_path / "train.csv", require_pictures=False, require_captions=False
-    )
-    assert unlabelled.ids == ["1.jpg", "2.jpg"]
+        read_unlabelled(tmp_path / "train.csv", pictures=tmp_path)
 
 
 def test_empty_captions_are_counted(tmp_path):
@@ -311,7 +308,7 @@ def test_no_unlabelled_row_becomes_part_of_the_caption_above_it(row, tmp_path):
     file = tmp_path / "test.csv"
     file.write_text(f'ImageID,Caption\n5.jpg,"A sign "for rent"."\n{row}\n7.jpg,"b"\n')
     with pytest.raises(UserError, match=r"test.csv: line 3 (could|has)"):
-        read_unlabelled(file, require_pictures=False)
+        read_unlabelled(file, pictures=tmp_path)
 
 
 def test_a_saved_row_whose_caption_holds_a_record_is_not_cut_in_two(tmp_path):
@@ -342,12 +339,11 @@ def test_one_slip_of_the_pen_is_left_as_it_is(tmp_path):
 
 def test_a_file_without_labels(tmp_path):
     folder = usyd(tmp_path, raw(labels=False), file="test.csv")
-    annotations = read_unlabelled(folder / "test.csv", label_names=["cat", "dog"])
+    annotations = read_unlabelled(folder / "test.csv", pictures=folder)
     assert annotations.captions == [caption for _, _, caption in TRAPS]
-    assert annotations.targets.shape == (len(TRAPS), 2) and not annotations.targets.any()
     usyd(tmp_path, raw())
-    labelled = read_unlabelled(folder / "train.csv")
-    assert labelled.captions == annotations.captions and not labelled.targets.any()
+    labelled = read_unlabelled(folder / "train.csv", pictures=folder)
+    assert labelled.captions == annotations.captions
     with pytest.raises(UserError, match="no column Labels; its columns: ImageID, Caption"):
         read_usyd(folder, file="test.csv")
 
@@ -392,7 +388,7 @@ def test_missing_root_file_and_encoding(tmp_path):
     with pytest.raises(UserError, match="cannot read .*train.csv: No such file"):
         read_usyd(tmp_path)
     with pytest.raises(UserError, match="cannot read .*test.csv: No such file"):
-        read_unlabelled(tmp_path / "test.csv")
+        read_unlabelled(tmp_path / "test.csv", pictures=tmp_path)
     (tmp_path / "train.csv").write_bytes(b'ImageID,Labels,Caption\n2.jpg,1,"caf\xe9"\n')
     with pytest.raises(UserError, match=r"train.csv is not text in UTF-8 \(byte 35\)"):
         read_usyd(tmp_path)
@@ -413,7 +409,7 @@ def test_an_id_of_another_kind_than_the_others(tmp_path):
     """One lost mark makes valid CSV of raw rows, with a row more."""
     saved(tmp_path, 'ImageID,Caption\n1.jpg,"a"\n7.jpg," "\nstop," he said"\n')
     with pytest.raises(UserError, match="row 3 has the image id 'stop', but others are like 2"):
-        read_unlabelled(tmp_path / "train.csv", require_pictures=False)
+        read_unlabelled(tmp_path / "train.csv", pictures=tmp_path)
 
 
 def test_a_file_that_can_be_read_in_two_ways(tmp_path):

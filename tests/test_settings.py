@@ -266,6 +266,10 @@ def test_every_experiment_is_valid(folder: str):
         (["optimizer=sgd", "optimizer.momentum=0"], "optimizer.momentum=0"),
         (["data=usyd", "data.root=x", "data.fractions=[0.5,0.5,0.5]"], "add up to 1"),
         (["data=usyd", "data.root=x", "data.folds=5"], "data.fold"),
+        (
+            ["data=csv", "data.file=x", "data.label_columns=[a]", "data.num_labels=1"],
+            "leave out data.label_names and data.num_labels",
+        ),
         (["data=usyd", "data.root=x", "data.folds=5", "data.fold=5"], "data.fold=5"),
         (["trainer.max_epochs=null"], "trainer.max_steps"),
         (["optimizer.name=sgd"], "optimizer=sgd"),

@@ -298,14 +298,6 @@ def test_a_server_that_has_no_pictures_is_given_up(server, tmp_path):
     assert len(server.asked) < 100
 
 
-def test_no_pictures_wanted(tmp_path):
-    (tmp_path / "annotations").mkdir()
-    for kind in ("instances", "captions"):
-        (tmp_path / f"annotations/{kind}_val2017.json").write_text("{}")
-    with pytest.raises(UserError, match="max_pictures is 0"):
-        download_coco(tmp_path, max_pictures=0)
-
-
 @pytest.mark.parametrize(
     "name",
     ["../up.jpg", "a/../../up.jpg", "/up.jpg", "C:up.jpg", "..\\up.jpg", "a/.."],

@@ -97,14 +97,6 @@ def test_too_few_rows(tmp_path):
         split_rows(random_targets(2), cache_dir=tmp_path)
 
 
-@pytest.mark.parametrize(
-    "fractions", [(0.8, 0.1), (0.9, 0.1, 0.0), (0.8, 0.3, 0.1), (1.2, -0.1, -0.1)]
-)
-def test_fractions_that_are_not_shares(fractions, tmp_path):
-    with pytest.raises(UserError, match="add up to 1"):
-        split_rows(random_targets(20), fractions=fractions, cache_dir=tmp_path)
-
-
 # ---- Folds ----------------------------------------------------------------------------------
 
 
@@ -160,18 +152,12 @@ def test_the_folds_are_those_of_the_splitter(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("rows", "folds", "fold", "message"),
-    [
-        (20, 1, 0, "folds must be 2 or more"),
-        (20, 5, 5, "fold 5 of 5: .* fold 0 to 4"),
-        (20, 5, -1, "fold -1 of 5"),
-        (4, 5, 0, r"4 labelled rows? cannot be split into 5 folds"),
-        (3, 2, 0, "at least 4 are needed"),
-    ],
+    ("rows", "folds", "message"),
+    [(4, 5, "4 labelled rows cannot be split into 5 folds"), (3, 2, "at least 4 are needed")],
 )
-def test_folds_that_cannot_be(rows, folds, fold, message, tmp_path):
+def test_folds_that_cannot_be(rows, folds, message, tmp_path):
     with pytest.raises(UserError, match=message):
-        fold_rows(random_targets(rows), folds=folds, fold=fold, cache_dir=tmp_path)
+        fold_rows(random_targets(rows), folds=folds, fold=0, cache_dir=tmp_path)
 
 
 def test_a_fold_is_never_empty(tmp_path):

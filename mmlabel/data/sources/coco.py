@@ -66,8 +66,6 @@ def read_coco(
             f"the data folder {root} does not exist: give the one that holds"
             " annotations/instances_*.json, or add data.download=true"
         )
-    if max_pictures is not None and max_pictures < 1:
-        raise UserError(f"max_pictures is {max_pictures}; it must be 1 or more")
     instances_file = _annotation_file(root, instances, "instances")
     names, image_ids, targets, label_names = _targets(instances_file, categories)
     labelled = targets.max(axis=1) > 0

@@ -101,10 +101,8 @@ def read_csv(
     file = Path(file)
     refuse_json(file)
     names = None if label_names is None else [str(name) for name in label_names]
-    if label_columns is not None and (names is not None or num_labels is not None):
-        raise UserError("with label_columns, their names are those of the labels: leave out others")
     delimiter = _TABS.get(delimiter or "", delimiter)
-    _check_options(separator, names, num_labels, delimiter)
+    _check_options(names, num_labels, delimiter)
     columns = [picture_column, caption_column, label_column, *(label_columns or [])]
     table = _read_table(file, [c for c in columns if c], delimiter=delimiter, encoding=encoding)
     _check_columns(
@@ -165,10 +163,8 @@ class _Labels(NamedTuple):
 
 
 def _check_options(
-    separator: str, label_names: list[str] | None, num_labels: int | None, delimiter: str | None
+    label_names: list[str] | None, num_labels: int | None, delimiter: str | None
 ) -> None:
-    if not separator:
-        raise UserError("the separator of the label lists is empty; choose one, such as a comma")
     if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n'):
         raise UserError(f"the delimiter {delimiter!r} is not one character, such as ; or a tab")
     if label_names is None:

@@ -196,11 +196,7 @@ def write_scenes(folder: Path, *, seed: int, rows: tuple[int, int, int], size: i
         seed: the same seed gives the same labels, captions and drawings.
         rows: rows of the train, val and test split; ids count through them.
         size: width and height of the pictures in pixels.
-
-    Raises:
-        UserError: rows or size make no sense.
     """
-    check(rows, size)
     (folder / "data").mkdir(parents=True, exist_ok=True)
     split_of = [name for name, count in zip(SPLITS, rows, strict=True) for _ in range(count)]
     table, splits = [], []
@@ -212,17 +208,6 @@ def write_scenes(folder: Path, *, seed: int, rows: tuple[int, int, int], size: i
         splits.append((f"{number}.jpg", split))
     write_csv(folder / "train.csv", ("ImageID", "Labels", "Caption"), table)
     write_csv(folder / "splits.csv", ("ImageID", "split"), splits)
-
-
-def check(rows: Sequence[int], size: int) -> None:
-    """Raise UserError for rows of the splits or a size in px of which no data set can be made."""
-    if len(rows) != len(SPLITS) or min(rows) < 1:
-        raise UserError(
-            f"rows={list(rows)} of the built-in data: give three numbers of at least 1, "
-            f"the rows of the {', '.join(SPLITS)} splits"
-        )
-    if size < 32:
-        raise UserError(f"size={size} of the built-in data: give at least 32 pixels")
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -238,9 +223,11 @@ def scenes_folder(cache_dir: Path, *, seed: int, rows: tuple[int, int, int], siz
 
     It appears there whole or not at all, damage to any of its files has it written anew, and jobs
     that start together write it once. Where nothing can be written, it is a temporary folder of
-    this process, and that is said. Raises UserError if there can be none of these either.
+    this process, and that is said. Raises UserError if there can be none of these either, and for a
+    size in px at which nothing can be told apart.
     """
-    check(rows, size)
+    if size < 32:
+        raise UserError(f"size={size} of the built-in data: give at least 32 pixels")
     key = fingerprint(DRAWING_VERSION, seed, list(rows), size)
     folder = cache_dir / "scenes" / key
     if _is_whole(folder):

@@ -160,7 +160,6 @@ COLUMNS = "path,tags,text\n"
         (COLUMNS + "1.png,1,a\n", {"label_names": ["a", ""]}, "label 1 is out of range"),
         (COLUMNS + "1.png,,a\n", {}, "has no labels"),
         (COLUMNS + "1.png,88888888888,a\n", {}, "label 88888888888 would make"),
-        (COLUMNS + "1.png,1,a\n", {"separator": ""}, "separator of the label lists is empty"),
         (COLUMNS, {"label_names": ["a"], "num_labels": 2}, "num_labels is 2, but there are 1"),
         (COLUMNS, {"label_names": ["a", "b", "a"]}, "label names that are there twice: a"),
     ],
@@ -533,8 +532,6 @@ def test_labels_that_no_row_is_known_to_lack(tmp_path):
         ("path,cat,text\n1.png,2,a\n", {}, r"row 1 \(1.png\): column cat has '2', not 1, 0"),
         ("path,cat,text\n1.png,cat dog,a\n", {}, "label lists are read with data.label_column"),
         ("path,cow,text\n1.png,1,a\n", {}, "no column cat .*; its columns: path, cow, text"),
-        ("path,cat,text\n1.png,1,a\n", {"label_names": ["cat"]}, "leave out"),
-        ("path,cat,text\n1.png,1,a\n", {"num_labels": 1}, "leave out"),
     ],
 )
 def test_mistakes_in_label_columns(text, options, message, tmp_path):

@@ -293,11 +293,7 @@ def test_processes_that_start_together_write_one_folder(tmp_path: Path) -> None:
     assert content(Path(folder)) == content(tmp_path / "whole")
 
 
-@pytest.mark.parametrize(
-    ("rows", "size", "culprit"),
-    [((0, 2, 2), 96, "rows"), ((3, 3), 96, "rows"), (ROWS, 8, "size=8")],
-)
-def test_senseless_parameters(tmp_path: Path, rows: tuple, size: int, culprit: str) -> None:
-    with pytest.raises(UserError, match=culprit):
-        scenes_folder(tmp_path, seed=0, rows=rows, size=size)
+def test_pictures_too_small_to_be_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="size=8"):
+        scenes_folder(tmp_path, seed=0, rows=ROWS, size=8)
     assert not list(tmp_path.iterdir())

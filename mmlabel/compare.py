@@ -31,7 +31,7 @@ from mmlabel.study.plan import MISSING, Job, is_recording
 from mmlabel.study.printed import print_study
 from mmlabel.study.summary import study_report
 from mmlabel.terminal import console, printable
-from mmlabel.wording import listed, other_labels, quoted
+from mmlabel.wording import listed
 
 HELP = """\
 Compare finished runs that were tested on the same rows. Runs that differ in their seed alone are
@@ -115,7 +115,7 @@ def read_runs(folders: Iterable[Path]) -> list[RunRecord]:
         raise UserError(f"{folders[0]} is one run alone: give two or more")
     runs = read_finished(folders)
     for run in runs[1:]:
-        if difference := _other_rows(runs[0], run):
+        if difference := runs[0].other_rows(run):
             raise UserError(
                 f"{run.folder} was not tested on the rows of {runs[0].folder}: {difference}."
                 f" {_SAME_ROWS}"
@@ -160,32 +160,6 @@ def print_validation(folders: Sequence[Path], *, metric: str) -> None:
     notes.append("The best of several validation scores is too high: test what you choose.")
     for note in notes:
         output.print(printable(note))
-
-
-def _other_rows(one: RunRecord, other: RunRecord) -> str | None:
-    """How the test rows of two runs differ, in words; None if they are the same."""
-    ours, theirs = one.predictions, other.predictions
-    if ours.labels != theirs.labels:
-        return f"of the labels, it {other_labels(_texts(theirs.labels), _texts(ours.labels))}"
-    names = one.label_names
-    for number, name in other.label_names.items():
-        if names.get(number, name) != name:
-            return f"its label {number} is {quoted(name)}, not {quoted(names[number])}"
-    if ours.ids != theirs.ids:
-        known = set(theirs.ids)
-        missing = [id for id in ours.ids if id not in known]
-        if not missing and len(ours.ids) == len(theirs.ids):
-            return "they stand in another order"
-        which = [f"{missing[0]} is not among them"] if missing else []
-        if len(ours.ids) != len(theirs.ids):
-            which.insert(0, f"it has {len(theirs.ids):,}, not {len(ours.ids):,}")
-        return ", and ".join(which)
-    if not (
-        np.array_equal(ours.targets, theirs.targets) and np.array_equal(ours.known, theirs.known)
-    ):
-        row = int(((ours.targets != theirs.targets) | (ours.known != theirs.known)).any(1).argmax())
-        return f"the labels of {ours.ids[row]} have changed"
-    return None
 
 
 def _texts(numbers: Sequence[int]) -> list[str]:

@@ -111,12 +111,9 @@ def answered_rows(runs: Sequence[RunRecord]) -> AnsweredRows:
                 f"{run.folder} has other labels for {found.ids[int(changed.argmax())]} than the"
                 " runs before it: give runs on the same data"
             )
-        threshold = np.asarray(run.results["threshold"], dtype=float)
-        if threshold.ndim:
-            threshold = threshold[found.labels]
         targets[rows], known[rows] = found.targets, found.known
         probs[rows] += found.probs
-        thresholds[rows] += threshold
+        thresholds[rows] += run.thresholds
         times[rows] += 1
     return AnsweredRows(
         ids=list(place),

@@ -27,6 +27,7 @@ from filelock import FileLock, Timeout
 from mmlabel.cache import atomic_write, file_digest, is_temporary
 from mmlabel.errors import UserError
 from mmlabel.spreadsheet import from_cell, to_cell
+from mmlabel.wording import other_labels, quoted
 
 # torch is imported where it is needed: a sweep that has nothing to run does without it.
 if TYPE_CHECKING:
@@ -101,15 +102,44 @@ class RunRecord(RunResults):
     predictions: Predictions
 
     @property
+    def thresholds(self) -> np.ndarray:
+        """(K,) float: the probability from which on each label is answered."""
+        threshold = np.asarray(self.results["threshold"], dtype=float)
+        if threshold.ndim:  # one for each label number
+            return threshold[self.predictions.labels]
+        return np.full(len(self.predictions.labels), threshold)
+
+    @property
     def answers(self) -> np.ndarray:
         """(N, K) bool: the labels whose probability reaches the run's threshold.
 
         None where the target is not known, so that such a label is neither right nor wrong.
         """
-        threshold = np.asarray(self.results["threshold"])
-        if threshold.ndim:  # one for each label number
-            threshold = threshold[self.predictions.labels]
-        return reached(self.predictions.probs, threshold) & self.predictions.known
+        return reached(self.predictions.probs, self.thresholds) & self.predictions.known
+
+    def other_rows(self, other: "RunRecord") -> str | None:
+        """How another run's test rows differ from these, in words; None if they are the same."""
+        ours, theirs = self.predictions, other.predictions
+        if ours.labels != theirs.labels:
+            numbers = [[str(number) for number in one.labels] for one in (theirs, ours)]
+            return f"of the labels, it {other_labels(*numbers)}"
+        names = self.label_names
+        for number, name in other.label_names.items():
+            if names.get(number, name) != name:
+                return f"its label {number} is {quoted(name)}, not {quoted(names[number])}"
+        if ours.ids != theirs.ids:
+            known = set(theirs.ids)
+            missing = [id for id in ours.ids if id not in known]
+            if not missing and len(ours.ids) == len(theirs.ids):
+                return "they stand in another order"
+            which = [f"{missing[0]} is not among them"] if missing else []
+            if len(ours.ids) != len(theirs.ids):
+                which.insert(0, f"it has {len(theirs.ids):,}, not {len(ours.ids):,}")
+            return ", and ".join(which)
+        changed = (ours.targets != theirs.targets) | (ours.known != theirs.known)
+        if changed.any():
+            return f"the labels of {ours.ids[int(changed.any(axis=1).argmax())]} have changed"
+        return None
 
 
 def reached(probs: np.ndarray, thresholds: np.ndarray) -> np.ndarray:

@@ -33,16 +33,10 @@ def _curve(run: RunRecord, column: int) -> PrecisionRecall:
     return precision_recall(predictions.targets[known, column], predictions.probs[known, column])
 
 
-def threshold_of(run: RunRecord, column: int) -> float:
-    """From which probability on the column's label is answered."""
-    threshold = run.results["threshold"]
-    return threshold[run.predictions.labels[column]] if isinstance(threshold, list) else threshold
-
-
 def label_table(run: RunRecord) -> Markup:
     """Support, F1, precision, recall and average precision of each label that occurs."""
     column = {number: k for k, number in enumerate(run.predictions.labels)}
-    lines = []
+    lines, used = [], run.thresholds.tolist()
     labels = sorted(run.results["labels"].items(), key=lambda item: -item[1]["support"])
     for number, label in labels[:MOST_LISTED]:
         k = column[int(number)]
@@ -52,7 +46,7 @@ def label_table(run: RunRecord) -> Markup:
                 "name": label["name"] or number,
                 **{name: label[name] for name in ("support", "precision", "recall", "f1")},
                 "ap": curve.average_precision,
-                "used": threshold_of(run, k),
+                "used": used[k],
                 "best": curve.best_threshold,
             }
         )
@@ -63,7 +57,7 @@ def label_curves(run: RunRecord, names: dict[int, str]) -> Markup:
     """A small precision-recall chart of each of the commonest labels."""
     targets, answers = run.predictions.targets, run.answers
     columns = label_columns(run)
-    charts = []
+    charts, threshold = [], run.thresholds
     for k in columns[:MOST_CURVES]:
         curve, number = _curve(run, k), run.predictions.labels[k]
         hits, answered = int((targets[:, k] & answers[:, k]).sum()), int(answers[:, k].sum())
@@ -82,7 +76,7 @@ def label_curves(run: RunRecord, names: dict[int, str]) -> Markup:
                 used=used,
                 share=float(targets[run.predictions.known[:, k], k].mean()),
                 description=f"Average precision {curve.average_precision:.3f}. At the threshold "
-                f"used, {threshold_of(run, k):.2f}: {words}.",
+                f"used, {threshold[k]:.2f}: {words}.",
             )
         )
     shown = f" The {MOST_CURVES} commonest of {len(columns)}." if len(columns) > len(charts) else ""

@@ -145,7 +145,7 @@ def comparisons(
         if variant.name == study.baseline or not seeds or not _can_be_compared(base[seeds[0]]):
             continue
         pairs = [(base[seed], ours[seed]) for seed in seeds]
-        if not all(_same_rows(base[seeds[0]], run) for pair in pairs for run in pair):
+        if any(base[seeds[0]].other_rows(run) for pair in pairs for run in pair):
             continue
         found[variant.name] = pairs
     return {
@@ -185,24 +185,13 @@ def _leave_out_other_rows(runs: Mapping[str, dict[int, RunRecord]]) -> list[str]
     for name, own in runs.items():
         for seed in list(own)[1:]:
             first = next(iter(own.values()))
-            if not _same_rows(first, own[seed]):
+            if first.other_rows(own[seed]):
                 said.append(
                     f"{name}, seed {seed}, was not tested on the rows of {first.folder}:"
                     " it counts in nothing."
                 )
                 del own[seed]
     return said
-
-
-def _same_rows(one: RunRecord, other: RunRecord) -> bool:
-    ours, theirs = one.predictions, other.predictions
-    names = one.label_names
-    return (
-        all(names.get(number, name) == name for number, name in other.label_names.items())
-        and ours.ids == theirs.ids
-        and np.array_equal(ours.targets, theirs.targets)
-        and np.array_equal(ours.known, theirs.known)
-    )
 
 
 def _can_be_compared(run: RunRecord) -> bool:

@@ -30,8 +30,8 @@ from mmlabel.former_settings import completed
 from mmlabel.no_effect import without_effect
 from mmlabel.report import StudyReport
 from mmlabel.run_folder import damage, failure, finished, hold
-from mmlabel.settings import Settings, read_settings
-from mmlabel.study.definition import Collection, Study, load_study, override_key, study_names
+from mmlabel.settings import Settings, override_key, read_settings
+from mmlabel.study.definition import Collection, Study, load_study, study_names
 from mmlabel.study.extras import missing_extras
 from mmlabel.study.launch import launch, log_to_terminal, names_launcher
 from mmlabel.study.output import write_collection, write_study

@@ -20,7 +20,15 @@ from mmlabel.errors import UserError
 from mmlabel.no_effect import without_effect_there
 from mmlabel.options import is_same, shown
 from mmlabel.repeating import NAMED, WHOLE, has_changed, refuse_if_nothing_is_set
-from mmlabel.settings import CHOSEN_BY_GROUP, Settings, differing, flatten, put, read_settings
+from mmlabel.settings import (
+    CHOSEN_BY_GROUP,
+    Settings,
+    differing,
+    flatten,
+    override_key,
+    put,
+    read_settings,
+)
 from mmlabel.wording import count
 
 # ---- Options --------------------------------------------------------------------------------
@@ -103,7 +111,7 @@ def with_checkpoint(
         put(kept, name, _get(asked, name))
     if not settings.train:
         # A file that sets what the checkpoint's run had asked for asks for nothing else.
-        keys = _keys(overrides)
+        keys = set(map(override_key, overrides))
         asked_for = {
             name
             for name, value in given.items()
@@ -130,7 +138,8 @@ def told_idle(settings: Settings, overrides: Sequence[str]) -> list[str]:
         overrides: of the command line.
     """
     idle = without_effect_there(settings)
-    reasons = [idle.get(key) or idle.get(key.partition(".")[0]) for key in _keys(overrides)]
+    keys = map(override_key, overrides)
+    reasons = [idle.get(key) or idle.get(key.partition(".")[0]) for key in keys]
     told = zip(overrides, reasons, strict=True)
     return [f"{text}: no effect with {why}" for text, why in told if why is not None]
 
@@ -157,7 +166,7 @@ def _given(
     Of a group that is chosen ("optimizer=adam") these are the kind and what is not its default;
     raises UserError where that is nothing, and the checkpoint has something else.
     """
-    keys, given, chosen = _keys(overrides), {}, differing(settings)
+    keys, given, chosen = [*map(override_key, overrides)], {}, differing(settings)
     if set_in_files is None and set(keys) & set(_ANY_OPTION):
         set_in_files = chosen
     in_files = list(set_in_files or ())
@@ -184,10 +193,6 @@ def _given(
 
 def _kinds_first(names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: not name.endswith((".name", ".kind")))
-
-
-def _keys(overrides: Sequence[str]) -> list[str]:
-    return [item.lstrip("+~").split("=", 1)[0].split("@")[0] for item in overrides]
 
 
 def _is_same(value: object, theirs: object) -> bool:

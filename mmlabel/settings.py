@@ -347,6 +347,11 @@ CHOSEN_BY_GROUP = (
 )
 
 
+def override_key(override: str) -> str:
+    """The option or group that an override sets: "+a.b=1" -> "a.b"."""
+    return override.lstrip("+~").split("=", 1)[0].split("@")[0]
+
+
 def option_names() -> list[str]:
     """Every declared option, once."""
     return list(dict.fromkeys(option.name for option in declared(Settings)))

@@ -17,6 +17,7 @@ from mmlabel.errors import UserError, nearest, no_yaml
 from mmlabel.evidence import METRICS
 from mmlabel.help import CONF
 from mmlabel.options import shown
+from mmlabel.settings import override_key
 from mmlabel.study.columns import COLUMNS
 
 CHECKED = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
@@ -109,11 +110,6 @@ def load_study(name: str, folder: Path = CONF / "study") -> Study | Collection:
                 raise UserError(f"{path}: studies: {part} is itself a list of studies")
         parts = [_study(*file) for file in files]
     return _build(Collection, str(path), content, name=path.stem, studies=parts)
-
-
-def override_key(override: str) -> str:
-    """The option or group that an override sets: "+a.b=1" -> "a.b"."""
-    return override.lstrip("+~").split("=", 1)[0].split("@")[0]
 
 
 def _read(name: str, folder: Path) -> tuple[Path, dict]:

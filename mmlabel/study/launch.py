@@ -21,7 +21,7 @@ from mmlabel.help import CONF
 from mmlabel.models.text_options import TransformerCaption
 from mmlabel.processors import cores
 from mmlabel.run_folder import FAILED, SUMS, empty, finished, hold, write_failure
-from mmlabel.study.definition import override_key
+from mmlabel.settings import override_key
 from mmlabel.study.job_lines import JobLines
 from mmlabel.study.plan import Job
 from mmlabel.study.workers import side_by_side

@@ -15,8 +15,8 @@ from mmlabel.errors import UserError
 from mmlabel.options import declared, is_same, shown
 from mmlabel.repeating import has_changed
 from mmlabel.run_folder import finished, read_results
-from mmlabel.settings import Settings, differing, flatten
-from mmlabel.study.definition import Study, Variant, override_key
+from mmlabel.settings import Settings, differing, flatten, override_key
+from mmlabel.study.definition import Study, Variant
 from mmlabel.wording import listed
 
 log = logging.getLogger(__name__)

@@ -12,8 +12,8 @@ from made_up_study import finish, nothing, planned, settings_of
 
 from mmlabel.errors import UserError
 from mmlabel.run_folder import finished, read_results, seal, write_json
-from mmlabel.settings import read_settings
-from mmlabel.study.definition import Study, load_study, override_key
+from mmlabel.settings import override_key, read_settings
+from mmlabel.study.definition import Study, load_study
 from mmlabel.study.plan import Job, changes, commands, job_overrides, run_key, seconds_needed
 
 

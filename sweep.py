@@ -5,7 +5,6 @@ if __name__ == "__main__":  # before the other imports, which take a while
 
     end_on_interrupt()
 
-import argparse
 import logging
 import os
 import shlex
@@ -77,9 +76,7 @@ on from their last whole epoch.
 
 def main() -> None:
     """Read the command line and run what it asks for."""
-    parser = Parser(
-        "sweep.py", description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="sweep.py", description=HELP)
     parser.add_argument("--dry-run", action="store_true", help="run nothing, say what would run")
     parser.add_argument("--config-dir", metavar="DIR", help="files of your own, as of train.py")
     parser.add_argument("options", nargs="*", metavar="OPTION=VALUE", help="see above")

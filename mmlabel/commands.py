@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from mmlabel.cache import is_temporary
 from mmlabel.errors import UserError, mistyped, of_the_disk, together
@@ -19,7 +19,13 @@ OPTIONS = "OPTION=VALUE"  # as `Parser` shows options of train.py
 
 
 class Parser(argparse.ArgumentParser):
-    """Reads a command line; what it cannot read is answered as every other mistake."""
+    """Reads a command line; what it cannot read is answered as every other mistake.
+
+    Its description keeps its lines.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
 
     def error(self, message: str) -> NoReturn:
         """Raise UserError with argparse's message, or with the flags that are meant."""

@@ -75,11 +75,7 @@ def _compare(options: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="python -m mmlabel.compare",
-        description=HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(prog="python -m mmlabel.compare", description=HELP)
     add = parser.add_argument
     add("folders", nargs="+", type=path_of, metavar="FOLDER", help="of a run, or of several runs")
     add("--metric", choices=METRICS, default="f1_micro", help="(default: %(default)s)")

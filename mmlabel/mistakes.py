@@ -39,11 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="python -m mmlabel.mistakes",
-        description=HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(prog="python -m mmlabel.mistakes", description=HELP)
     add = parser.add_argument
     add("folders", nargs="+", type=path_of, metavar="FOLDER", help="of a run, or of several runs")
     add(

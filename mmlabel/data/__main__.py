@@ -82,11 +82,7 @@ def _show(options: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="python -m mmlabel.data",
-        description=HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(prog="python -m mmlabel.data", description=HELP)
     parser.add_argument("options", nargs="*", metavar=OPTIONS, help="as train.py takes them")
     parser.add_argument(
         "--out",

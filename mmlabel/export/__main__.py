@@ -49,11 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="python -m mmlabel.export",
-        description=HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(prog="python -m mmlabel.export", description=HELP)
     add = parser.add_argument
     add("checkpoint", type=path_of, help="best.ckpt of a run")
     add("--format", choices=FORMATS, required=True)

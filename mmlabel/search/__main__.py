@@ -40,11 +40,7 @@ _NO_FILES = (
 
 def main(given: Sequence[str] | None = None) -> None:
     """Read the command line and search."""
-    parser = Parser(
-        prog="python -m mmlabel.search",
-        description=HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(prog="python -m mmlabel.search", description=HELP)
     add = parser.add_argument
     add("options", nargs="*", metavar=OPTIONS, help="of every trial, as train.py takes them")
     add("--trials", type=int, help="how many in all (default: as the space says)")

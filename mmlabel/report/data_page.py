@@ -60,11 +60,8 @@ def write_data_page(path: Path, found: DataSet, *, command: Sequence[str]) -> Pa
         title=f"What data={found.name} holds",
         css="run",
         facts=facts,
-        question="",
-        about={},
         command=shlex.join(command),
         warnings=warnings,
-        failed="",
         notes=found.notes,
     )
     sections = [

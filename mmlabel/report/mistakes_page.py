@@ -101,11 +101,8 @@ def write_mistakes_page(
         title="Mistakes and probable label errors",
         css="run",
         facts=facts,
-        question="",
         about=about(runs),
         command=command,
-        warnings=[],
-        failed="",
         notes=found.notes,
     )
     sections = [

@@ -64,8 +64,6 @@ def write_run_report(run_folder: Path, annotations: "Annotations | None") -> Pat
         facts=_facts(run),
         about=about([run]),
         command=run.command,
-        question="",
-        failed="",
         warnings=[f"{warning}."] if warning else [],
         notes=notes_of([run]),
     )

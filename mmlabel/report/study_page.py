@@ -56,7 +56,6 @@ def write_study_report(folder: Path, study: StudyReport) -> Path:
         css="study",
         facts=_facts(runs),
         about=about(runs),
-        command="",
         warnings=study.warnings,
         question=study.question,
         failed=_failed(study),
@@ -92,19 +91,7 @@ def write_index(
         )
         for place, (name, report) in enumerate(reports.items())
     ]
-    header = render(
-        "header.html",
-        kind="Studies",
-        title=title,
-        css="study",
-        facts=[],
-        about={},
-        command="",
-        warnings=[],
-        question=question,
-        failed="",
-        notes=[],
-    )
+    header = render("header.html", kind="Studies", title=title, css="study", question=question)
     return write_page(Path(folder) / "index.html", title=title, header=header, sections=sections)
 
 

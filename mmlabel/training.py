@@ -79,16 +79,8 @@ def train(
         run = build(settings, begun.checkpoint, wandb_id=run_id(loggers))
         if settings.train and settings.max_megabytes is not None:
             check_size(size_of(run, settings), limit=settings.max_megabytes)
-        for note in (*notes, *begun.notes):
-            run.prepared.note(note)
-        if settings.trainer.overfit_batches:
-            run.prepared.note(
-                "trainer.overfit_batches: the validation scores are of the training rows that are"
-                " learned"
-            )
-        if begun.record is not None:
-            say_what_differs(begun.record, run, settings)
-        fresh = None
+        note_beginning(run, begun, notes)
+        fresh, training = None, TrainingTime()
         if settings.resume_lr is not None:
             fresh = FreshSchedule(settings.resume_lr, scheduler_for(settings))
         trainer = build_trainer(
@@ -98,7 +90,7 @@ def train(
             loggers=loggers,
             resumed_from=begun.checkpoint.path if begun.checkpoint else None,
             fresh=fresh,
-            further=callbacks,
+            further=[training, *callbacks],
         )
         run.data.check_rows = partial(check_shares, settings, trainer.world_size)
         run.data.check_rows(run.prepared.rows)
@@ -115,8 +107,7 @@ def train(
         evaluate(run, trainer, best=best, test=settings.test)
         ended = time.monotonic()
 
-        features = run.data.setup_seconds
-        before = seconds_before(trainer)
+        features, before = run.data.setup_seconds, training.before
         results = describe(
             run,
             settings,
@@ -133,33 +124,25 @@ def train(
                 "total": before + ended - started,
             },
         )
-        if not trainer.is_global_zero:
-            return results
-        if settings.trainer.fast_dev_run:
+        if trainer.is_global_zero and settings.trainer.fast_dev_run:
             log.info("trainer.fast_dev_run: it runs; no checkpoint, scores or page are kept")
-            return results
-        if best:
-            complete(
-                best,
-                run.classifier,
-                halves_text=settings.halves_text,
-                cache_dir=run.data.cache_dir,
-            )
-        log_test(loggers, results, step=trainer.global_step)
-        write_run(
-            folder,
-            results,
-            prepared=run.prepared,
-            classifier=run.classifier,
-            page=write_run_report if settings.report else None,
-        )
-        summarise(loggers, results)
-        publish(loggers, settings, folder=folder, annotations=run.prepared.annotations)
-        print_table(results)
-        if begun.record is not None:
-            say_whether_scores_are_equal(begun.record, settings, results["scores"])
-        log.info("everything is in %s", folder)
+        elif trainer.is_global_zero:
+            step = trainer.global_step
+            keep(run, begun, results, folder=folder, best=best, loggers=loggers, step=step)
     return results
+
+
+def note_beginning(run: Run, begun: Beginning, notes: Sequence[str]) -> None:
+    """Note what a run goes without from the beginning, and how it differs from one it repeats."""
+    for note in (*notes, *begun.notes):
+        run.prepared.note(note)
+    if begun.settings.trainer.overfit_batches:
+        run.prepared.note(
+            "trainer.overfit_batches: the validation scores are of the training rows that are"
+            " learned"
+        )
+    if begun.record is not None:
+        say_what_differs(begun.record, run, begun.settings)
 
 
 def fit(run: Run, trainer: pl.Trainer, begun: Beginning, loggers: Sequence[Logger]) -> Path | None:
@@ -199,6 +182,41 @@ def evaluate(run: Run, trainer: pl.Trainer, *, best: Path | None, test: bool) ->
             trainer.test(run.classifier, run.data, verbose=False)
 
 
+def keep(
+    run: Run,
+    begun: Beginning,
+    results: dict[str, Any],
+    *,
+    folder: Path,
+    best: Path | None,
+    loggers: Sequence[Logger],
+    step: int,
+) -> None:
+    """Write the files of a run that has ended, complete its best checkpoint, and say its scores."""
+    settings = begun.settings
+    if best:
+        complete(
+            best,
+            run.classifier,
+            halves_text=settings.halves_text,
+            cache_dir=run.data.cache_dir,
+        )
+    log_test(loggers, results, step=step)
+    write_run(
+        folder,
+        results,
+        prepared=run.prepared,
+        classifier=run.classifier,
+        page=write_run_report if settings.report else None,
+    )
+    summarise(loggers, results)
+    publish(loggers, settings, folder=folder, annotations=run.prepared.annotations)
+    print_table(results)
+    if begun.record is not None:
+        say_whether_scores_are_equal(begun.record, settings, results["scores"])
+    log.info("everything is in %s", folder)
+
+
 def calibrate(classifier: Classifier) -> None:
     """Find the threshold on validation, which must have been evaluated."""
     if "val" not in classifier.evaluated:
@@ -208,12 +226,6 @@ def calibrate(classifier: Classifier) -> None:
             " data.allow_other_rows)"
         )
     classifier.calibrate()
-
-
-def seconds_before(trainer: pl.Trainer) -> float:
-    """What the run that is gone on with had trained, in seconds."""
-    every: list[Callback] = vars(trainer)["callbacks"]  # Lightning declares no such attribute
-    return sum(one.before for one in every if isinstance(one, TrainingTime))
 
 
 def say_what_differs(record: Mapping[str, Any], run: Run, settings: Settings) -> None:

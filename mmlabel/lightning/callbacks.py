@@ -145,7 +145,11 @@ class EpochLines(Callback):
 
 
 class TrainingTime(Callback):
-    """Counts the seconds of training, with those of the run that is gone on with."""
+    """Counts the seconds of training, with those of the run that is gone on with.
+
+    Attributes:
+        before: what that run had trained, in seconds.
+    """
 
     def __init__(self) -> None:
         self.before = 0.0

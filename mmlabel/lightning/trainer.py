@@ -30,7 +30,6 @@ from mmlabel.lightning.callbacks import (
     StepCurves,
     StopEarly,
     StopOnNaN,
-    TrainingTime,
     WholeEpochs,
     progress_callbacks,
 )
@@ -77,7 +76,6 @@ def build_trainer(
             note=prepared.note,
         ),
         LastCheckpoint(folder, resumed_from=resumed_from),
-        TrainingTime(),
         *progress_callbacks(),
         *further,
     ]

@@ -109,7 +109,7 @@ def _openvino_problem(precision: Precision, device: torch.device) -> str | None:
         return "OpenVINO is not installed: pip install 'mmlabel[cpu]'"
     if precision == "bfloat16":
         try:
-            capabilities = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+            capabilities = openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         except Exception as error:  # as it is installed it may not even be imported
             return f"OpenVINO cannot be used ({first_line(error)}): install it anew"
         if "BF16" not in capabilities:
@@ -118,7 +118,7 @@ def _openvino_problem(precision: Precision, device: torch.device) -> str | None:
 
 
 @cache
-def _core() -> "Core":
+def openvino_core() -> "Core":
     """OpenVINO's one core of this process, which lives as long as that does.
 
     Each core gives signal handlers a stack of its own, and puts back the one of before when it
@@ -159,7 +159,7 @@ def _compile(
     network: Backbone | Trunk, name: str, precision: Precision, *, shape: tuple[int, int]
 ) -> "CompiledModel":
     try:
-        core = _core()
+        core = openvino_core()
         import openvino
         from openvino.preprocess import PrePostProcessor
 

@@ -113,10 +113,10 @@ def is_openvino(path: Path | None) -> bool:
 
 def _count_openvino(path: Path) -> int:
     """The numbers in the constants of a graph; its integers of 32 and 64 bits are shapes."""
-    import openvino
+    from mmlabel.models.engines import openvino_core
 
     file = path if path.is_file() else next(path.glob("*.xml"))
-    constants = [op for op in openvino.Core().read_model(file).get_ops() if _is_weight(op)]
+    constants = [op for op in openvino_core().read_model(file).get_ops() if _is_weight(op)]
     return sum(math.prod(op.get_output_shape(0)) for op in constants)
 
 

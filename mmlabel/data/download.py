@@ -17,8 +17,6 @@ from mmlabel.errors import UserError
 from mmlabel.progress import progress
 from mmlabel.wording import listed
 
-# COCO's bucket under the name that its certificate is for: images.cocodataset.org has none.
-BASE_URL = "https://s3.amazonaws.com/images.cocodataset.org"
 # So many pictures failing one after the other is the server's or the network's fault.
 GIVE_UP_AFTER = 20
 MOST_ARCHIVE, MOST_JSON, MOST_PICTURE = 2_000_000_000, 4_000_000_000, 50_000_000  # bytes
@@ -30,7 +28,7 @@ def download_coco(
     *,
     year: int = 2017,
     subset: str = "val",
-    base_url: str = BASE_URL,
+    base_url: str,
     categories: Literal["report", "all"] = "report",
     max_pictures: int | None = None,
     workers: int = 16,

@@ -251,6 +251,7 @@ class Coco(Splits):
     """Of the download."""
     max_pictures: Count | None = None
     """Take the first so many pictures; null: all."""
+    # COCO's bucket under the name that its certificate is for: images.cocodataset.org has none.
     base_url: Text = "https://s3.amazonaws.com/images.cocodataset.org"
     """Where the download comes from."""
 

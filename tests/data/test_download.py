@@ -19,6 +19,7 @@ from mmlabel import cache, network
 from mmlabel.data import download
 from mmlabel.data.annotations import REPORT_LABELS
 from mmlabel.data.download import download_coco
+from mmlabel.data.options import Coco
 from mmlabel.data.sources.coco import read_coco
 from mmlabel.errors import UserError
 
@@ -333,15 +334,13 @@ def test_an_archive_that_would_fill_the_disk_is_refused(server, tmp_path, monkey
 
 
 def test_by_default_it_is_https():
-    from inspect import signature
-
-    assert signature(download_coco).parameters["base_url"].default.startswith("https://")
+    assert Coco.model_fields["base_url"].get_default().startswith("https://")
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write COCO to .*file"):
-        download_coco(tmp_path / "file" / "coco")
+        download_coco(tmp_path / "file" / "coco", base_url="http://127.0.0.1:9")
 
 
 def test_a_folder_that_has_everything_need_not_be_written(server, tmp_path, monkeypatch):

@@ -236,9 +236,9 @@ def explain(error: Exception, given: Sequence[str] = ()) -> str:
 
     Of wrong names on the command line `given` Hydra tells the first alone; the others are added.
     """
-    said = _explain(error)
     if isinstance(error, OverrideParseException):
         return _unreadable(dict.fromkeys([error.override, *filter(_is_unreadable, given)]))
+    said = _explain(error)
     if not isinstance(error, ConfigCompositionException | MissingConfigException):
         return said
     return together([said, *_wrong_names(given)])
@@ -300,8 +300,6 @@ def _wrong_names(given: Sequence[str]) -> Iterator[str]:
 
 def _explain(error: Exception) -> str:
     text = str(error)
-    if isinstance(error, OverrideParseException):
-        return _unreadable([error.override])
     if isinstance(error, MissingConfigException):
         if found := re.search(r"Could not (?:find|load) '([^']+)/([^'/]+)'", text):
             return _no_choice(*found.groups(), of_files=error.options or ())
@@ -312,7 +310,8 @@ def _explain(error: Exception) -> str:
         if key in ("search", "hparams_search"):
             return "a search is run by python -m mmlabel.search, whose --help says how"
         if (CONF / key).is_dir():
-            return f"{key} has no default to replace: give +{key}=NAME, one of {_list(key)}"
+            names = ", ".join(choices(key))
+            return f"{key} has no default to replace: give +{key}=NAME, one of {names}"
         return _no_option(key)
     if found := re.search(r"Cannot find primary config '([^']+)'", text):
         return (
@@ -386,10 +385,6 @@ def _no_choice(group: str, name: str, *, of_files: Iterable[str] = ()) -> str:
     if not names:
         return f'there is no group of options "{group}" to choose {name} from'
     return f'there is no {group}="{name}"{nearest(name, names)}'
-
-
-def _list(group: str) -> str:
-    return ", ".join(choices(group))
 
 
 # ---- From a command line to settings --------------------------------------------------------

@@ -1,6 +1,5 @@
 """`--help`: every option with what it does, what it may be and its default, group by group."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from textwrap import fill
 
@@ -37,7 +36,7 @@ def help_text() -> str:
     for option in declared(Settings):
         head, _, rest = option.name.partition(".")
         by_group.setdefault(head if rest else "", []).append(option)
-    parts = [USAGE, *_single(by_group)]
+    parts = [USAGE, "Options of a run\n" + "".join(map(_line, by_group[""]))]
     parts += [_group(group, options) for group, options in by_group.items() if group]
     parts += [_files("experiment"), _files("debug")]
     return "\n".join(parts)
@@ -48,10 +47,6 @@ def choices(group: str) -> list[str]:
     return sorted(
         path.stem for path in (CONF / group).glob("*.yaml") if not path.stem.startswith("_")
     )
-
-
-def _single(by_group: dict[str, list[Option]]) -> Iterator[str]:
-    yield "Options of a run\n" + "".join(map(_line, by_group[""]))
 
 
 def _group(group: str, options: list[Option]) -> str:

@@ -24,6 +24,7 @@ from mmlabel.data.transforms import decoder_key
 from mmlabel.errors import UserError
 from mmlabel.predictor import BATCH, Predictor
 from mmlabel.streaming import answers
+from mmlabel.wording import listed
 
 log = logging.getLogger("mmlabel")
 
@@ -114,9 +115,7 @@ def check_teacher(teacher: Teacher, prepared: PreparedData, *, allow_seen_rows: 
 def _differing(what: str, names: set[str]) -> str:
     if not names:
         return ""
-    shown = sorted(names)
-    more = f" and {len(shown) - 5} more" if len(shown) > 5 else ""
-    return f" {what} {', '.join(shown[:5])}{more};"
+    return f" {what} {listed(sorted(names), most=5)};"
 
 
 def _problem(teacher: Teacher, prepared: PreparedData) -> str | None:

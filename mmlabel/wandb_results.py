@@ -68,14 +68,7 @@ def _log_labels(run: "Run", record: RunRecord, names: dict[int, str]) -> None:
     import wandb
 
     predictions, scores = record.predictions, record.results["labels"]
-    columns: list[str | int] = [
-        "label",
-        "test rows",
-        "F1",
-        "precision",
-        "recall",
-        "average precision",
-    ]
+    columns = ["label", "test rows", "F1", "precision", "recall", "average precision"]
     lines, curves = [], []
     for k in np.argsort(-predictions.targets.sum(axis=0), kind="stable").tolist():
         number = predictions.labels[k]
@@ -90,7 +83,7 @@ def _log_labels(run: "Run", record: RunRecord, names: dict[int, str]) -> None:
         curves.append((name, curve.recall[places].tolist(), curve.precision[places].tolist()))
     if not lines:
         return
-    table = wandb.Table(columns=columns, data=lines)
+    table = wandb.Table(columns=[*columns], data=lines)
     shown = curves[:MOST_CURVES]
     run.log(
         {
@@ -121,16 +114,8 @@ def _log_predictions(
 
     predictions, answers = record.predictions, record.answers
     count = min(rows, len(predictions.ids))
-    columns: list[str | int] = [
-        "id",
-        "picture",
-        "caption",
-        "truth",
-        "answer",
-        "right",
-        "probabilities",
-    ]
-    table = wandb.Table(columns=columns)
+    columns = ["id", "picture", "caption", "truth", "answer", "right", "probabilities"]
+    table = wandb.Table(columns=[*columns])
     labels = [label_name(names, number) for number in predictions.labels]
     separator = separator_of(labels)
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mmlabel.errors import UserError, first_line
 from mmlabel.models.backbone_table import BACKBONES, BackboneRow
 from mmlabel.models.weights import ResolvedWeights, read_state, timm_config
+from mmlabel.wording import listed
 
 
 @dataclass(frozen=True)
@@ -179,8 +180,5 @@ def _load(
         if k in state and state[k].shape != expected[k].shape
     ]
     if problems:
-        raise UserError(
-            f"{path}: does not fit this backbone: {', '.join(problems[:3])}"
-            + (f" and {len(problems) - 3} more" if len(problems) > 3 else "")
-        )
+        raise UserError(f"{path}: does not fit this backbone: {listed(problems, most=3)}")
     network.load_state_dict(state, assign=True)

@@ -13,18 +13,13 @@ def missing_extras(jobs: Sequence[Job]) -> list[str]:
     """A line for each extra that is not installed, with the variants that need it."""
     needed: dict[str, dict[str, None]] = {}
     for job in jobs:
-        for extra in _lacks(job.settings):
-            needed.setdefault(extra, {})[job.variant.name] = None
+        for extra, module in _needs(job.settings):
+            if find_spec(module) is None:
+                needed.setdefault(extra, {})[job.variant.name] = None
     return [
         f"not installed: pip install -e '.[{extra}]' for {listed(list(variants))}"
         for extra, variants in needed.items()
     ]
-
-
-def _lacks(settings: Settings) -> Iterator[str]:
-    for extra, module in _needs(settings):
-        if find_spec(module) is None:
-            yield extra
 
 
 def _needs(settings: Settings) -> Iterator[tuple[str, str]]:

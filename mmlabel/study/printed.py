@@ -1,6 +1,7 @@
 """What a study says on a terminal."""
 
 from mmlabel.report import StudyReport, result_rows, verdicts
+from mmlabel.report.tables import extra_columns
 from mmlabel.study.output import run_notes
 from mmlabel.terminal import console, printable
 
@@ -12,7 +13,7 @@ def print_study(report: StudyReport) -> None:
 
     metric = report.metric
     table = Table(title=printable(report.title), title_justify="left", box=box.SIMPLE_HEAD)
-    extra = list(dict.fromkeys(name for variant in report.variants for name in variant.extra))
+    extra = extra_columns(report)
     published = [report.published_label] if report.has_published else []
     heads = ["variant", metric, *published, "difference", "p", "verdict", "runs"]
     for heading in [*heads, "parameters", "MB", "seconds", *extra]:

@@ -2,7 +2,7 @@
 
 A new one is a row here and its figure in `metrics.score`: it can then be monitored
 (`monitor=val/NAME`) and stands in tables and on pages. A study's own figures, with intervals and
-tests, are in `study/evidence.py`. Nothing here imports torch, so that options are checked at once.
+tests, are in `mmlabel.evidence`. Nothing here imports torch, so that options are checked at once.
 """
 
 from dataclasses import dataclass

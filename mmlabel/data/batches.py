@@ -203,11 +203,13 @@ class SplitRows(Dataset):
     """One split, which gives a whole `Batch` for what EpochBatches yields.
 
     Args:
+        ids, targets, known, captions: of its n rows, see `Annotations`.
         pictures: files to decode for the image half, or None.
         features: (R, F) of a feature store, with `feature_rows` (n, 2) saying where each row's
             plain and flipped features are; or None.
         states: (R, D) of a frozen text transformer, whose rows are what `captions` then number; or
             None.
+        image_size, upright: of the views of pictures, see `mmlabel.data.transforms`.
         teacher: (n, num_labels) float32, the logits of a network to learn from; or None.
         augment: random changes of the pictures, see `mmlabel.data.augment`.
     """

@@ -57,7 +57,7 @@ class Suspicion:
 
     Attributes:
         cells: (N, K) bool: the label is probably wrong, there or missing.
-        quality: (N,) how likely a row's labels are right, 0..1.
+        quality: (N,) how likely a row's labels are right, 0..1; NaN where they were not looked at.
         left_out: rows that were not looked at, as not all of their labels are known.
     """
 
@@ -139,7 +139,7 @@ def suspicion(rows: AnsweredRows) -> Suspicion:
         raise UserError(
             "label errors are found by cleanlab: pip install -e '.[mistakes]'"
         ) from None
-    cells, quality = np.zeros(rows.targets.shape, dtype=bool), np.ones(len(rows.ids))
+    cells, quality = np.zeros(rows.targets.shape, dtype=bool), np.full(len(rows.ids), np.nan)
     whole = rows.known.all(axis=1)
     # A label that every row has or none has cannot be told right from wrong.
     some = rows.targets[whole].any(axis=0) & ~rows.targets[whole].all(axis=0)

@@ -14,6 +14,7 @@ from mmlabel.errors import UserError
 from mmlabel.finished_runs import annotations_of, read_finished, run_folders, settings_of
 from mmlabel.label_errors import AnsweredRows, answered_rows, suspicion
 from mmlabel.report.mistakes_page import Mistakes, write_mistakes_page
+from mmlabel.report.tables import fixed
 from mmlabel.run_folder import RunRecord
 from mmlabel.spreadsheet import separator_of, to_cell
 from mmlabel.terminal import printable
@@ -122,9 +123,9 @@ def write_table(path: Path, found: Mistakes) -> None:
     Columns: ImageID, given (labels in the data), answered (of those of which it is known whether
     the row has them), missed, extra (the model's mistakes),
     sureness (of the worst of them, 0..1), probably_missing and probably_not_there (labels that may
-    be errors of the data), label_quality (0..1, how likely the labels are right), caption. Between
-    labels stands what stands between those that `mmlabel.predict` answers: a space, or | where
-    names have spaces.
+    be errors of the data), label_quality (0..1, how likely the labels are right; empty where they
+    were not looked at), caption. Between labels stands what stands between those that
+    `mmlabel.predict` answers: a space, or | where names have spaces.
     """
     separator = separator_of(found.label_names)
 
@@ -144,7 +145,7 @@ def write_table(path: Path, found: Mistakes) -> None:
             rows = found.rows
             answered = rows.answered[row]
             wrong = rows.wrong[row]
-            quality = "" if found.suspected is None else f"{found.suspected.quality[row]:.4f}"
+            quality = None if found.suspected is None else found.suspected.quality[row]
             cells = [
                 rows.ids[row],
                 labels(found.names_of(rows.targets[row])),
@@ -153,7 +154,7 @@ def write_table(path: Path, found: Mistakes) -> None:
                 labels(found.names_of(wrong & ~rows.targets[row])),
                 f"{rows.sureness[row]:.4f}",
                 *map(labels, found.doubted(row)),
-                quality,
+                fixed(quality, 4),
                 found.caption(row),
             ]
             writer.writerow(map(to_cell, cells))

@@ -58,17 +58,22 @@ def test_planted_label_errors_are_found_over_folds():
     assert {rows.ids[row] for row in lowest} == {f"{row}.jpg" for row, _ in turned}
 
 
-def test_rows_that_are_not_known_are_left_out_and_counted():
+def test_rows_that_are_not_known_are_left_out_and_counted(tmp_path: Path):
     targets, probs, turned = planted()
     known = np.ones(targets.shape, dtype=bool)
     known[5, 2] = known[50, 1] = False  # row 5 has another label that was turned around
-    found = suspicion(answered_rows([record(ids_of(np.arange(300)), targets, probs, known)]))
+    rows = answered_rows([record(ids_of(np.arange(300)), targets, probs, known)])
+    found = suspicion(rows)
     assert (
         found.left_out == 2
         and not found.cells[5].any()
-        and found.quality[5] == 1
+        and np.flatnonzero(np.isnan(found.quality)).tolist() == [5, 50]
         and found.cells[38, 0]
     )
+    write_table(tmp_path / "mistakes.csv", Mistakes(rows, found, None, {}, []))
+    with open(tmp_path / "mistakes.csv", newline="") as file:
+        quality = {row["ImageID"]: row["label_quality"] for row in csv.DictReader(file)}
+    assert quality["5.jpg"] == "" and quality["38.jpg"] == f"{found.quality[38]:.4f}"
 
 
 def test_a_label_that_no_row_has_is_no_suspect():

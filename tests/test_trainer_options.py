@@ -81,7 +81,9 @@ def test_epochs_and_steps_end_training(settings_of, tmp_path: Path):
     assert run(settings_of, tmp_path / "epochs", "trainer.max_epochs=3")["epochs"] == 3
     results = run(settings_of, tmp_path / "steps", "trainer.max_epochs=null", "trainer.max_steps=9")
     assert results["epochs"] == 2, "9 steps are one epoch and a half"
-    assert results["rows"]["train"] == 30, "of the last epoch"
+    assert results["rows"]["train"] == 60, "of the whole one"
+    results = run(settings_of, tmp_path / "few", "trainer.max_epochs=null", "trainer.max_steps=3")
+    assert results["rows"]["train"] == 30, "there was no whole one"
 
 
 def test_the_documents_say_how_many_options_are_refused():

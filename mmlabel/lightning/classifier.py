@@ -65,8 +65,9 @@ class Classifier(pl.LightningModule):
     Attributes:
         scores: "val/f1_micro" and so on, of each split's last pass.
         evaluated: answers of each split's last pass, by split.
-        rows_trained: training rows seen in the last epoch, by all processes; some twice where
-            their number is no multiple of the processes'.
+        rows_trained: training rows seen in an epoch, by all processes; some twice where their
+            number is no multiple of the processes'. Of an epoch that was ended within
+            (trainer.max_steps) there are fewer than of a whole one, which counts.
         validated: whether the epoch that is trained has been.
         step_loss: of the last batch that was trained on.
     """
@@ -100,6 +101,7 @@ class Classifier(pl.LightningModule):
         self.scores: dict[str, float] = {}
         self.evaluated: dict[str, Evaluated] = {}
         self.rows_trained = 0
+        self._rows_of_epoch = 0
         self._seen: list[tuple[Tensor, ...]] = []
         self.validated = False
         self.step_loss: Tensor | None = None
@@ -127,13 +129,14 @@ class Classifier(pl.LightningModule):
         if batch_idx == 0:
             own = self.global_rank * 10_007  # the rows of no two processes lose the same units
             torch.manual_seed(self.seed * 1_000_003 + own + self.current_epoch)
-            self.rows_trained = 0
+            self._rows_of_epoch = 0
             self.validated = False
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self.network.loss(batch, self.criterion)  # type: ignore[operator]
         self.step_loss = loss.detach()
-        self.rows_trained += len(batch.rows) * self.trainer.world_size
+        self._rows_of_epoch += len(batch.rows) * self.trainer.world_size
+        self.rows_trained = max(self.rows_trained, self._rows_of_epoch)
         self.log(
             "train/loss",
             loss,

@@ -97,7 +97,8 @@ def _parser() -> argparse.ArgumentParser:
 
 _SAME_ROWS = (
     "Compare runs on the same data with the same splits (data.split_seed, data.splits, data.fold;"
-    " what is wrong in all folds together, python -m mmlabel.mistakes tells)"
+    " what is wrong in all folds together, python -m mmlabel.mistakes tells), as much of them"
+    " (trainer.limit_val_batches, trainer.limit_test_batches, trainer.overfit_batches)"
 )
 
 
@@ -130,8 +131,7 @@ def print_validation(folders: Sequence[Path], *, metric: str) -> None:
 
     runs = [read_validated(folder) for folder in folders]
     for run in runs[1:]:
-        read, first = run.results.get("inputs") or {}, runs[0].results.get("inputs") or {}
-        if any(read.get(name) != first.get(name) for name in ("data", "splits")):
+        if _validated_on(run) != _validated_on(runs[0]):
             raise UserError(
                 f"{run.folder} was not validated on the rows of {runs[0].folder}. {_SAME_ROWS}"
             )
@@ -156,6 +156,14 @@ def print_validation(folders: Sequence[Path], *, metric: str) -> None:
     notes.append("The best of several validation scores is too high: test what you choose.")
     for note in notes:
         output.print(printable(note))
+
+
+def _validated_on(run: RunResults) -> list[object]:
+    """What tells the rows of a run's validation scores, which it does not keep, from others."""
+    results, trainer = run.results, run.results["settings"].get("trainer") or {}
+    read = results.get("inputs") or {}
+    seen = results["rows"]["val"], trainer.get("overfit_batches") or None
+    return [read.get("data"), read.get("splits"), *seen]
 
 
 def _texts(numbers: Sequence[int]) -> list[str]:

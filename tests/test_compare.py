@@ -291,6 +291,20 @@ def test_settings_are_chosen_by_validation(tmp_path: Path, capsys):
     assert printed.index("lstm.hidden=64") < printed.index("lstm.hidden=16")
     assert f"{np.mean(reached):.4f} ± {np.std(reached, ddof=1):.4f}" in printed
     assert "test what you choose" in printed
+    path = folders[1] / "results.json"
+    whole = json.loads(path.read_text())
+    part = {"rows": whole["rows"] | {"val": 30}}  # trainer.limit_val_batches
+    trainer = whole["settings"]["trainer"] | {"overfit_batches": 2}
+    learned = {"settings": whole["settings"] | {"trainer": trainer}}
+    for other in (part, learned):
+        path.write_text(json.dumps(whole | other))
+        seal(folders[1])
+        assert run(*folders, "--validation") == 1
+        assert f"{folders[1]} was not validated on the rows of {folders[0]}" in (
+            capsys.readouterr().err
+        )
+    path.write_text(json.dumps(whole))
+    seal(folders[1])
     assert run(*folders, "--validation", "--out", tmp_path / "page") == 1
     assert run(*folders) == 1
     assert "mmlabel.compare --validation compares such runs" in capsys.readouterr().err

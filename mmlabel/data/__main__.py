@@ -152,7 +152,8 @@ def _captions(
     tokenised = tokenise(
         annotations.captions, lemmas=chosen.lemmas, cache_dir=cache_dir, on_missing="continue"
     )
-    vocabulary = Vocabulary.build(tokenised, training, min_count=chosen.min_count)
+    similar = chosen.unknown_words == "similar"
+    vocabulary = Vocabulary.build(tokenised, training, min_count=chosen.min_count, similar=similar)
     embeddings, notes = None, list(tokenised.notes)
     if settings.embedding and settings.embedding.kind in ("glove", "file"):
         embeddings = load_embeddings(
@@ -215,19 +216,23 @@ def _label_lines(labels: Labels) -> Iterator[str]:
 
 def _caption_lines(captions: Captions) -> Iterator[str]:
     lengths = captions.lengths
-    middle, most = np.percentile(lengths, [50, 95]).round().astype(int)
+    middle, most = captions.usual
     yield (
         f"captions: {count(middle, 'word')} in the middle, 95 % have up to {most}, the longest"
         f" {lengths.max():,}; {(lengths == 0).sum():,} have no word, {captions.repeated:,} rows"
         " have one that another row has, too"
     )
+    words, which = f"words: {captions.words:,} in the training captions", "of them"
+    if captions.rarer:
+        words += f", {captions.rarer:,} of them rarer than captions.min_count"
+        which = "of the others"
     if captions.without_vector is None:
-        yield f"words: {captions.words:,} in the training captions"
+        yield words
         return
     lacking = captions.without_vector
+    share = f"{captions.share_without:.1%} of the text{' with the rarer' if captions.rarer else ''}"
     yield (
-        f"words: {captions.words:,} in the training captions, {len(lacking):,} of them"
-        f" ({captions.share_without:.1%} of the text) without a vector in {captions.source}"
+        f"{words}, {len(lacking):,} {which} ({share}) without a vector in {captions.source}"
         + (f": {_up_to_five(f'{word} ({n:,})' for word, n in lacking)}" if lacking else "")
     )
 
@@ -235,7 +240,7 @@ def _caption_lines(captions: Captions) -> Iterator[str]:
 def _picture_lines(pictures: Pictures) -> Iterator[str]:
     sizes = _up_to_five(f"{w}x{h} ({count:,})" for (w, h), count in pictures.sizes)
     yield f"pictures: {pictures.count:,}, of {count(len(pictures.sizes), 'size')}: {sizes}"
-    again = sum(len(group) - 1 for group in pictures.copies)
+    again = sum(len(group) for group in pictures.copies)
     others = _groups(pictures.contradictions)
     yield f"the same pixels as another: {again:,}, with other labels in {others}"
     if pictures.leaks:

@@ -69,20 +69,29 @@ class Captions:
         lengths: (N,) words.
         repeated: rows whose caption another row has, too, word for word.
         words: how many different ones the training rows have.
-        without_vector: those without a ready-made vector and how often they occur there, commonest
-            first; None where there are no ready-made vectors.
+        rarer: those of them that are too rare to have a number of their own.
+        without_vector: the others without a ready-made vector and how often they occur there,
+            commonest first; None where there are no ready-made vectors.
         asked_for: whether ready-made vectors are, to be had or not.
-        share_without: of the training rows' words, 0..1.
+        share_without: of the training rows' words, 0..1; those without a number have none.
         source: of the vectors.
     """
 
     lengths: np.ndarray
     repeated: int
     words: int
+    rarer: int = 0
     without_vector: list[tuple[str, int]] | None = None
     asked_for: bool = False
     share_without: float = 0.0
     source: str = ""
+
+    @property
+    def usual(self) -> tuple[int, int]:
+        """How long the caption in the middle is, and how long 95 % are at most."""
+        # Lengths that there are: of one between two it would not be true.
+        middle, most = np.percentile(self.lengths, [50, 95], method="inverted_cdf").tolist()
+        return middle, most
 
 
 class Copy(NamedTuple):
@@ -169,10 +178,12 @@ def captions_of(
         training: row numbers.
     """
     times = Counter(captions)
+    every = Vocabulary.build(tokenised, training)
     found = Captions(
         lengths=np.diff(tokenised.offsets),
         repeated=sum(n for caption, n in times.items() if n > 1 and caption.strip()),
-        words=len(vocabulary) - len(SPECIAL_WORDS),
+        words=len(every) - len(SPECIAL_WORDS),
+        rarer=len(every) - len(vocabulary),
         asked_for=embeddings is not None,
     )
     if embeddings is None or not embeddings.pretrained:
@@ -184,7 +195,7 @@ def captions_of(
     return replace(
         found,
         without_vector=[(vocabulary.words[n], int(counts[n])) for n in lacking],
-        share_without=float(counts[lacking].sum() / max(1, counts.sum())),
+        share_without=1 - embeddings.coverage(tokens)[1] if len(tokens) else 0.0,
         source=embeddings.source,
     )
 

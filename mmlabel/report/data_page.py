@@ -144,13 +144,18 @@ def _captions(captions: Captions) -> Markup:
         x_label="words",
         y_label="rows",
     )
-    middle, most = np.percentile(captions.lengths, [50, 95]).round().astype(int)
+    middle, most = captions.usual
+    rarer, which = {}, "Of these"
+    if captions.rarer:
+        rarer = {"Of these rarer than captions.min_count": f"{captions.rarer:,}"}
+        which = "Of the others"
     lacking = captions.without_vector
     without = "no ready-made vectors are asked for"
     if captions.asked_for:
         without = "the ready-made vectors could not be had, see the notes"
     if lacking is not None:
         share = f"{100 * captions.share_without:.1f} % of the text"
+        share += " with the rarer" if captions.rarer else ""
         without = f"{len(lacking):,}, {share} ({captions.source})"
     return render(
         "data/captions.html",
@@ -162,7 +167,8 @@ def _captions(captions: Captions) -> Markup:
             "Empty captions": f"{lengths[0]:,}",
             "Rows whose caption another row has, too": f"{captions.repeated:,}",
             "Different words in the training captions": f"{captions.words:,}",
-            "Of these without a vector": without,
+            **rarer,
+            f"{which} without a vector": without,
         },
         lacking=(lacking or [])[:MOST_LINES],
         of=len(lacking or []),

@@ -2,8 +2,10 @@
 
 import csv
 import shutil
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
@@ -11,6 +13,8 @@ from PIL import Image
 from mmlabel.cli import load_settings
 from mmlabel.data.__main__ import look_at, main
 from mmlabel.data.gensim_data import NotToBeHad
+from mmlabel.data.overview import Captions
+from mmlabel.parts import prepare
 from mmlabel.report.data_page import write_data_page
 
 COMMON = ["captions.lemmas=none", "embedding=learned"]
@@ -213,6 +217,59 @@ def test_words_without_a_vector(made: Path, cache: Path, tmp_path: Path):
     assert captions.source == "vectors.txt"
 
 
+def test_words_that_are_too_rare_for_the_network_are_words_of_the_text(
+    made: Path, cache: Path, tmp_path: Path, capsys
+):
+    """The share of the text that has a vector is then the one in a run's record."""
+    with open(made / "rows.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    rows[0]["caption"] += " once upon"
+    with open(tmp_path / "rows.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    text = [word for row in rows for word in row["caption"].split()]
+    times = Counter(text)
+    assert times["grass"] > 2 and times["once"] == times["upon"] == 1
+    rare = [word for word, n in times.items() if n < 2]
+    known = set(text) - {"grass"}
+    (tmp_path / "vectors.txt").write_text("".join(f"{word} 0.1 0.2\n" for word in sorted(known)))
+    with open(tmp_path / "splits.csv", "w", newline="") as file:
+        # The last two rows have captions of words that all occur before.
+        splits = ["train"] * (len(rows) - 2) + ["val", "test"]
+        ids = [row["picture"] for row in rows]
+        csv.writer(file).writerows([("ImageID", "split"), *zip(ids, splits, strict=True)])
+    training = [word for row in rows[:-2] for word in row["caption"].split()]
+    options = ["data=csv", f"data.file={tmp_path}/rows.csv", f"cache_dir={cache}"]
+    options += [f"data.splits={tmp_path}/splits.csv", "model=caption_only", "captions.min_count=2"]
+    options += ["captions.lemmas=none", "embedding=file"]
+    options += [f"embedding.file={tmp_path}/vectors.txt"]
+    assert run(*options, "--out", tmp_path / "data.html") == 0
+    lacking = sum(word in ("grass", *rare) for word in training) / len(training)
+    said = f"{len(set(training))} in the training captions, {len(rare)} of them rarer than"
+    assert said in (printed := capsys.readouterr().out)
+    share = f"1 of the others ({lacking:.1%} of the text with the rarer) without a vector"
+    assert share in printed
+    page = (tmp_path / "data.html").read_text()
+    assert f">{len(set(training))}</td>" in page
+    assert "Of these rarer than captions.min_count" in page and "Of the others without" in page
+    captions = look_at(load_settings(options)).captions
+    prepared = prepare(load_settings(options), None)
+    assert captions is not None and prepared.coverage is not None
+    assert captions.share_without == pytest.approx(1 - prepared.coverage[1])
+
+
+def test_so_many_captions_have_at_most_the_words_that_are_said():
+    lengths = np.array([5] * 9 + [100])
+    captions = Captions(lengths=lengths, repeated=0, words=1)
+    assert captions.usual == (5, 100), "90 % have up to 57, which lies at 95 % of the way"
+    for lengths in (np.arange(1, 21), np.array([3]), np.array([2, 4])):
+        middle, most = Captions(lengths=lengths, repeated=0, words=1).usual
+        assert {middle, most} <= set(lengths.tolist())
+        assert (lengths <= middle).mean() >= 0.5 and (lengths <= most).mean() >= 0.95
+        assert (lengths < most).mean() < 0.95
+
+
 def test_the_terminal_and_the_page_say_what_is_wrong(faulty: Path, cache: Path, tmp_path, capsys):
     page = tmp_path / "made" / "data.html"
     assert run(*options_for(faulty, cache), "--out", page) == 1
@@ -223,6 +280,7 @@ def test_the_terminal_and_the_page_say_what_is_wrong(faulty: Path, cache: Path, 
         "; also: 2 pictures cannot be read, see above: replace the files, or leave their rows out"
         " with data.on_bad_image=skip\n"
     )
+    assert "the same pixels as another: 4, with other labels in" in printed
     assert "LEAK" in printed and "data/20.jpg (train) = data/60.jpg (test)" in printed
     assert "UNREADABLE: 3: data/30.jpg (not an image file)" in printed
     assert "person (" in printed  # what a label is most often with

@@ -161,7 +161,16 @@ def thresholds(run: RunRecord) -> Markup:
         y_label="share",
         reference=one,
     )
-    return chart_row(curves, _calibration(targets, probs))
+    return chart_row(curves, _calibration(targets, _probabilities(run, probs)))
+
+
+def _probabilities(run: RunRecord, probs: np.ndarray) -> np.ndarray:
+    """What the model takes for the probabilities of labels, of those in its file.
+
+    There a label decoder's are halved, and 0.5 more for a label of its answer.
+    """
+    model = run.results.get("settings", {}).get("model", {}).get("name")
+    return 2 * probs - (probs >= 0.5) if model == "decoder" else probs
 
 
 def _calibration(targets: np.ndarray, probs: np.ndarray) -> Markup:

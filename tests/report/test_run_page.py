@@ -115,6 +115,25 @@ def test_f1_comes_before_the_loss(tmp_path):
     assert heads[:2] == ["Label", "F1"]
 
 
+def test_a_decoders_calibration_is_of_its_own_probabilities(tmp_path):
+    """Its file has p / 2, and 0.5 more for a label of the answer: see `LabelDecoder.forward`."""
+    random = np.random.default_rng(0)
+    own = random.choice([0.25, 0.35, 0.75], size=(4000, 3))
+    targets = random.random(own.shape) < own
+    answers = random.random(own.shape) < 0.5
+    said = {}
+    for model in ("decoder", "fusion"):
+        settings = {"model": {"name": model}, "data": {"name": "usyd"}}
+        ids = [f"{n}.jpg" for n in range(len(own))]
+        probs = (own + answers) / 2
+        write_run(tmp_path / model, ids=ids, targets=targets, probs=probs, settings=settings)
+        html = write_run_report(tmp_path / model, None).read_text()
+        said[model] = float(re.search(r"over all decisions: ([\d.]+)", html)[1])
+    expected = sum(abs(targets[own == p].mean() - p) * (own == p).mean() for p in np.unique(own))
+    assert said["decoder"] == pytest.approx(expected, abs=5e-5) and said["decoder"] < 0.02
+    assert said["fusion"] > 0.2
+
+
 def test_which_label_is_answered_for_which(tmp_path):
     targets = np.array([[0, 1, 0], [0, 1, 0], [1, 0, 0], [0, 1, 1], [0, 1, 0]], bool)
     answers = np.array([[0, 0, 1], [0, 0, 1], [1, 0, 0], [1, 0, 1], [0, 0, 0]])

@@ -96,9 +96,10 @@ class Settings(Group):
     resume_lr: Positive | None = None
     """With ckpt_path: go on at this learning rate, with a fresh schedule over the epochs left."""
     threshold: Annotated[float, Ge(0), Le(1)] | Calibrated | None = None
-    """A label is answered when its probability reaches this; found on validation: auto, the best;
-    per_label, the best for each label; cv and cv_per_label, the same by cross-validation, which a
-    few rows mislead less; null: 0.5 (a detector: 0.25)."""
+    """A label is answered when its probability reaches this; found on validation after training,
+    in whose epochs it is 0.5: auto, the best; per_label, the best for each label; cv and
+    cv_per_label, the same by cross-validation, which a few rows mislead less; null: 0.5 (a
+    detector: 0.25)."""
     threshold_metric: Literal["f1_micro", "f1_samples"] = "f1_micro"
     """What a threshold is the best for that is found on validation."""
     monitor: Literal[MONITORED] = "val/f1_micro"  # pyright: ignore[reportInvalidTypeForm]

@@ -76,7 +76,7 @@ def label_curves(run: RunRecord, names: dict[int, str]) -> Markup:
                 used=used,
                 share=float(targets[run.predictions.known[:, k], k].mean()),
                 description=f"Average precision {curve.average_precision:.3f}. At the threshold "
-                f"used, {threshold[k]:.2f}: {words}.",
+                f"used, {threshold[k]:g}: {words}.",
             )
         )
     shown = f" The {MOST_CURVES} commonest of {len(columns)}." if len(columns) > len(charts) else ""

@@ -142,6 +142,14 @@ def row_counts(run: RunRecord) -> list[str]:
     ]
 
 
+def before_the_threshold(runs: Sequence[RunRecord]) -> str:
+    """What is to be said of the scores of epochs where the threshold was not found yet, or ""."""
+    asked = [run.results.get("settings", {}).get("threshold") for run in runs]
+    if not any(isinstance(one, str) for one in asked):
+        return ""
+    return "F1 by epoch is of answers at 0.5 where the threshold was found after training."
+
+
 def notes_of(runs: Sequence[RunRecord]) -> list[str]:
     """What the runs had to go without, each once."""
     return list(dict.fromkeys(note for run in runs for note in run.results.get("notes", [])))

@@ -13,6 +13,7 @@ from mmlabel.report.label_sections import confusions, label_curves, label_table,
 from mmlabel.report.pages import (
     Section,
     about,
+    before_the_threshold,
     chart_row,
     flat,
     notes_of,
@@ -116,12 +117,15 @@ def _scores(run: RunRecord) -> Markup:
 
 def _curves(run: RunRecord) -> Markup:
     best = run.results.get("best_epoch")
+    kept = "" if best is None else "Dotted: the epoch that was kept."
 
-    def chart(id: str, heading: str, y_label: str, lines: Mapping[str, str]) -> Markup:
+    def chart(
+        id: str, heading: str, y_label: str, lines: Mapping[str, str], *, note: str = kept
+    ) -> Markup:
         return line_chart(
             id=id,
             heading=heading,
-            note="" if best is None else "Dotted: the epoch that was kept.",
+            note=note,
             series=[
                 mean_curve(label, style, [run], metric)
                 for style, (metric, label) in enumerate(lines.items())
@@ -134,7 +138,13 @@ def _curves(run: RunRecord) -> Markup:
     scores = {f"val/{name}": row.title for name, row in SCORES.items() if name != "loss"}
     return chart_row(
         chart("curve-loss", "Loss", "loss", {"train/loss": "training", "val/loss": "validation"}),
-        chart("curve-scores", "Validation scores", "score", scores),
+        chart(
+            "curve-scores",
+            "Validation scores",
+            "score",
+            scores,
+            note=" ".join(filter(None, [kept, before_the_threshold([run])])),
+        ),
     )
 
 

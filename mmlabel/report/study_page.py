@@ -12,6 +12,7 @@ from mmlabel.report.gallery import STUDY_PICTURES, gallery, label_names
 from mmlabel.report.pages import (
     Section,
     about,
+    before_the_threshold,
     chart_row,
     flat,
     notes_of,
@@ -215,9 +216,11 @@ def _curves(study: StudyReport) -> Markup:
             )
         )
     several = any(len(variant.runs) > 1 for variant in study.variants)
+    said = ["Means over runs, with the range of the runs shaded." if several else "One run each."]
+    said.append(before_the_threshold([run for variant in study.variants for run in variant.runs]))
     return chart_row(
         *charts,
-        words="Means over runs, with the range of the runs shaded." if several else "One run each.",
+        words=" ".join(filter(None, said)),
         key=[(key_mark(style), variant.label) for style, variant in enumerate(study.variants)],
     )
 

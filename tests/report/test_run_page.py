@@ -115,6 +115,28 @@ def test_f1_comes_before_the_loss(tmp_path):
     assert heads[:2] == ["Label", "F1"]
 
 
+def test_curves_at_another_threshold_than_the_scores_say_so(tmp_path):
+    for threshold, found in (("auto", True), (0.3, False), (None, False)):
+        folder = tmp_path / str(threshold)
+        random_run(folder, rows=9, seed=1, noise=0.4)
+        results = json.loads((folder / "results.json").read_text())
+        results["settings"]["threshold"] = threshold
+        (folder / "results.json").write_text(json.dumps(results))
+        page = write_run_report(folder, None).read_text()
+        assert ("F1 by epoch is of answers at 0.5" in page) == found
+
+
+def test_a_threshold_is_the_same_everywhere_on_the_page(tmp_path):
+    random_run(tmp_path / "run", rows=90, seed=1, noise=0.4)
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    (tmp_path / "run" / "results.json").write_text(json.dumps(results | {"threshold": 0.125}))
+    html = write_run_report(tmp_path / "run", None).read_text()
+    assert "threshold 0.125" in html.split("<nav")[0]
+    lines = html.split('<table id="label-f1">')[1].split("</table>")[0].split("<tr>")[2:]
+    assert [re.findall("<td>(.*?)</td>", line)[-2] for line in lines] == ["0.125"] * 3
+    assert html.count("At the threshold used, 0.125:") == 3
+
+
 def test_a_decoders_calibration_is_of_its_own_probabilities(tmp_path):
     """Its file has p / 2, and 0.5 more for a label of the answer: see `LabelDecoder.forward`."""
     random = np.random.default_rng(0)

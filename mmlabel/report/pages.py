@@ -134,12 +134,15 @@ def flat(settings: Mapping) -> dict[str, str]:
     }
 
 
-def row_counts(run: RunRecord) -> list[str]:
-    """How many rows the run was trained, selected and tested on, in words."""
-    rows = run.results.get("rows", {})
-    return [
-        f"{count(n, 'row')} to {verb}" for split, verb in ROLES.items() if (n := rows.get(split))
-    ]
+def row_counts(runs: Sequence[RunRecord]) -> list[str]:
+    """How many rows the runs were trained, selected and tested on, in words."""
+    facts = []
+    for split, verb in ROLES.items():
+        counts = [run.results.get("rows", {}).get(split) or 0 for run in runs]
+        if most := max(counts, default=0):
+            fewest = f"{min(counts):,} to " if min(counts) < most else ""
+            facts.append(f"{fewest}{count(most, 'row')} to {verb}")
+    return facts
 
 
 def before_the_threshold(runs: Sequence[RunRecord]) -> str:

@@ -83,7 +83,7 @@ def _title(run: RunRecord) -> str:
 
 def _facts(run: RunRecord) -> list[str]:
     threshold, seconds = run.results["threshold"], run.results.get("seconds", {}).get("total")
-    facts = row_counts(run)
+    facts = row_counts([run])
     facts.append(
         "a threshold per label" if isinstance(threshold, list) else f"threshold {threshold:g}"
     )

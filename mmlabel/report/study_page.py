@@ -103,7 +103,7 @@ def _failed(study: StudyReport) -> str:
 def _facts(runs: list[RunRecord]) -> list[str]:
     if not runs:
         return ["No run has finished."]
-    return [*([count(len(runs), "run")] if len(runs) > 1 else []), *row_counts(runs[0])]
+    return [*([count(len(runs), "run")] if len(runs) > 1 else []), *row_counts(runs)]
 
 
 def _answer(study: StudyReport) -> Markup:
@@ -228,22 +228,25 @@ def _curves(study: StudyReport) -> Markup:
 def _labels(study: StudyReport) -> Markup:
     """F1 of each label under each variant; none without scores by label."""
     known: dict[str, dict] = {}
+    supports: dict[str, set[int]] = {}  # variants may have been tested on other rows
     means: dict[str, list[str | None]] = {}
     for place, variant in enumerate(study.variants):
         for number, label in variant.runs[0].results["labels"].items() if variant.runs else ():
             f1 = fmean(run.results["labels"][number]["f1"] for run in variant.runs)
-            known[number] = label
+            known.setdefault(number, label)
+            supports.setdefault(number, set()).add(label["support"])
             means.setdefault(number, [None] * len(study.variants))[place] = f"{f1:.3f}"
     if not known:
         return Markup("")
     lines = [
         {
             "name": known[number]["name"] or number,
-            "support": known[number]["support"],
+            "support": " to ".join(f"{n:,}" for n in sorted({min(own), max(own)})),
             "means": means[number],
             "best": max(f1 for f1 in means[number] if f1 is not None),
         }
         for number in sorted(known, key=lambda n: -known[n]["support"])
+        for own in [supports[number]]
     ]
     return render(
         "study/labels.html", lines=lines, variants=[variant.label for variant in study.variants]

@@ -55,10 +55,10 @@ def _header(report: StudyReport, command: str) -> list[str]:
     lines = [f"{report.title}. {report.question}", f"Made by: {command}"]
     lines += ["The same runs:", *(f"  {line}" for line in report.command.splitlines())]
     runs = [run.results for variant in report.variants for run in variant.runs]
-    for run in runs[:1]:
+    # One line each, unless runs on other rows, of another time or machine are among them.
+    for run in runs:
         rows = ", ".join(f"{count} {split}" for split, count in run["rows"].items())
         lines.append(f"Data: {run['settings']['data']['name']}, rows: {rows}")
-    # One line each, unless runs of another time or machine are among them.
     for run in runs:
         lines.append(f"Versions: {', '.join(f'{k} {v}' for k, v in run['versions'].items())}")
     lines += [f"Machine: {run['machine']}" for run in runs]

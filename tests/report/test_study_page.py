@@ -4,7 +4,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from made_up import EVIL, Page, random_run
+from made_up import EVIL, Page, make_study, random_run
 
 from mmlabel.report import (
     StudyReport,
@@ -13,6 +13,7 @@ from mmlabel.report import (
     write_index,
     write_study_report,
 )
+from mmlabel.study.output import write_study
 
 
 def test_everything_from_data_is_escaped(study, study_page):
@@ -69,6 +70,29 @@ def test_a_study_in_which_nothing_finished_still_has_a_page(tmp_path):
     )  # fmt: skip
     html = write_study_report(tmp_path, study).read_text()
     assert "no run finished" in html and "no such file" in html and 'id="gallery"' not in html
+
+
+def test_runs_on_other_rows_are_not_said_to_be_on_the_first_ones(tmp_path):
+    study = make_study(tmp_path, rows=9)
+    for run in [run for variant in study.variants for run in variant.runs]:
+        run.results["settings"]["data"] = {"name": "usyd"}
+        run.results["machine"] = "a machine"
+    html = write_study_report(tmp_path, study).read_text()
+    assert "6 runs · 2,000 rows to train on · 250 rows to select on · 9 rows to test on" in html
+    for run in study.variants[1].runs:
+        run.results["rows"] = {"train": 500, "val": 250, "test": 12}
+        run.results["labels"]["1"]["support"] += 3
+    support = study.variants[0].runs[0].results["labels"]["1"]["support"]
+    html = write_study_report(tmp_path, study).read_text()
+    assert "500 to 2,000 rows to train on · 250 rows to select on · 9 to 12 rows to test on" in html
+    labels = html.split('<table id="label-f1">')[1].split("</table>")[0]
+    assert f"person</th><td>{support} to {support + 3}</td>" in labels
+    write_study(tmp_path, study, jobs=[], command="c")
+    data = [line for line in (tmp_path / "results.csv").read_text().split("\n") if "Data: " in line]
+    assert [line.split("rows: ")[1] for line in data] == [
+        "2000 train, 250 val, 9 test",
+        "500 train, 250 val, 12 test",
+    ]
 
 
 def test_the_index_leads_to_the_pages_and_escapes_what_they_say(study, tmp_path):

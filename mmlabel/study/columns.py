@@ -17,8 +17,8 @@ def _loss_fall(run: RunRecord) -> float | None:
 
 # Heading, and the figure of one run.
 COLUMNS: dict[str, tuple[str, Callable[[RunRecord], float | None]]] = {
-    "loss_first": ("Training loss, epoch 1", lambda run: _training_loss(run, 0)),
-    "loss_fifth": ("Training loss, epoch 5", lambda run: _training_loss(run, 4)),
+    "loss_first": ("Training loss, first epoch", lambda run: _training_loss(run, 0)),
+    "loss_fifth": ("Training loss, fifth epoch", lambda run: _training_loss(run, 4)),
     "loss_fall": ("Fall of the loss, %", _loss_fall),
     "val_f1": ("Validation micro-F1", lambda run: run.results["scores"].get("val/f1_micro")),
     "epochs": ("Epochs", lambda run: run.results["epochs"]),

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,18 @@ def test_the_tables_figures_are_those_of_the_evidence(study: Study, tmp_path: Pa
     assert b.extra["Fall of the loss, %"] == pytest.approx(80)
     assert b.extra["Fall of the loss, % (Published)"] == 40 and a.published == 0.8
     assert b.extra["Seconds (Published)"] == 99 and "Seconds" not in b.extra and b.seconds == 10
+
+
+def test_the_first_epoch_has_the_number_0_everywhere_else_and_none_here(study, tmp_path: Path):
+    study = replace(study, columns=["loss_first", "loss_fifth"])
+    jobs = planned(study, tmp_path / "runs")
+    for job in jobs:
+        finish(job)
+    report = study_report(study, jobs, command="c", annotations=None, resamples=100)
+    for variant in report.variants:
+        curve = {row["epoch"]: row["train/loss"] for row in variant.runs[0].history}
+        assert variant.extra["Training loss, first epoch"] == curve[0] == 1
+        assert variant.extra["Training loss, fifth epoch"] == pytest.approx(curve[4]) == 0.2
 
 
 def test_unfinished_runs_are_failures_and_seeds_pair_up(study: Study, tmp_path: Path):

@@ -90,6 +90,7 @@ def describe(
         "data_fingerprint": fingerprint(prepared.annotations.fingerprint, *prepared.rows.values()),
         "inputs": run.inputs,
         "seconds": seconds,
+        "detected": data.detected,  # pictures, in the seconds of the detector
         "parameters": size.parameters,
         "megabytes": size.megabytes,
         "megabytes_by_part": {part: own.megabytes for part, own in parts.items()},

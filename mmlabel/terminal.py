@@ -119,7 +119,7 @@ def print_table(results: dict) -> None:
             f" the best of them epoch {results['best_epoch']}"
         )
     if "detector" in seconds:
-        rate = sum(results["rows"].values()) / max(seconds["detector"], 1e-9)
+        rate = results["detected"] / max(seconds["detector"], 1e-9)
         facts.append(f"detection {seconds['detector']:.1f} s ({rate:.1f} pictures a second)")
     output.print(", ".join(facts))
     tested = results["rows"]["test"]

@@ -28,6 +28,19 @@ def test_scores_and_labels_are_printed_and_names_are_shown_as_they_are(
     assert "1,000 parameters" in said and "within the report's limit" in said
 
 
+def test_a_detectors_rate_is_of_the_pictures_it_has_looked_at(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Not of rows, of which a picture has one for each of its captions."""
+    write_fake_run(tmp_path, seed=0, noise=0.1)
+    results = read_results(tmp_path)
+    losses = {f"{split}/{name}": 0.5 for split in ("val", "test") for name in ("map", "loss")}
+    results["scores"] |= losses
+    results["seconds"]["detector"], results["detected"] = 20.0, 100
+    print_table(results)
+    assert "detection 20.0 s (5.0 pictures a second)" in " ".join(capsys.readouterr().out.split())
+
+
 @pytest.mark.parametrize(("rows", "said"), [(1, "1 test row:"), (29, "29 test rows:"), (30, "")])
 def test_scores_of_few_rows_say_so(
     rows: int, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -95,6 +95,7 @@ class CaptionedPictures(pl.LightningDataModule):
 
     Attributes:
         detector_seconds: what detection took, now or when its scores were stored.
+        detected: of how many different pictures that was.
         setup_seconds: what `setup` took: computing features, or finding them in the cache.
         features: (R, F) of the feature store, once `setup` has filled it; None: pictures are live.
         teacher: the logits of a network to learn from, of the training split, once there are any.
@@ -141,6 +142,7 @@ class CaptionedPictures(pl.LightningDataModule):
         self.augment = augment
         self.first_epoch = first_epoch
         self.detector_seconds = 0.0
+        self.detected = 0
         self.setup_seconds = 0.0
         self.features: torch.Tensor | None = None
         self.features_key: dict[str, object] | None = None
@@ -211,7 +213,7 @@ class CaptionedPictures(pl.LightningDataModule):
             cache_dir=self.cache_dir,
             on_bad_image=self.on_bad_image,
         )
-        self.detector_seconds = found.detector_seconds
+        self.detector_seconds, self.detected = found.detector_seconds, found.detected
         self.features = torch.from_numpy(found.array)
         # A mirrored picture has the same objects in it, so both views are one row.
         self._feature_rows = np.zeros((len(annotations), 2), dtype=np.int64)

@@ -212,6 +212,7 @@ class Scores:
     computed: int  # pictures that this call ran the detector on
     seconds: float  # of this call
     detector_seconds: float  # that the detector took for all of them, whenever that was
+    detected: int  # how many different pictures these are
 
 
 def detector_scores(
@@ -276,6 +277,7 @@ def detector_scores(
         computed=computed,
         seconds=time.perf_counter() - start,
         detector_seconds=sum(float(row[-1]) for row in known.values()),
+        detected=len(known),
     )
 
 

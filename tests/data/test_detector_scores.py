@@ -82,6 +82,9 @@ def test_computed_once(pictures: list[Path], score: Callable, tmp_path: Path) ->
     assert again.detector_seconds == pytest.approx(scores.detector_seconds)
     assert 0 < scores.detector_seconds <= scores.seconds
     assert len(stores(tmp_path / "cache")) == 1
+    # Two captions a picture: the seconds are those of each picture once.
+    twice = score([*pictures[:5], *pictures[:5]], second)
+    assert (scores.detected, again.detected, twice.detected) == (70, 70, 5)
 
 
 def test_scores_belong_to_the_decoder(pictures: list[Path], score: Callable, monkeypatch) -> None:

@@ -389,6 +389,16 @@ def verdict(comparison: Comparison, p_value: float | None = None) -> str:
     return "better" if comparison.difference > 0 else "worse"
 
 
+def shown_p(p_value: float, alpha: float = 0.05) -> str:
+    """A p value with two digits, or as many as it takes not to be rounded to alpha or above it.
+
+    >>> shown_p(0.0123), shown_p(0.0496), shown_p(0.0504)
+    ('0.012', '0.0496', '0.05')
+    """
+    texts = (f"{p_value:.{digits}g}" for digits in range(2, 18))
+    return next(text for text in texts if (float(text) < alpha) == (p_value < alpha))
+
+
 def explain(comparison: Comparison, p_value: float | None = None) -> str:
     """The verdict as a sentence, with what the study did not measure.
 
@@ -404,9 +414,10 @@ def explain(comparison: Comparison, p_value: float | None = None) -> str:
         f" ({100 * (1 - comparison.alpha):g} % interval {low:+.2f} to {high:+.2f}"
     )
     if p_value is None:
-        words += f", p = {comparison.p_value:.2g})"
+        words += f", p = {shown_p(comparison.p_value, comparison.alpha)})"
     else:
-        words += f" uncorrected, p = {p_value:.2g} corrected for several comparisons)"
+        words += f" uncorrected, p = {shown_p(p_value, comparison.alpha)} corrected for several"
+        words += " comparisons)"
     if comparison.detectable is None:
         words += f"; the answers differ on {comparison.changed} of"
         words += f" {count(comparison.rows, 'test row')}"

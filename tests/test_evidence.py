@@ -475,6 +475,26 @@ def test_explanations() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("p_value", "shown", "found"),
+    [
+        (0.0496, "0.0496", "better"),
+        (0.049996, "0.049996", "better"),
+        (0.0504, "0.05", "no difference shown"),
+        (0.0123, "0.012", "better"),
+        (2e-36, "2e-36", "better"),
+        (1.0, "1", "no difference shown"),
+    ],
+)
+def test_a_p_value_is_not_rounded_against_its_verdict(
+    p_value: float, shown: str, found: str
+) -> None:
+    said = explain(comparison(p_value=p_value))
+    assert f", p = {shown})" in said and said.startswith(found)
+    corrected = explain(comparison(), p_value=p_value)
+    assert f" p = {shown} corrected" in corrected and corrected.startswith(found)
+
+
 def test_summary_over_seeds() -> None:
     assert summarise([0.5, 0.6, 0.7]) == pytest.approx((0.6, 0.1))
     assert summarise([0.5]) == (0.5, None)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mmlabel.cache import atomic_write
+from mmlabel.evidence import shown_p
 from mmlabel.report.study_report import StudyReport, VariantSummary
 from mmlabel.score_table import SCORES
 from mmlabel.spreadsheet import to_cell
@@ -32,7 +33,7 @@ def _result_row(study: StudyReport, variant: VariantSummary) -> dict[str, str]:
         "difference": fixed(variant.difference, 4),
         "difference_low": fixed(low, 4),
         "difference_high": fixed(high, 4),
-        "p_value": "" if variant.p_value is None else f"{variant.p_value:.2g}",
+        "p_value": "" if variant.p_value is None else shown_p(variant.p_value),
         "verdict": variant.verdict or ("baseline" if variant.name == study.baseline else ""),
         "parameters": fixed(variant.parameters, 0),
         "megabytes": fixed(variant.megabytes, 1),

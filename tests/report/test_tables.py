@@ -51,10 +51,13 @@ def test_a_figure_that_does_not_exist_is_empty_and_a_tiny_negative_one_is_zero(s
         name="x", label="x", runs=[], scores={"test/f1_micro": (0.5, None, 0.4, float("nan"))},
         difference=-0.00001,
     )  # fmt: skip
+    near = replace(variant, p_value=0.0496, verdict="better")
     lone = StudyReport(
         title="t", question="q", baseline="y", variants=[variant], metric="test/f1_micro",
         published_label="Report", command="c",
     )  # fmt: skip
+    (row,) = result_rows(replace(lone, variants=[near]))
+    assert row["p_value"] == "0.0496", "0.05 would be no difference"
     (row,) = result_rows(lone)
     assert row["test/f1_micro"] == "0.5000" and row["difference"] == "0.0000"
     assert [

@@ -56,7 +56,7 @@ python sweep.py study=lstm_layers --dry-run          what would run, and how lon
 python sweep.py study=all seeds=5                    every study, with five seeds
 python sweep.py study=modality data=usyd data.root=DIR backbone=efficientnet_lite0
 python sweep.py study=lstm_layers jobs=auto          as many runs at a time as there are cores
-python sweep.py study=lstm_layers hydra/launcher=submitit_slurm
+python sweep.py study=lstm_layers hydra/launcher=slurm
 
 A study is a file of conf/study, or one of your own (study=mine/NAME.yaml). Its runs go to
 OUT/runs, its tables and page to OUT/STUDY. Runs that have finished are not repeated, so the same

@@ -43,7 +43,7 @@ from mmlabel.ray_jobs import hear_signals
 from mmlabel.repeating import with_record
 from mmlabel.settings import CHOSEN_BY_GROUP, Settings, flatten, option_names, read_settings
 from mmlabel.submitit_jobs import take_jobs_along
-from mmlabel.terminal import escape_what_is_missing, printable, while_somebody_reads
+from mmlabel.terminal import printable, ready_streams, while_somebody_reads
 from mmlabel.trainer_options import problem
 from mmlabel.training_options import Trainer
 from mmlabel.wording import listed
@@ -86,7 +86,7 @@ def run_cli(
 def _answered_run(
     main: Callable[[], object], help_text: Callable[[], str] | None, hint: str
 ) -> None:
-    escape_what_is_missing()
+    ready_streams()
     if help_text is not None and {"--help", "-h"} & set(sys.argv[1:]):
         print(help_text())
         return

@@ -13,7 +13,7 @@ from mmlabel.cache import is_temporary
 from mmlabel.errors import UserError, mistyped, of_the_disk, together
 from mmlabel.interrupts import Signalled, answer, raise_on_interrupt
 from mmlabel.progress import say
-from mmlabel.terminal import escape_what_is_missing, printable, while_somebody_reads
+from mmlabel.terminal import printable, ready_streams, while_somebody_reads
 
 OPTIONS = "OPTION=VALUE"  # as `Parser` shows options of train.py
 
@@ -65,7 +65,7 @@ def run_command(work: Callable[[], int | None]) -> int:
 
 
 def _answered(work: Callable[[], int | None]) -> int:
-    escape_what_is_missing()
+    ready_streams()
     try:
         raise_on_interrupt()
         return work() or 0

@@ -143,7 +143,7 @@ def print_validation(folders: Sequence[Path], *, metric: str) -> None:
         if score is None:
             raise UserError(f"{job.folder} has no validation scores: leave it out")
         scores.setdefault(job.variant.name, []).append(score)
-    output = console(width=1000)
+    output = console()
     table = Table(
         title=f"Validation of {len(jobs)} runs", box=box.SIMPLE_HEAD, title_justify="left"
     )

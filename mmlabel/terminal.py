@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from mmlabel.errors import of_the_disk
 from mmlabel.score_table import SCORES, too_few
 from mmlabel.wording import count
 
@@ -21,8 +22,18 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-def escape_what_is_missing() -> None:
-    """Have letters that the terminal's encoding lacks written as escapes, rather than raise."""
+def ready_streams() -> None:
+    """Have letters that the terminal's encoding lacks written as escapes, rather than raise.
+
+    What the caller has closed (`>&-`) leads nowhere: a file that is opened would have its number,
+    into which libraries print.
+    """
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(nowhere, True)
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, open(nowhere, mode, encoding="utf-8", closefd=False))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -30,18 +41,29 @@ def escape_what_is_missing() -> None:
 
 @contextmanager
 def while_somebody_reads() -> Iterator[None]:
-    """What is done inside it ends without a word when the reader of its output goes (`| head`)."""
+    """What is done inside it ends without a word when the reader of its output goes (`| head`).
+
+    Where its output cannot be kept (`> FILE` on a full disk), it ends with a message.
+    """
     try:
         try:
             yield
         finally:
             sys.stdout.flush()
-    except BrokenPipeError:
-        if not _nobody_reads(sys.stdout.fileno()):
-            raise  # it was another pipe
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            if not _nobody_reads(sys.stdout.fileno()):
+                raise  # it was another pipe
+            status = 128 + signal.SIGPIPE
+        else:
+            if of_the_disk(error) is None:
+                raise
+            said = f"standard output cannot be written ({error.strerror})"
+            print(f"mmlabel: {said}: make room, or send it elsewhere", file=sys.stderr, flush=True)
+            status = 1
         # What is left would be written once more as Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
+        sys.exit(status)
 
 
 def _nobody_reads(pipe: int) -> bool:
@@ -71,11 +93,16 @@ class PlainFormatter(logging.Formatter):
         return "\n".join(map(_visible, lines))
 
 
-def console(width: int | None = None) -> "Console":
-    """A terminal that reads no markup in what it is given; `width` None: as wide as it is."""
+def console() -> "Console":
+    """A terminal that reads no markup in what it is given, and has room for every line."""
     from rich.console import Console
 
-    return Console(soft_wrap=True, width=width, markup=False, emoji=False)
+    class Whole(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # rich would end the program itself: `while_somebody_reads` does
+
+    # Whole lines even into a file or a narrow terminal: a figure cut short would be worthless.
+    return Whole(soft_wrap=True, width=1000, markup=False, emoji=False)
 
 
 def print_table(results: dict) -> None:
@@ -84,9 +111,10 @@ def print_table(results: dict) -> None:
     from rich.table import Table
 
     output = console()
-    table = Table(title="Scores", box=box.SIMPLE_HEAD)
+    table = Table(title="Scores", title_justify="left", box=box.SIMPLE_HEAD)
     for heading in ("split", *(row.title for row in SCORES.values()), "rows"):
-        table.add_column(heading, justify="left" if heading == "split" else "right")
+        justify = "left" if heading == "split" else "right"
+        table.add_column(heading, justify=justify, no_wrap=True)
     for split in ("val", "test"):
         scores = {k.split("/")[1]: v for k, v in results["scores"].items() if k.startswith(split)}
         if scores:
@@ -95,9 +123,10 @@ def print_table(results: dict) -> None:
     output.print(table)
 
     if results["labels"]:
-        table = Table(title="Test split by label", box=box.SIMPLE_HEAD)
+        table = Table(title="Test split by label", title_justify="left", box=box.SIMPLE_HEAD)
         for heading in ("label", "name", "support", "precision", "recall", "F1"):
-            table.add_column(heading, justify="left" if heading == "name" else "right")
+            justify = "left" if heading == "name" else "right"
+            table.add_column(heading, justify=justify, no_wrap=True)
         for number, row in results["labels"].items():
             cells = [f"{row[name]:.3f}" for name in ("precision", "recall", "f1")]
             table.add_row(number, printable(row["name"]), str(row["support"]), *cells)

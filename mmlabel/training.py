@@ -211,7 +211,11 @@ def keep(
     )
     summarise(loggers, results)
     publish(loggers, settings, folder=folder, annotations=run.prepared.annotations)
-    print_table(results)
+    try:
+        print_table(results)
+    except OSError as error:  # the run has finished all the same
+        if not isinstance(error, BrokenPipeError):
+            log.warning("the scores cannot be printed (%s)", error.strerror)
     if begun.record is not None:
         say_whether_scores_are_equal(begun.record, settings, results["scores"])
     log.info("everything is in %s", folder)

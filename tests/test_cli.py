@@ -341,23 +341,56 @@ def test_help_names_the_groups_and_options(tmp_path: Path):
     assert "lstm.layers" in output and "default 1]" in output
 
 
-@pytest.mark.parametrize(
-    "command", [["train.py", "--help"], ["-m", "mmlabel"], ["-m", "mmlabel.features", "list"]]
-)
-def test_a_reader_that_has_gone_is_no_error(command: list[str]):
-    """As with `| head`: its pipe is closed before the first line."""
-    read, write = os.pipe()
-    os.close(read)
+PRINTING = [["train.py", "--help"], ["-m", "mmlabel"], ["-m", "mmlabel.features", "list"]]
+
+
+def printed_to(place: int, *command: str) -> tuple[int, str]:
+    """The exit code and standard error of a command that prints there."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     done = subprocess.run(
         [sys.executable, *command],
-        stdout=write,
+        stdout=place,
         stderr=subprocess.PIPE,
         text=True,
         cwd=REPOSITORY,
+        env=kept,
         check=False,
     )
-    os.close(write)
-    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+    os.close(place)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [*PRINTING, ["-c", "from mmlabel.commands import run_command as run; run(TABLE)"]]
+)
+def test_a_reader_that_has_gone_is_no_error(command: list[str]):
+    """As with `| head`: its pipe is closed before the first line."""
+    table = "lambda: __import__('mmlabel.terminal').terminal.console().print('x')"
+    read, write = os.pipe()
+    os.close(read)
+    code, said = printed_to(write, *(text.replace("TABLE", table) for text in command))
+    assert (code, said) == (128 + signal.SIGPIPE, "")
+
+
+@pytest.mark.parametrize("command", PRINTING)
+def test_output_that_goes_to_a_full_disk(command: list[str]):
+    code, said = printed_to(os.open("/dev/full", os.O_WRONLY), *command)
+    assert code == 1 and said.startswith("mmlabel: standard output cannot be written (No space")
+
+
+def test_streams_that_are_closed(tmp_path: Path):
+    """A file that is opened must not take the number of one, into which libraries print."""
+    work = (
+        "import os; from mmlabel.commands import run_command\n"
+        "def work():\n"
+        "    print('printed'); file = open('file', 'w'); os.write(1, b'x'); os.write(2, b'x')\n"
+        "    os.system('echo x; echo x >&2'); return 3 if file.fileno() > 2 else 4\n"
+        "raise SystemExit(run_command(work))"
+    )
+    command = f'exec {sys.executable} -c "$WORK" <&- >&- 2>&-'
+    environment = os.environ | {"WORK": work, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, env=environment, check=False)
+    assert done.returncode == 3 and (tmp_path / "file").read_text() == ""
 
 
 def test_a_broken_pipe_of_another_kind_is_not_hidden(monkeypatch: pytest.MonkeyPatch):

@@ -1,5 +1,6 @@
 """Runs where the cache, the network or the terminal are not what one would wish for."""
 
+import errno
 import json
 import logging
 import os
@@ -135,3 +136,17 @@ def test_a_closed_machine_with_a_terminal_of_ascii(quick: list[str], tmp_path: P
     for missing in ("resnet18-f37072fd.pth", "WordNet", "glove-wiki-gigaword-100"):
         assert any(missing in note for note in results["notes"]), missing
     assert "caf\u00e9" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("code", "said"), [(errno.ENOSPC, 1), (errno.EPIPE, 0)])
+def test_a_run_whose_scores_cannot_be_printed_has_finished(
+    code: int, said: int, settings_of, scores, tmp_path, monkeypatch, caplog
+) -> None:
+    def print_table(results: dict) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("mmlabel.training.print_table", print_table)
+    folder, expected = scores
+    results = train(settings_of(*WORDS, f"cache_dir={folder}"), tmp_path / "run")
+    assert results["scores"] == expected
+    assert sum("the scores cannot be printed (No space" in m for m in caplog.messages) == said

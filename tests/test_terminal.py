@@ -41,6 +41,21 @@ def test_a_detectors_rate_is_of_the_pictures_it_has_looked_at(
     assert "detection 20.0 s (5.0 pictures a second)" in " ".join(capsys.readouterr().out.split())
 
 
+def test_no_figure_is_cut_short_in_a_narrow_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("COLUMNS", "30")
+    write_fake_run(tmp_path, seed=0, noise=0.1)
+    results = read_results(tmp_path)
+    results["scores"] |= {"val/map": 0.5, "val/loss": 0.3, "test/map": 0.25, "test/loss": 0.125}
+    row = {"support": 12345, "precision": 0.5, "recall": 0.75, "f1": 0.6}
+    results["labels"] = {"1": {"name": "a traffic light"} | row}
+    print_table(results)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["1", "a", "traffic", "light", "12345", "0.500", "0.750", "0.600"] in lines
+    assert ["0.250", "0.125"] in [line[-3:-1] for line in lines if line[:1] == ["test"]]
+
+
 @pytest.mark.parametrize(("rows", "said"), [(1, "1 test row:"), (29, "29 test rows:"), (30, "")])
 def test_scores_of_few_rows_say_so(
     rows: int, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -173,7 +173,7 @@ def _captions(
 
 
 def _print(found: DataSet) -> None:
-    output = console(width=1000)
+    output = console()
     splits = ", ".join(f"{split} {number:,}" for split, number in found.rows.items())
     output.print(f"rows: {found.total:,} ({splits})")
     _print_labels(found.labels, found.rows)
@@ -201,7 +201,7 @@ def _print_labels(labels: Labels, rows: dict[str, int]) -> None:
         cells = [f"{number:,}" for number in (labels.together[place, place], *counts)]
         name = printable(labels.names[place])
         table.add_row(str(labels.numbers[place]), name, *cells, printable(beside))
-    console(width=1000).print(table)
+    console().print(table)
 
 
 def _label_lines(labels: Labels) -> Iterator[str]:

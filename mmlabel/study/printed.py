@@ -28,8 +28,7 @@ def print_study(report: StudyReport) -> None:
         cells += [row["difference"], row["p_value"]]
         cells += [row[name] for name in ("verdict", "runs", "parameters", "megabytes", "seconds")]
         table.add_row(*map(printable, cells), *(row[name] for name in extra))
-    # Whole lines even into a file or a narrow terminal: a figure cut short would be worthless.
-    output = console(width=1000)
+    output = console()
     output.print(table)
     for line in [*verdicts(report), *report.warnings, *report.notes, *run_notes(report)]:
         output.print(printable(line))

@@ -32,7 +32,7 @@ from yaml import YAMLError
 
 from mmlabel.config_files import leave_out_of_other_kinds, repository
 from mmlabel.errors import UserError, mistyped, nearest, no_yaml, of_the_disk, together
-from mmlabel.help import CONF, choices
+from mmlabel.help import CONF, check_clone, choices
 from mmlabel.interrupts import Signalled, answer, raise_until_answered
 from mmlabel.options import declared, unknown
 from mmlabel.processes import (
@@ -399,6 +399,7 @@ def load_settings(overrides: Sequence[str], *, to_come: Iterable[str] = ()) -> S
 
     Raises UserError, or an error of Hydra's that `explain` puts into words.
     """
+    check_clone()
     _check_groups(overrides)
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):

@@ -3,11 +3,22 @@
 from pathlib import Path
 from textwrap import fill
 
+from mmlabel.errors import UserError
 from mmlabel.options import Option, declared, shown
 from mmlabel.settings import Settings
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 WIDTH = 100
+
+
+def check_clone() -> None:
+    """Raise UserError where the package is installed without its clone, which has the options."""
+    if not CONF.is_dir():
+        raise UserError(
+            f"there is no folder {CONF}: mmlabel is installed without its clone, whose folder conf"
+            " has the options; in the clone, pip install -e . installs it with that"
+        )
+
 
 USAGE = """\
 Train, select on validation, test once.

@@ -12,11 +12,12 @@ import pytest
 from fake_runs import write_fake_run
 
 from mmlabel import __main__ as commands
-from mmlabel import compare, mistakes, predict
+from mmlabel import compare, features, mistakes, predict
 from mmlabel.cli import load_settings
 from mmlabel.commands import run_command
 from mmlabel.data import __main__ as data
 from mmlabel.errors import UserError
+from mmlabel.search.space import load_space
 
 NAMES = "compare data.__main__ demo export.__main__ features mistakes predict"
 
@@ -106,6 +107,22 @@ def test_a_command_behind_a_space_is_not_run(capsys):
     assert capsys.readouterr() == ("", said)
     assert commands.main(["pedict"]) == 1
     assert capsys.readouterr().err.startswith("mmlabel: pedict: python -m mmlabel takes nothing")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        lambda: data.main([]),
+        lambda: features.main(["fill"]),
+        lambda: run_command(lambda: load_space("default") and None),
+    ],
+)
+def test_a_package_without_its_clone_is_told(command, monkeypatch, tmp_path: Path, capsys):
+    monkeypatch.setattr("mmlabel.help.CONF", tmp_path / "conf")
+    assert command() == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"mmlabel: there is no folder {tmp_path / 'conf'}: mmlabel is installed")
+    assert "pip install -e ." in said and len(said.splitlines()) == 1
 
 
 def test_the_status_of_the_work(capsys):

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from mmlabel.cache import atomic_write
 from mmlabel.cli import parse
 from mmlabel.errors import UserError, nearest
-from mmlabel.help import CONF
+from mmlabel.help import CONF, check_clone
 from mmlabel.settings import option_names
 
 FOUND = "found"  # none of conf/experiment has this name
@@ -48,6 +48,7 @@ class Space(BaseModel):
 
 def load_space(name: str) -> Space:
     """A space by its name, or of a file. Raises UserError for what is none."""
+    check_clone()
     path = Path(os.path.expanduser(name))
     if path.suffix not in (".yaml", ".yml"):
         known = sorted(path.stem for path in (CONF / "search").glob("*.yaml"))

@@ -1,6 +1,8 @@
 """See, clean, check, fill, merge and write out the stores of features and scores."""
 
 import argparse
+import errno
+import os
 import sys
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -17,11 +19,13 @@ from mmlabel.data.row_store import (
     megabytes_of,
     open_store,
     remove_store,
+    shut,
     stores,
     without_description,
 )
 from mmlabel.errors import UserError, of_the_disk
 from mmlabel.large_imports import import_large
+from mmlabel.progress import say
 from mmlabel.terminal import printable
 from mmlabel.wording import count
 
@@ -37,6 +41,8 @@ def _run(options: argparse.Namespace) -> int:
     if read and options.cache_dir != usual_cache() and not options.cache_dir.is_dir():
         raise UserError(f"--cache-dir {options.cache_dir}: there is no such folder")
     try:
+        for folder in shut(options.cache_dir) if read else ():
+            say(f"{printable(str(folder))} is passed over: {os.strerror(errno.EACCES)}")
         return _COMMANDS[options.command](options)
     except StoreUnavailable as error:
         raise UserError(str(error)) from error
@@ -187,9 +193,11 @@ def _named(found: list[StoreInfo], key: str) -> StoreInfo:
     chosen = [info for info in found if key and info.name.startswith(key)]
     if len(chosen) == 1:
         return chosen[0]
-    names = ", ".join(info.name[:12] for info in chosen or found) or "there is none"
+    names = ", ".join(info.name[:12] for info in chosen or found)
     what = "several stores are" if chosen else "no store is"
-    raise UserError(f'{what} named "{key}…": give one of {names}')
+    raise UserError(
+        f'{what} named "{key}…": {f"give one of {names}" if names else "there is none"}'
+    )
 
 
 def _prune(options: argparse.Namespace) -> int:
@@ -218,7 +226,7 @@ def _verify(options: argparse.Namespace) -> int:
         found, unread = [_named(found, options.key)], []
     if not found and not unread:
         print(f"no feature stores in {options.cache_dir}")
-    damaged = len(unread)
+    damaged = len(unread) + (len(shut(options.cache_dir)) if options.key is None else 0)
     for folder in unread:
         print(
             f"{folder.name[:12]}: store.json is missing or damaged: a run that uses the store"

@@ -67,6 +67,15 @@ def left(stores: list[FeatureStore]) -> list[bool]:
     return [store.folder.exists() for store in stores]
 
 
+def test_a_store_that_this_user_may_not_look_into_is_told(stores, run, monkeypatch):
+    """As another user's in a shared cache; root may look into all."""
+    closed = stores[0].folder
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != closed)
+    for command, code in (("list", 0), ("verify", 1)):
+        status, said = run(command)
+        assert status == code and f"{closed} is passed over: Permission denied" in said
+
+
 def test_list_shows_each_store_last_used_first(stores, run):
     status, said = run("list")
     head, *lines = said.splitlines()

@@ -14,6 +14,7 @@ picture's content, a changed picture is computed anew and a renamed one is not. 
 does not match is as good as none: it is computed anew, and appended.
 """
 
+import errno
 import json
 import os
 import re
@@ -289,6 +290,17 @@ def without_description(cache_dir: Path) -> list[Path]:
     return sorted({path.parent for path in files} - known)
 
 
+def shut(cache_dir: Path) -> list[Path]:
+    """The folders of stores that this user may not look into, which `stores` passes over.
+
+    Raises OSError where it is the folder of them all.
+    """
+    features = Path(cache_dir) / "features"
+    folders = sorted(features.iterdir()) if features.is_dir() else []
+    named = (path for path in folders if re.fullmatch("[0-9a-f]{32}", path.name))
+    return [path for path in named if not os.access(path, os.R_OK | os.X_OK)]
+
+
 def megabytes_of(folder: Path) -> float:
     """What a store takes on disk."""
     return sum(file.stat().st_size for file in folder.iterdir()) / 1e6
@@ -346,9 +358,11 @@ def remove_store(folder: Path) -> bool:
 def unavailable(folder: Path, error: Exception) -> StoreUnavailable:
     """What an error of the operating system means for the user of a store."""
     reason = getattr(error, "strerror", None) or str(error)
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    room = "free some space (python -m mmlabel.features prune) or " if full else ""
     return StoreUnavailable(
-        f"the feature store in {folder} cannot be used ({reason}); free some space (python -m "
-        "mmlabel.features prune) or set cache_dir to a folder that can be written"
+        f"the feature store in {folder} cannot be used ({reason}); {room}set cache_dir to a folder"
+        " that can be written"
     )
 
 

@@ -630,7 +630,7 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path, pictures):
     store.folder.parent.mkdir(parents=True)
     store.folder.touch()
     for use in (lambda: fill(store, pictures), lambda: store.rows(pictures)):
-        with pytest.raises(StoreUnavailable, match="cannot be used .Not a directory"):
+        with pytest.raises(StoreUnavailable, match="used .Not a directory.; set cache_dir"):
             use()
     store.folder.unlink()
     (store.folder / "features.bin").mkdir(parents=True)

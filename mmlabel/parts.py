@@ -244,8 +244,10 @@ def stored_features(
         )
     if backbone is None or not backbone.frozen:
         return None
-    if settings.data.augment and settings.train:
-        log.info("data.augment changes the pictures, so the backbone runs in every epoch")
+    if settings.data.augment:
+        # Evaluated in the same way, too: scores are then the run's own to the last digit.
+        if settings.train:
+            log.info("data.augment changes the pictures, so the backbone runs in every epoch")
         return None
     if chosen.mode == "off":
         return None

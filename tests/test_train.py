@@ -259,6 +259,18 @@ def test_a_checkpoint_is_evaluated_on_stored_features(
     assert len(looks) == 1
 
 
+def test_a_checkpoint_of_changed_pictures_is_evaluated_as_it_was_trained(
+    settings_of, tmp_path: Path
+):
+    """Its run has seen every picture live, and stored maps are of half precision."""
+    options = ["backbone.unfreeze=1", "data.augment=[crop]", "data.batch_size=8"]
+    results = train(settings_of(*options, "optimizer.lr=0.03"), tmp_path / "run")
+    best = [f"ckpt_path={tmp_path / 'run' / 'best.ckpt'}", "train=false"]
+    evaluated = train(settings_of(*best), tmp_path / "again", overrides=best)
+    assert evaluated["features"] is None
+    assert evaluated["scores"] == results["scores"]
+
+
 def test_a_picture_that_another_process_cannot_read_is_named(
     made: Path, settings_of, tmp_path: Path, monkeypatch
 ):

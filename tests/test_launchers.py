@@ -79,8 +79,10 @@ def one_after_the_other(tmp_path_factory) -> dict[str, dict]:
     return results_of(folder)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["cores", "local", "cluster"])
+CLUSTER = pytest.param("cluster", marks=pytest.mark.slow)  # Ray's, whose environment CI builds
+
+
+@pytest.mark.parametrize("launcher", ["cores", "local", CLUSTER])
 def test_four_jobs_on_one_cache(
     launcher: str, one_after_the_other: dict[str, dict], tmp_path: Path
 ):
@@ -131,17 +133,8 @@ def test_a_preempted_job_goes_on_in_its_folder(tmp_path: Path, cache: Path):
     assert "has finished already: nothing is done" in said
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("launcher", "number"),
-    [
-        ("cores", signal.SIGTERM),
-        ("local", signal.SIGTERM),
-        ("local", signal.SIGINT),
-        ("cluster", signal.SIGTERM),
-        ("cluster", signal.SIGINT),
-    ],
-)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("launcher", ["cores", "local", CLUSTER])
 def test_jobs_end_with_the_program_that_waits_for_them(
     launcher: str, number: signal.Signals, tmp_path: Path, cache: Path
 ):

@@ -18,7 +18,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 
 import train
 from mmlabel.cache import cache_folder, fingerprint
-from mmlabel.cli import load_settings, refuse_flags, run_cli
+from mmlabel.cli import load_settings, queue_hint, refuse_flags, run_cli
 from mmlabel.cli import unused as unused_options
 from mmlabel.commands import Parser
 from mmlabel.data.annotations import Annotations
@@ -371,4 +371,4 @@ def _duration(seconds: float) -> str:
 
 
 if __name__ == "__main__":
-    run_cli(main)
+    run_cli(main, hint=queue_hint(sys.argv[1:]) or "the same command goes on where it was")

@@ -16,7 +16,7 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from mmlabel.cli import Interrupted, assigned, fail, run_cli
+from mmlabel.cli import Interrupted, assigned, fail, queue_hint, run_cli
 from mmlabel.errors import UserError, of_the_disk
 from mmlabel.help import CONF, help_text
 from mmlabel.hydra_job import (
@@ -128,9 +128,7 @@ def _hint(arguments: Sequence[str]) -> str:
     launchers = [text for text in arguments if text.startswith("hydra/launcher=")]
     if not launchers:
         return "no run was under way; start it again"
-    if "slurm" in launchers[0]:
-        return "jobs go on in SLURM's queue (squeue --me), and scancel ends them"
-    return (
+    return queue_hint(arguments) or (
         "the jobs that were under way end, too; with resume=true and hydra.sweep.dir=DIR the same"
         " command goes on"
     )

@@ -123,6 +123,17 @@ def _answered_run(
         fail(problem)
 
 
+def queue_hint(arguments: Sequence[str]) -> str:
+    """What to do about jobs that an interruption does not reach; "" if there are none.
+
+    Args:
+        arguments: of the command line.
+    """
+    if not any("slurm" in text for text in arguments if text.startswith("hydra/launcher=")):
+        return ""
+    return "jobs go on in SLURM's queue (squeue --me), and scancel ends them"
+
+
 def _check_flags(chosen: Namespace) -> None:
     """Refuse those of Hydra's that it refuses by a traceback."""
     commands = ("run", "multirun", "cfg", "shell_completion", "info")

@@ -431,7 +431,8 @@ def test_a_sweep_that_is_told_to_end_does_so_with_its_runs(quick, tmp_path):
     sweep.terminate()
     _, said = sweep.communicate(timeout=120)
     assert sweep.returncode == 143
-    assert said.splitlines()[-1] == "mmlabel: interrupted (SIGTERM)"
+    line = "mmlabel: interrupted (SIGTERM): the same command goes on where it was"
+    assert said.splitlines()[-1] == line
     assert "Traceback" not in said
     # Nobody works there any more, and nothing is there in part.
     for run in runs.iterdir():

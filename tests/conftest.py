@@ -14,6 +14,9 @@ from mmlabel.settings import Settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
+# The last digits of a score depend on it; torch, which is not imported yet, reads it then.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # What is started from here would inherit it from a shell that has started this in the background.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -372,14 +372,14 @@ def label_summary(annotations: Annotations) -> list[str]:
     lines += labels_that_occur_once(annotations)
     if never := sum(times == 0 for times in counts.values()):
         lines.append(count(never, "of the labels never occurs", "of the labels never occur"))
-    without, label = ~targets.any(axis=1), "label"
+    without, said = ~targets.any(axis=1), ("row has no label", "rows have no label")
     if annotations.known is not None:
         # One of which nothing at all is known is no sample.
-        without, label = without & annotations.known.any(axis=1), "known label"
+        without = without & annotations.known.any(axis=1)
+        said = "row has none of its known labels", "rows have none of their known labels"
     if empty := int(without.sum()):
         lines.append(
-            f"{count(empty, 'row has', 'rows have')} no {label}, and F1 per sample counts such a"
-            " row as 0, whatever is answered"
+            f"{count(empty, *said)}, and F1 per sample counts such a row as 0, whatever is answered"
         )
     return [*lines, *labels_that_look_alike(annotations), *labels_of_every_row(annotations)]
 

@@ -102,13 +102,16 @@ def bootstrap_interval(
         seed: of the resampling.
 
     Returns:
-        Lower and upper end, in 0..1; both are the score itself if every resample has that score.
+        Lower and upper end, in 0..1; both NaN if every resample has the same score, of which rows
+        that are all answered rightly, for instance, say nothing of how it varies.
 
     Raises:
         ValueError: as `scores`.
     """
     draws = _unpaired_scores(targets, answers, metric=metric, resamples=resamples, seed=seed)
     draws = draws.mean(1)  # (R,)
+    if np.ptp(draws) < 1e-12:
+        return math.nan, math.nan
     score = scores(targets, answers, metric).mean()
     bias, acceleration = _bias(draws, score), _acceleration(targets, answers, metric)
     normal = NormalDist()

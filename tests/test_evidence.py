@@ -2,6 +2,7 @@
 
 import time
 import tracemalloc
+import warnings
 from dataclasses import replace
 from itertools import product
 
@@ -154,9 +155,18 @@ def test_interval_equals_scipy_bca() -> None:
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_interval_of_a_perfect_system_is_its_score(metric: str) -> None:
-    targets = np.ones((20, 3), dtype=bool)
-    assert bootstrap_interval(targets, targets[None], metric=metric, resamples=200) == (1, 1)
+@pytest.mark.parametrize("rows", [1, 20])
+def test_where_all_rows_are_right_nothing_is_known_of_how_the_score_varies(
+    metric: str, rows: int
+) -> None:
+    """Three right rows of three are no proof that all others would be; as scipy has it."""
+    targets = np.ones((rows, 3), dtype=bool)
+    ours = bootstrap_interval(targets, targets[None], metric=metric, resamples=200)
+    assert np.isnan(ours).all()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = stats.bootstrap((np.ones(20),), np.mean, n_resamples=200, method="BCa")
+    assert np.isnan(theirs.confidence_interval).all()
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -243,9 +253,9 @@ def test_rows_without_noise_leave_the_t_test_over_seeds() -> None:
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_rows_without_labels_and_answers_have_an_interval(metric: str) -> None:
+def test_rows_without_labels_and_answers_have_no_interval(metric: str) -> None:
     nothing = np.zeros((5, 3), dtype=bool)
-    assert bootstrap_interval(nothing, nothing[None], metric=metric, resamples=20) == (0, 0)
+    assert np.isnan(bootstrap_interval(nothing, nothing[None], metric=metric, resamples=20)).all()
 
 
 def test_two_seeds_that_cannot_tell_say_so() -> None:
@@ -519,7 +529,7 @@ def test_wrong_input_is_named() -> None:
 @pytest.mark.parametrize("metric", METRICS)
 def test_nothing_is_shown_where_no_label_occurs(metric: str) -> None:
     targets, answers = np.zeros((5, 3), dtype=bool), np.zeros((2, 5, 3), dtype=bool)
-    assert bootstrap_interval(targets, answers, metric=metric, resamples=50) == (0.0, 0.0)
+    assert np.isnan(bootstrap_interval(targets, answers, metric=metric, resamples=50)).all()
     one = compare(baseline=answers, variant=~answers, targets=targets, metric=metric, resamples=50)
     assert (one.difference, one.p_value) == (0.0, 1.0)
     assert verdict(one) == "no difference shown"

@@ -7,7 +7,7 @@ from mmlabel import __version__
 from mmlabel.errors import UserError
 from mmlabel.evidence import METRICS, RESAMPLES_OF_A_RUN, bootstrap_interval
 from mmlabel.models.backbone_table import BACKBONES
-from mmlabel.report.tables import markdown_cell
+from mmlabel.report.tables import fixed, markdown_cell
 from mmlabel.run_folder import RunRecord, finished, read_run
 from mmlabel.score_table import SCORES
 from mmlabel.settings import Settings
@@ -95,12 +95,14 @@ def _scores(run: RunRecord | None) -> str:
             resamples=RESAMPLES_OF_A_RUN,
         )
         score = run.results["scores"][f"test/{metric}"]
-        lines.append(f"| {SCORES[metric].title} | {score:.4f} | {low:.4f} to {high:.4f} |")
+        interval = " to ".join(filter(None, (fixed(low, 4), fixed(high, 4)))) or "–"
+        lines.append(f"| {SCORES[metric].title} | {score:.4f} | {interval} |")
     labels = ["| label | test rows | F1 |", "| --- | ---: | ---: |"]
     for number, label in run.results["labels"].items():
         name = markdown_cell(label["name"] or number)
         labels.append(f"| {name} | {label['support']:,} | {label['f1']:.3f} |")
-    said = "Intervals: BCa bootstrap over the test rows, of this one trained model."
+    said = "Intervals: BCa bootstrap over the test rows, of this one trained model; none where"
+    said += " every resample has the same score."
     return "\n".join([*lines, "", said, "", *labels])
 
 

@@ -165,7 +165,8 @@ def dot_chart(
     parts.append(line(x.start, top + 8, x.end, top + 8, "axis"))
     parts.append(text(x.end, top + 39, axis, css="soft", anchor="end"))
     words = "; ".join(
-        f"{row.label}: {show(row.value)}, interval {show(row.low)} to {show(row.high)}"
+        f"{row.label}: {show(row.value)}"
+        + (f", interval {show(row.low)} to {show(row.high)}" if row.low < row.high else "")
         + (f", published {show(row.published)}" if row.published is not None else "")
         for row in rows
     )

@@ -102,7 +102,7 @@ def _scores(run: RunRecord) -> Markup:
             low, high = bootstrap_interval(
                 targets, answers, metric=metric, resamples=RESAMPLES_OF_A_RUN
             )
-            interval = f"{low:.4f} to {high:.4f}"
+            interval = " to ".join(filter(None, (fixed(low, 4), fixed(high, 4))))
         lines.append(
             {
                 "metric": metric,

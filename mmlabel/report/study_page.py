@@ -148,7 +148,9 @@ def _dots(study: StudyReport, metric: str) -> list[tuple[VariantSummary, Dot]]:
     dots = []
     for style, variant in enumerate(study.variants):
         mean, _, low, high = variant.scores.get(metric, (math.nan,) * 4)
-        if math.isfinite(mean + low + high):
+        if math.isfinite(mean):
+            if not math.isfinite(low + high):  # no interval
+                low = high = mean
             runs = [run.results["scores"].get(metric, math.nan) for run in variant.runs]
             published = variant.published if metric == study.metric else None
             runs = [score for score in runs if math.isfinite(score)]

@@ -15,7 +15,8 @@ SEEDS = 3  # fewer say next to nothing about the spread between seeds
 class Score(NamedTuple):
     """A metric over a variant's runs: mean, deviation over seeds (None for one), 95 % interval.
 
-    The interval's ends are NaN where no label of the test rows is known.
+    The interval's ends are NaN where no label of the test rows is known, and where every resample
+    of these has the same score.
     """
 
     mean: float

@@ -28,13 +28,13 @@ from mmlabel.wording import listed
 
 METHOD = (
     "Intervals of scores: bias-corrected and accelerated bootstrap over the test rows (Efron & "
-    "Tibshirani 1993), of these trained models. Differences: paired on the same test rows and "
-    "seeds; their variance adds that of a paired bootstrap over rows (Koehn 2004) and that between "
-    "seeds (Bouthillier et al. 2021), held against Student's t with the degrees of freedom of "
-    "Welch (1947) and Satterthwaite (1946). p values are corrected for the number of variants "
-    "(Holm 1979), and so is the smallest difference that could have been seen; intervals of "
-    "differences are not. Seconds are the median run's, as the first one may have had features to "
-    "compute."
+    "Tibshirani 1993), of these trained models; none where every resample has the same score. "
+    "Differences: paired on the same test rows and seeds; their variance adds that of a paired "
+    "bootstrap over rows (Koehn 2004) and that between seeds (Bouthillier et al. 2021), held "
+    "against Student's t with the degrees of freedom of Welch (1947) and Satterthwaite (1946). p "
+    "values are corrected for the number of variants (Holm 1979), and so is the smallest "
+    "difference that could have been seen; intervals of differences are not. Seconds are the "
+    "median run's, as the first one may have had features to compute."
 )
 
 NOT_COMPARED = "not compared: the baseline has no finished run on the same test rows and seeds"

@@ -103,6 +103,13 @@ def test_a_run_says_what_it_was_made_of_and_how_to_repeat_it(tmp_path):
     assert shlex.split(command)[2:] == ["--config-dir", "my files", *results["overrides"]]
 
 
+def test_a_perfect_score_on_few_rows_has_no_interval_of_no_width(tmp_path):
+    targets = np.array([[1, 0, 1], [0, 1, 0], [1, 1, 0]], bool)
+    write_run(tmp_path / "run", ids=["a", "b", "c"], targets=targets, probs=0.9 * targets)
+    html = write_run_report(tmp_path / "run", None).read_text()
+    assert re.findall(r'<td class="range">(.*?)</td>', html) == ["–"] * 5
+
+
 def test_f1_comes_before_the_loss(tmp_path):
     random_run(tmp_path / "run", rows=9, seed=1, noise=0.4)
     results = json.loads((tmp_path / "run" / "results.json").read_text())

@@ -1,5 +1,6 @@
 """The page of a study: escaped, complete in itself, described; and the page that leads to it."""
 
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from made_up import EVIL, Page, make_study, random_run
 
 from mmlabel.report import (
+    Score,
     StudyReport,
     VariantSummary,
     markdown_table,
@@ -93,6 +95,18 @@ def test_runs_on_other_rows_are_not_said_to_be_on_the_first_ones(tmp_path):
         "2000 train, 250 val, 9 test",
         "500 train, 250 val, 12 test",
     ]
+
+
+def test_a_variant_without_an_interval_stands_in_the_charts(study, tmp_path):
+    first, *others = study.variants
+    scores = {metric: Score(1.0, 0.0, math.nan, math.nan) for metric in first.scores}
+    study = replace(study, variants=[replace(first, scores=scores), *others])
+    html = write_study_report(tmp_path, study).read_text()
+    (said,) = re.findall(r'<desc id="score-0-d">(.*?)</desc>', html)
+    assert "1 layer: 1.000, published" in said and said.count("interval") == len(others)
+    assert "nan" not in re.sub(r"<script.*?</script>|base64,[^\"]*", "", html, flags=re.S).lower()
+    row = html.split('<table id="results">')[1].split("</tr>")[1]
+    assert ">1.0000</span>" in row and "interval" not in row
 
 
 def test_the_index_leads_to_the_pages_and_escapes_what_they_say(study, tmp_path):

@@ -42,18 +42,18 @@ def positive_weights(
     return np.minimum(np.where(both, negatives / rest, 1.0), max_weight or np.inf)
 
 
-def terms_of_a_process(terms: Tensor, training: bool) -> Tensor:
+def terms_of_a_process(terms: Tensor, training: bool, *, least: float = 1) -> Tensor:
     """How many terms a mean is to be taken over, of those (int) that this process has of a batch.
 
     In training on several processes that is what each of them has on average. As their gradients
-    are averaged, each term of the batch then weighs alike, whichever process has it. At least 1 in
-    all, so that the mean of nothing is 0.
+    are averaged, each term of the batch then weighs alike, whichever process has it. At least
+    `least` in all, so that the mean of nothing is 0.
     """
     if not (training and distributed.is_available() and distributed.is_initialized()):
-        return terms.clamp(min=1)
+        return terms.clamp(min=least)
     every = terms.clone()
     distributed.all_reduce(every)
-    return every.clamp(min=1) / distributed.get_world_size()
+    return every.clamp(min=least) / distributed.get_world_size()
 
 
 class MeanOverKnown(nn.Module):

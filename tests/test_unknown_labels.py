@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 import pytest
+from pytorch_lightning.callbacks import Callback
 
 from mmlabel.errors import UserError
 from mmlabel.parts import prepare
@@ -57,6 +58,33 @@ def test_a_split_that_is_not_looked_at_may_be_unknown(settings_of: Callable, tmp
         assert len(prepare(settings_of(*options, further), None).rows["test"]) == 40
     options = [*options_for(tmp_path, rows_of("val")), "trainer.limit_val_batches=0"]
     assert len(prepare(settings_of(*options), None).rows["val"]) == 10
+
+
+class Losses(Callback):
+    """The loss of each training batch, and of how many known labels it is the mean."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.known: list[int] = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self.losses.append(pl_module.step_loss.item())
+        self.known.append(int(batch.known.sum()))
+
+
+def test_the_training_loss_is_over_known_labels_as_that_of_validation_is(
+    settings_of: Callable, tmp_path: Path
+):
+    """A batch of which nothing is known has the loss 0, which is no loss of the network."""
+    options = options_for(tmp_path, rows_of("train")[:30])
+    seen = Losses()
+    given = settings_of(*options, "trainer.max_epochs=1", "data.batch_size=2", "test=false")
+    train(given, tmp_path / "run", callbacks=[seen])
+    assert 0 in seen.known and len(set(seen.known)) == 3 and sum(seen.known) == 20
+    with open(tmp_path / "run" / "metrics.csv", newline="") as file:
+        (loss,) = (row["train/loss"] for row in csv.DictReader(file) if row["train/loss"])
+    each = zip(seen.losses, seen.known, strict=True)
+    assert float(loss) == pytest.approx(sum(loss * known for loss, known in each) / 20, rel=1e-5)
 
 
 def test_few_rows_are_those_with_a_known_label(

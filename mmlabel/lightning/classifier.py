@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics.utilities.distributed import gather_all_tensors
 
+from mmlabel.criterion import terms_of_a_process
 from mmlabel.data.batches import Batch
 from mmlabel.errors import no_numbers
 from mmlabel.metrics import score
@@ -143,7 +144,7 @@ class Classifier(pl.LightningModule):
             on_step=False,
             on_epoch=True,
             logger=False,  # see `on_train_epoch_end`
-            batch_size=len(batch.rows),
+            batch_size=self._weight(batch),
             sync_dist=self.trainer.world_size > 1,
         )
         return loss
@@ -194,16 +195,31 @@ class Classifier(pl.LightningModule):
                 " backbone.lr_scale or optimizer.lr"
             )
 
+    def _weight(self, batch: Batch) -> Any:
+        """What the loss of a training batch counts for among the epoch's: its terms, or its rows
+        where all have equally many. A tensor is as good to Lightning, and no GPU waits for it."""
+        if batch.known is None and getattr(self.network, "terms", None) is None:
+            return len(batch.rows)
+        # Not 0, of which there may be nothing else.
+        return terms_of_a_process(self._terms(batch).sum().float(), training=True, least=1e-6)
+
+    def _terms(self, batch: Batch) -> Tensor:
+        """(B,) of how many terms of each row the loss is the mean."""
+        terms = getattr(self.network, "terms", None)
+        if terms is not None:
+            return terms(batch)
+        known = torch.ones_like(batch.targets) if batch.known is None else batch.known
+        return known.sum(dim=1)
+
     def _evaluate(self, batch: Batch) -> None:
         logits, loss = self.network.evaluate(batch, self.criterion)  # type: ignore[operator]
         probabilities = logits.float().sigmoid()
         known = torch.ones_like(batch.targets, dtype=torch.bool)
         if batch.known is not None:
             known = batch.known
-        terms = getattr(self.network, "terms", None)
-        weights = known.sum(dim=1) if terms is None else terms(batch)
         each = loss.expand(len(logits))
-        self._seen.append((batch.rows, probabilities, batch.targets, known, each, weights))
+        terms = self._terms(batch)
+        self._seen.append((batch.rows, probabilities, batch.targets, known, each, terms))
 
     def _finish(self, split: str) -> None:
         """Score what was seen of the split at once, over all processes, each row once."""

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import yaml
@@ -106,6 +107,33 @@ def test_a_threshold_that_moves_no_score_is_not_chosen(
     space.write_text(yaml.safe_dump({"trials": 1, "parameters": {"threshold": [0.4, 0.5]}}))
     with pytest.raises(UserError, match="nothing is left to choose"):
         search([*options, f"monitor={monitor}"], space)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "given", "named"),
+    [
+        ({"data.split_seed": [0, 1]}, [], "another data.split_seed a trial"),
+        ({"trainer.limit_val_batches": [1, 2]}, [], "another trainer.limit_val_batches a trial"),
+        ({"data.batch_size": [5, 9]}, ["trainer.limit_val_batches=1"],
+         "another data.batch_size beside trainer.limit_val_batches=1 a trial"),
+        ({"data.batch_size": [5, 9]}, [], None),
+        ({"data.batch_size": [5, 9]}, ["trainer.limit_val_batches=1.0"], None),
+    ],
+)  # fmt: skip
+def test_trials_are_scored_on_the_same_rows(
+    parameters: dict, given: list[str], named: str | None, options, space: Path, monkeypatch
+):
+    """A trial's score on 5 rows would be held against another's on 9."""
+    from mmlabel.search import trials
+
+    class Begun(Exception):
+        pass
+
+    monkeypatch.setattr(trials, "run_trials", Mock(side_effect=Begun))
+    space.write_text(yaml.safe_dump({"trials": 2, "parameters": parameters}))
+    kept = [option for option in options if not option.startswith("data.batch_size")]
+    with pytest.raises(UserError if named else Begun, match=named):
+        search([*kept, *given], space)
 
 
 def test_another_search_is_not_gone_on_with(options: list[str], space: Path, tmp_path: Path):

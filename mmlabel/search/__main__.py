@@ -18,6 +18,7 @@ from mmlabel.score_table import SCORES
 from mmlabel.search.space import Space, load_space
 from mmlabel.settings import Settings
 from mmlabel.study.launch import log_to_terminal
+from mmlabel.wording import listed
 
 HELP = """\
 Try settings, each in a run of its own, and keep the best; Optuna draws them, by what the trials
@@ -57,6 +58,7 @@ def main(given: Sequence[str] | None = None) -> None:
     own = [f"{key}={value}" for key, value in _OWN.items()]
     settings = load_settings([*overrides, *own], to_come=space.parameters)
     _check_trial(settings)
+    _check_rows(space, settings)
     # Of single options what is chosen beside them decides.
     idle = unused_groups(settings)
     refuse_unused(overrides, idle)
@@ -140,6 +142,32 @@ def _check_trial(settings: Settings) -> None:
         raise UserError(f"trainer.num_nodes={nodes}: {alone}, or leave it out")
     if (this := started()) is not None and this.processes > 1:
         raise UserError(f"{this.by} has started {this.processes} processes: {alone}")
+
+
+# Of the data's options those that leave rows, their labels and splits as they are.
+_HARMLESS = {
+    "data.augment", "data.batch_size", "data.caption_column", "data.caption_seed", "data.crop",
+    "data.image_size", "data.several_captions", "data.upright", "data.workers",
+}  # fmt: skip
+
+
+def _check_rows(space: Space, settings: Settings) -> None:
+    """Refuse a space whose trials would be validated on different rows."""
+    of_rows = ["trainer.limit_val_batches", "trainer.overfit_batches"]
+    limit = settings.trainer.limit_val_batches
+    if limit not in (None, 1.0) or type(limit) is int:
+        of_rows.append("data.batch_size")
+    chosen = [
+        name
+        for name in space.parameters
+        if name in of_rows or (name.startswith("data.") and name not in _HARMLESS)
+    ]
+    if chosen:
+        beside = f" beside trainer.limit_val_batches={shown(limit)}" * (len(of_rows) > 2)
+        raise UserError(
+            f"--space: with another {listed(chosen)}{beside} a trial is validated on other rows or"
+            " labels, and its score cannot be compared; leave it out of the space"
+        )
 
 
 if __name__ == "__main__":

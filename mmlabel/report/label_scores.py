@@ -1,5 +1,6 @@
 """How well labels are answered one by one, and which are taken for which."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -32,10 +33,15 @@ class PrecisionRecall(NamedTuple):
 
     @property
     def best_threshold(self) -> float:
-        """Where F1 is highest; 1 if nothing answered is right at any threshold."""
+        """Where F1 is highest: of those that give the same answers one of few digits, to be read
+        off a table."""
         total = self.precision + self.recall
         f1 = 2 * self.precision * self.recall / np.where(total > 0, total, 1)
-        return float(self.thresholds[f1.argmax()])
+        place = int(f1.argmax())
+        highest, *lower = self.thresholds[place : place + 2].tolist()
+        below = lower[0] if lower else -1.0  # the next probability, which is not to be reached
+        cut = (math.floor(highest * 10**digits) / 10**digits for digits in range(2, 16))
+        return next((threshold for threshold in cut if threshold > below), highest)
 
 
 def precision_recall(targets: np.ndarray, probs: np.ndarray) -> PrecisionRecall:

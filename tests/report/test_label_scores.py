@@ -24,6 +24,16 @@ def test_curves_and_average_precision_are_those_of_scikit_learn(digits: int):
         assert f1_score(targets, probs >= curve.best_threshold) == pytest.approx(best)
 
 
+def test_the_best_threshold_has_the_digits_that_it_takes():
+    """As a page shows it, it has the highest F1: 0.47 would answer every row."""
+    targets = np.array([True, True, False, False])
+    curve = precision_recall(targets, np.array([0.4751234, 0.4743219, 0.4741, 0.4722]))
+    assert curve.best_threshold == 0.4743
+    assert precision_recall(targets, np.array([0.9991, 0.9987, 0.3, 0.2])).best_threshold == 0.99
+    assert precision_recall(targets, np.array([0.004, 0.0031, 0.001, 0.0])).best_threshold == 0.003
+    assert precision_recall(targets[:2], np.array([0.9, 0.3])).best_threshold == 0.3
+
+
 def test_a_curve_of_many_rows_is_drawn_with_few_points():
     random = np.random.default_rng(0)
     targets = random.random(50_000) < 0.3

@@ -410,11 +410,15 @@ def explain(comparison: Comparison, p_value: float | None = None) -> str:
 
     Arguments as for `verdict`; figures are in F1 points (0.01).
     """
-    low, high = (100 * end for end in comparison.interval)
+    # Adding 0 turns the "-0.00" of a tiny negative number into "+0.00".
+    difference, low, high = (
+        f"{round(100 * share, 2) + 0.0:+.2f}"
+        for share in (comparison.difference, *comparison.interval)
+    )
     found = verdict(comparison, p_value)
     words = (
-        f"{found}: {100 * comparison.difference:+.2f} F1 points"
-        f" ({100 * (1 - comparison.alpha):g} % interval {low:+.2f} to {high:+.2f}"
+        f"{found}: {difference} F1 points"
+        f" ({100 * (1 - comparison.alpha):g} % interval {low} to {high}"
     )
     if p_value is None:
         words += f", p = {shown_p(comparison.p_value, comparison.alpha)})"

@@ -505,6 +505,11 @@ def test_a_p_value_is_not_rounded_against_its_verdict(
     assert f" p = {shown} corrected" in corrected and corrected.startswith(found)
 
 
+def test_a_tiny_difference_has_the_sign_that_it_has_in_the_table() -> None:
+    said = explain(comparison(difference=-0.00001, interval=(-0.00002, 0.00001), p_value=0.5))
+    assert "+0.00 F1 points (95 % interval +0.00 to +0.00" in said
+
+
 def test_summary_over_seeds() -> None:
     assert summarise([0.5, 0.6, 0.7]) == pytest.approx((0.6, 0.1))
     assert summarise([0.5]) == (0.5, None)

@@ -195,7 +195,7 @@ def _differences(study: StudyReport) -> Markup:
         rows=rows,
         axis=f"difference in {metric_name(study.metric)}",
         reference=0.0,
-        show="{:+.3f}".format,
+        show=lambda value: f"{round(value, 3) + 0.0:+.3f}",
     )
 
 

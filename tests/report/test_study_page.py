@@ -109,6 +109,13 @@ def test_a_variant_without_an_interval_stands_in_the_charts(study, tmp_path):
     assert ">1.0000</span>" in row and "interval" not in row
 
 
+def test_a_tiny_difference_has_no_sign_of_its_own(study, tmp_path):
+    _, other, *_ = study.variants
+    tiny = replace(other, difference=-1e-5, difference_interval=(-2e-5, 1e-5))
+    html = write_study_report(tmp_path, replace(study, variants=[tiny])).read_text()
+    assert "+0.000, interval +0.000 to +0.000" in html
+
+
 def test_the_index_leads_to_the_pages_and_escapes_what_they_say(study, tmp_path):
     path = write_index(
         tmp_path, title="All <of> it", question="Which & why?", reports={"a b#c": study}

@@ -28,7 +28,7 @@ THUMBNAIL = 320  # px, of the longer side
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """What every variant says about the test rows that all runs share."""
+    """What every variant says about the test rows that all runs share, with the same labels."""
 
     ids: list[str]
     labels: list[int]
@@ -129,6 +129,7 @@ def gallery(
 def _collect(variants: Sequence[tuple[str, list[RunRecord]]]) -> Answers | None:
     """Align all runs by image id; None if they share no test rows or have other labels.
 
+    A row whose labels were read otherwise (data.uncertain) is none that they share.
     With several seeds a variant's answer has the labels that more than half of its runs give.
     """
     variants = [(name, runs) for name, runs in variants if runs]
@@ -136,19 +137,25 @@ def _collect(variants: Sequence[tuple[str, list[RunRecord]]]) -> Answers | None:
     if not everyone or any(one.labels != everyone[0].labels for one in everyone):
         return None
     shared = set.intersection(*(set(one.ids) for one in everyone))
-    ids = [id for id in everyone[0].ids if id in shared]
-    if not ids:
-        return None
+    first = everyone[0]
+    ids = [id for id in first.ids if id in shared]
 
     def rows(one: Predictions) -> list[int]:
         place = {id: row for row, id in enumerate(one.ids)}
         return [place[id] for id in ids]
 
+    alike = np.ones(len(ids), dtype=bool)
+    for one in everyone[1:]:
+        ours, theirs = rows(first), rows(one)
+        alike &= (first.targets[ours] == one.targets[theirs]).all(axis=1)
+        alike &= (first.known[ours] == one.known[theirs]).all(axis=1)
+    ids = [id for id, kept in zip(ids, alike, strict=True) if kept]
+    if not ids:
+        return None
     votes = [
         np.mean([run.answers[rows(run.predictions)] for run in runs], axis=0)
         for _, runs in variants
     ]
-    first = everyone[0]
     return Answers(
         ids=ids,
         labels=first.labels,

@@ -67,6 +67,30 @@ def test_the_gallery_says_what_is_right_missed_wrong_and_where_variants_differ(t
     )
 
 
+def test_no_answer_is_held_against_labels_that_the_run_has_not_read(tmp_path):
+    """Of data.uncertain=0 and data.uncertain=1, for instance."""
+    ids = ["0.jpg", "1.jpg"]
+    read = {
+        "A": np.array([[1, 0, 0], [1, 0, 0]], bool),
+        "B": np.array([[1, 1, 0], [1, 0, 0]], bool),
+    }
+    variants = [
+        VariantSummary(
+            name=name, label=name, scores={},
+            runs=[write_run(tmp_path / name, ids=ids, targets=own, probs=0.9 * own)],
+        )
+        for name, own in read.items()
+    ]  # fmt: skip
+    study = StudyReport(
+        title="t", question="q", baseline="A", variants=variants, metric="test/f1_micro",
+        published_label="Report", command="c",
+        annotations=pictures(tmp_path / "pictures", ["one", "two"]),
+    )  # fmt: skip
+    page = write_study_report(tmp_path, study).read_text()
+    assert set(cards(page)) == {"1.jpg"}
+    assert "Of 1 test picture, every variant is right on 1 (100 %)" in page
+
+
 def test_with_several_seeds_an_answer_needs_more_than_half_of_the_runs(tmp_path):
     targets = np.array([[1, 0, 0], [1, 0, 0]], bool)
     votes = ([0.9, 0.9], [0.1, 0.9], [0.1, 0.9])

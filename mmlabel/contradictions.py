@@ -134,7 +134,7 @@ def _length(settings: Settings) -> Iterator[str]:
     if start is not None and most is not None and start >= most:
         yield (
             f"callbacks.swa_start={start} with trainer.max_epochs={most}: epochs are counted from"
-            f" 0, so that none is averaged; give at most {most - 1}"
+            f" 0, so that none is averaged; start earlier, or train longer"
         )
     if schedule and schedule.name in ("one_cycle", "cosine") and most is None and not has_steps:
         yield (

@@ -63,9 +63,9 @@ def _data(settings: Settings) -> Found:
     shape = () if isinstance(data, Scenes) else ("data.crop", "data.image_size")
     if "image" not in settings.inputs:
         teacher = settings.distil.teacher is not None  # which may look at them
-        names = (*shape, *(() if teacher else ("data.on_bad_image",)))
+        names = (*shape, "data.upright", "data.augment")
+        names += () if teacher else ("data.on_bad_image",)
         yield from _all(names, f"model={model.name}, which looks at no pictures")
-        yield "data.augment", f"model={model.name}, which looks at no pictures"
     if isinstance(model, DetectorModel | DetectorFusion):
         why = f"model={model.name}: a detector sees whole pictures upright, at detector.image_size"
         yield from _all((*shape, "data.upright", "data.augment"), why)
@@ -146,6 +146,15 @@ def _validation(settings: Settings) -> Found:
     stops_early = settings.patience is not None and trainer.limit_val_batches != 0
     if not stops_early and trainer.max_time is None:
         yield "trainer.min_epochs", "patience=null, as nothing stops earlier"
+
+    # A mean is of two epochs' ends at least. Where none is validated the last weights are scored.
+    start, most = settings.callbacks.swa_start, trainer.max_epochs
+    every = trainer.check_val_every_n_epoch or 1
+    validated = 0 if trainer.limit_val_batches == 0 else (most or 0) // every * every
+    if start is not None and most is not None and (validated or most) <= start + 1:
+        seldom = f" and trainer.check_val_every_n_epoch={every}" if every > 1 else ""
+        why = f"no epoch after {start}, counted from 0, is scored, so that nothing is averaged"
+        yield "callbacks.swa_start", f"trainer.max_epochs={most}{seldom}: {why}"
 
 
 def _limits(settings: Settings) -> Found:

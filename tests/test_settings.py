@@ -278,7 +278,7 @@ def test_every_experiment_is_valid(folder: str):
         (["threshold_metric=f1_samples"], "threshold=cv"),
         (["threshold=0.4", "threshold_metric=f1_samples"], "threshold=cv"),
         (["callbacks.ema=0.9", "callbacks.swa_start=1"], "callbacks.swa_start=1"),
-        (["callbacks.swa_start=3", "trainer.max_epochs=3"], "give at most 2"),
+        (["callbacks.swa_start=3", "trainer.max_epochs=3"], "start earlier"),
     ],
 )
 def test_options_that_do_not_go_together(overrides: list[str], message: str):

@@ -368,6 +368,11 @@ def prepare(
     for line in labels_without_rows(annotations, rows):
         log.info("%s", line)
     check_known(annotations, rows, settings)
+    if settings.train and settings.looks_at_order and annotations.label_order is None:
+        raise UserError(
+            "decoder.order=as_given needs a data file that lists each row's labels in an order, and"
+            " this data has none: choose frequent_first, rare_first or random"
+        )
     if resumed is not None and annotations.label_names != resumed.label_names:
         hint = "give the data that it was trained on, or their labels in data.label_names"
         if not settings.train and set(annotations.label_names) - {"", *resumed.label_names}:

@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from mmlabel.checkpoint import read_checkpoint
 from mmlabel.cli import load_settings
+from mmlabel.data.datamodule import CaptionedPictures
 from mmlabel.errors import UserError
 from mmlabel.lightning.callbacks import FreshSchedule, LastCheckpoint, TrainingTime
 from mmlabel.lightning.classifier import Classifier
@@ -564,6 +565,14 @@ def test_pictures_of_other_content(settings_of, made: Path, tmp_path: Path):
 
 
 ORDERED = ("model=decoder", "decoder.order=as_given")
+
+
+def test_an_order_of_labels_that_the_data_does_not_have_is_told_before_pictures_are_looked_at(
+    settings_of, made: Path, tmp_path: Path, monkeypatch
+):
+    monkeypatch.setattr(CaptionedPictures, "setup", lambda self, stage: pytest.fail("too late"))
+    with pytest.raises(UserError, match="decoder.order=as_given needs a data file that lists"):
+        run(settings_of, tmp_path / "run", *ORDERED, "data=coco", f"data.root={made}")
 
 
 def test_rows_are_taught_in_their_own_order_where_others_are_left_out(

@@ -1,7 +1,7 @@
 """Labels as a sequence: a CNN encodes the picture, an LSTM names its labels one after another."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -57,7 +57,7 @@ class LabelDecoder(nn.Module):
             favours more labels.
         max_labels: the most labels an answer may have; None for no limit.
 
-    Raises UserError from `loss` in training for an order whose data is missing.
+    Raises ValueError from `loss` in training for an order whose data is missing.
     """
 
     rank: Tensor
@@ -276,10 +276,7 @@ class LabelDecoder(nn.Module):
             return torch.rand_like(batch.targets)
         if self.order == "as_given":
             if self.given_order is None:
-                raise UserError(
-                    "decoder.order=as_given needs a data file that lists each row's labels in an "
-                    f"order, and this data has none: choose another of {', '.join(get_args(Order))}"
-                )
+                raise ValueError('order "as_given" needs `given_order` to train')
             return self.given_order[batch.rows]
         if not self.counted:
             raise ValueError(f'order "{self.order}" needs `label_frequency` to train')

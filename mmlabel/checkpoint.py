@@ -240,8 +240,12 @@ def _finished_epochs(checkpoint: Mapping[str, Any], epoch: int) -> int:
     return 0 if checkpoint.get("global_step") == 0 else epoch + 1
 
 
-def load_classifier(path: str | Path) -> tuple[Classifier, Checkpoint]:
+def load_classifier(path: str | Path, *, double: bool = False) -> tuple[Classifier, Checkpoint]:
     """A classifier as it was saved, ready to predict.
+
+    Args:
+        path: of the checkpoint.
+        double: whether its weights, which may be in double precision, stay so.
 
     Raises UserError as `read_checkpoint` does, and for a backbone that the checkpoint does not hold
     and whose weights are others by now.
@@ -257,6 +261,8 @@ def load_classifier(path: str | Path) -> tuple[Classifier, Checkpoint]:
         raise no_checkpoint(
             checkpoint.path, f"no network can be built of it: {first_line(error)}"
         ) from error
+    if double:
+        classifier.double()
     found = {"state_dict": state}
     classifier.on_load_checkpoint(found)
     # Auxiliary classifiers of an earlier version only ever served training.

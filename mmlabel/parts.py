@@ -152,7 +152,8 @@ def to_train(settings: Settings, resumed: Checkpoint | None, *, wandb_id: str | 
 def to_evaluate(settings: Settings) -> Run:
     """The classifier of a checkpoint, and the data to score it on."""
     assert settings.ckpt_path is not None
-    classifier, checkpoint = load_classifier(settings.ckpt_path)
+    double = settings.trainer.precision in ("64", "64-true")
+    classifier, checkpoint = load_classifier(settings.ckpt_path, double=double)
     prepared = prepare(settings, checkpoint, checkpoint.text_model)
     detector = detector_for(settings, prepared)
     for note in checkpoint.notes:

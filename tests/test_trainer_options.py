@@ -265,9 +265,11 @@ def test_a_precision_that_a_model_cannot_compute_in_is_one_message(
 
 @pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
 def test_captions_alone_in_another_precision(precision: str, settings_of, tmp_path: Path):
-    run(settings_of, tmp_path, f"trainer.precision={precision}", "trainer.max_epochs=2")
+    whole = run(settings_of, tmp_path, f"trainer.precision={precision}", "trainer.max_epochs=2")
     losses = history(tmp_path, "train/loss")
     assert math.isfinite(losses[1]) and losses[1] < losses[0]
+    best = ["train=false", f"ckpt_path={tmp_path / 'best.ckpt'}"]
+    assert run(settings_of, tmp_path / "again", *best)["scores"] == whole["scores"]
 
 
 def test_plateau_without_validation_is_refused(settings_of, tmp_path: Path):

@@ -39,6 +39,10 @@ Seen = Tensor | list[Image.Image]  # (B, 3, S, S) uint8 for a backbone, pictures
 
 BATCH = 64
 
+if hasattr(os, "register_at_fork"):
+    # A fork has none of torch's threads, for which its first prediction would wait without end.
+    os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
+
 
 @dataclass(frozen=True)
 class Prediction:

@@ -45,6 +45,24 @@ def model(best: Path) -> Predictor:
     return mmlabel.load(best)
 
 
+def test_a_fork_of_a_process_that_has_predicted_answers(best: Path, made: Path):
+    """As by `multiprocessing`; torch's threads stay behind."""
+    program = (
+        "import multiprocessing, sys, mmlabel\n"
+        "model = mmlabel.load(sys.argv[1])\n"
+        "def answer(number): return model.predict(sys.argv[2], 'a car').probabilities\n"
+        "here = answer(0)\n"
+        "with multiprocessing.get_context('fork').Pool(1) as pool:\n"
+        "    there = pool.map_async(answer, [1]).get(timeout=30)[0]\n"
+        "assert max(abs(here[name] - there[name]) for name in here) < 1e-4"
+    )
+    environment = os.environ | {"OMP_NUM_THREADS": "2"}
+    picture = next(made.glob("**/*.jpg"))
+    command = [sys.executable, "-c", program, str(best), str(picture)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def run(*arguments: object) -> int:
     return main([str(argument) for argument in arguments])
 

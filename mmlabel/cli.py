@@ -31,7 +31,15 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from mmlabel.config_files import leave_out_of_other_kinds, repository
-from mmlabel.errors import UserError, mistyped, nearest, no_yaml, of_the_disk, together
+from mmlabel.errors import (
+    UserError,
+    mistyped,
+    nearest,
+    no_yaml,
+    not_utf_8,
+    of_the_disk,
+    together,
+)
 from mmlabel.help import CONF, check_clone, choices
 from mmlabel.interrupts import Signalled, answer, raise_until_answered
 from mmlabel.options import declared, unknown
@@ -497,7 +505,16 @@ def read_command_line(
         names = [name for name in names if name != "repeat" and not name.startswith("hydra.")]
         values["repeat"] = str(values["repeat"])
         values = with_record(values, names)
+    _check_encoding(values)
     return read_settings(values), left_out
+
+
+def _check_encoding(values: Mapping[str, Any]) -> None:
+    """Refuse text that is not UTF-8, such as an old folder's name, which a run cannot write."""
+    for name, value in flatten(values).items():
+        for text in map(str, value if isinstance(value, list) else [value]):
+            if problem := not_utf_8(text):
+                raise UserError(f"{name}={text} {problem}, or cd to it and give a relative path")
 
 
 def _check_packages(values: Mapping[str, Any], given: Sequence[Override]) -> None:

@@ -81,7 +81,7 @@ def open_server(
 
     Raises UserError for a host or port that cannot be had.
     """
-    page = demo_page(predictor, checkpoint, most_bytes=MOST_BYTES).encode()
+    page = demo_page(predictor, checkpoint, most_bytes=MOST_BYTES).encode(errors="surrogateescape")
     one_at_a_time = Lock()
 
     class Handler(BaseHTTPRequestHandler):

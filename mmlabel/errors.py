@@ -3,6 +3,8 @@
 import difflib
 import errno
 import os
+import re
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -30,6 +32,18 @@ def of_the_disk(error: OSError) -> UserError | None:
     if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
         return UserError(f"{name}: {error.strerror}")
     return None
+
+
+def not_utf_8(text: str | Path) -> str | None:
+    """What to say of a file's name that is no text, as on old disks; None if it is text.
+
+    Where the locale has Python take the command line for ASCII, all names with accents are none.
+    """
+    if not re.search("[\ud800-\udfff]", str(text)):  # as which Python has such bytes
+        return None
+    if (encoding := sys.getfilesystemencoding()) != "utf-8":
+        return f"is not in {encoding}, which the locale says: set PYTHONUTF8=1 in the environment"
+    return "is not in UTF-8: rename the file or folder"
 
 
 def no_yaml(path: Path, error: Exception) -> UserError:

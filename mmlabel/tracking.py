@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
-from mmlabel.errors import UserError
+from mmlabel.errors import UserError, not_utf_8
 from mmlabel.lightning.history import History
 from mmlabel.no_effect import without_effect
 from mmlabel.score_table import SCORES
@@ -192,6 +192,8 @@ def wandb_logger(
         name, group, tags: of the run, beside those chosen.
         id: of the run that this one goes on with.
     """
+    if problem := not_utf_8(os.path.abspath(folder)):
+        raise UserError(f"wandb cannot write to {folder}, which {problem}, or log by logger=csv")
     import wandb
     from wandb.errors import CommError, UsageError
 

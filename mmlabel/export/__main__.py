@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, get_args
 
 from mmlabel.cache import temporary_beside
 from mmlabel.commands import Parser, check_place, path_of, run_command
-from mmlabel.errors import UserError
+from mmlabel.errors import UserError, not_utf_8
 from mmlabel.large_imports import import_large
 from mmlabel.terminal import printable
 
@@ -87,6 +87,8 @@ def export(options: argparse.Namespace) -> None:
         raise UserError(f"--check {options.check}: give how many rows, 1 or more")
     if out.exists() and not ((out / "model.json").is_file() or _is_empty(out)):
         raise UserError(f"--out {out} holds other files: give a new folder")
+    if problem := not_utf_8(out):  # which torch and onnxruntime do not take
+        raise UserError(f"--out {out} {problem}, or cd to it and give a relative path")
     check_place(out, f"--out {out}")
     # Torch is not needed to say what is wrong with the options.
     import_large("mmlabel.lean_torchmetrics", "mmlabel.predictor")
@@ -180,7 +182,9 @@ def _write(
                 f"careful: {options.precision} loses {proof.lost:.1f} points of micro-F1 on these"
                 " rows"
             )
-    (folder / "MODEL.md").write_text(_card(predictor, options, made, notes), encoding="utf-8")
+    (folder / "MODEL.md").write_text(
+        _card(predictor, options, made, notes), encoding="utf-8", errors="surrogateescape"
+    )
     return [*made[1:], *notes]
 
 

@@ -68,7 +68,8 @@ def write_page(path: Path, *, title: str, header: Markup, sections: Sequence[Sec
         sections=[section for section in sections if section.body],
     )
     with atomic_write(path) as temporary:
-        temporary.write_text(page, encoding="utf-8", newline="\n")
+        # A path may hold bytes that are no UTF-8.
+        temporary.write_text(page, encoding="utf-8", errors="surrogateescape", newline="\n")
     return path
 
 

@@ -78,7 +78,9 @@ def write_results_csv(path: Path, study: StudyReport, header_comment_lines: Iter
     for line in [rows[0] if rows else [], *(row.values() for row in rows)]:
         writer.writerow(map(to_cell, line))
     with atomic_write(Path(path)) as temporary:
-        temporary.write_text(text.getvalue(), encoding="utf-8", newline="\n")
+        temporary.write_text(
+            text.getvalue(), encoding="utf-8", errors="surrogateescape", newline="\n"
+        )
 
 
 def markdown_table(study: StudyReport) -> str:

@@ -34,7 +34,7 @@ def write_study(folder: Path, report: StudyReport, *, jobs: Sequence[Job], comma
     runs = {run.folder: run for variant in report.variants for run in variant.runs}
     with (
         atomic_write(folder / "runs.csv") as temporary,
-        open(temporary, "w", newline="", encoding="utf-8") as file,
+        open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
     ):
         writer = csv.writer(file)
         writer.writerow(["variant", "seed", "status", "folder", report.metric, "overrides"])
@@ -46,7 +46,7 @@ def write_study(folder: Path, report: StudyReport, *, jobs: Sequence[Job], comma
             row = [job.variant.name, job.seed, status, where, score, " ".join(job.overrides)]
             writer.writerow([to_cell(str(value)) for value in row])
     with atomic_write(folder / "table.md") as temporary:
-        temporary.write_text(markdown_page(report), encoding="utf-8")
+        temporary.write_text(markdown_page(report), encoding="utf-8", errors="surrogateescape")
     write_study_report(folder, report)
 
 
@@ -99,4 +99,4 @@ def write_collection(
     tables = [f"# {collection.title}\n\n{collection.question}\n"]
     tables += [markdown_page(report, level=2) for report in reports.values()]
     with atomic_write(folder / "table.md") as temporary:
-        temporary.write_text("\n".join(tables), encoding="utf-8")
+        temporary.write_text("\n".join(tables), encoding="utf-8", errors="surrogateescape")

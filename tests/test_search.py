@@ -184,11 +184,11 @@ def test_the_database_is_closed_after_a_search(options: list[str], space: Path, 
     assert (tmp_path / "out" / "trials.db").resolve() not in opened
 
 
-def test_a_trial_that_fails_is_not_the_end(options: list[str], space: Path, tmp_path, monkeypatch):
-    """The first one is: those after it would fail as well."""
+def with_trials_that(monkeypatch: pytest.MonkeyPatch, *errors: UserError | None) -> None:
+    """Have one trial after the other end with its error; None: with a score."""
     from mmlabel.search import trials
 
-    calls = iter([UserError("first"), None, UserError("third"), None])
+    calls = iter(errors)
 
     def train_or_fail(*given, **options):
         error = next(calls)
@@ -197,6 +197,11 @@ def test_a_trial_that_fails_is_not_the_end(options: list[str], space: Path, tmp_
         return {"scores": {"val/f1_micro": 0.5}}
 
     monkeypatch.setattr(trials, "train", train_or_fail)
+
+
+def test_a_trial_that_fails_is_not_the_end(options: list[str], space: Path, tmp_path, monkeypatch):
+    """The first one is: those after it would fail as well."""
+    with_trials_that(monkeypatch, UserError("first"), None, UserError("third"), None)
     with pytest.raises(UserError, match="first"):
         search(options, space, "--trials", "4")
     search(options, space, "--trials", "4")
@@ -208,17 +213,7 @@ def test_a_search_of_one_trial_after_one_that_failed(
     options: list[str], space: Path, tmp_path: Path, monkeypatch, capsys
 ):
     """It makes another one: of none that failed is there a best."""
-    from mmlabel.search import trials
-
-    calls = iter([UserError("first"), UserError("second"), None])
-
-    def train_or_fail(*given, **options):
-        error = next(calls)
-        if error is not None:
-            raise error
-        return {"scores": {"val/f1_micro": 0.5}}
-
-    monkeypatch.setattr(trials, "train", train_or_fail)
+    with_trials_that(monkeypatch, UserError("first"), UserError("second"), None)
     for said in ("first", "second"):
         with pytest.raises(UserError, match=said):
             search(options, space, "--trials", "1")

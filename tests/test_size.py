@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from resumed_runs import run
+from small_network import network_of
 from torch import nn
 
 from mmlabel.data.captions import Vocabulary
@@ -16,16 +17,7 @@ from mmlabel.size import Size, check_size, sizes
 
 
 def network(**chosen) -> nn.Module:
-    return build_network(
-        options.Fusion(name="fusion", head=options.Head(hidden=16), **chosen),
-        num_labels=5,
-        image_features=12,
-        backbone=None,
-        lstm=options.Lstm(hidden=4),
-        decoder=None,
-        num_words=30,
-        embedding_dim=7,
-    )
+    return network_of(options.Fusion(name="fusion", head=options.Head(hidden=16), **chosen))
 
 
 def test_parts_by_hand() -> None:

@@ -1,12 +1,12 @@
 """Every option of Lightning's Trainer that --help lists does what Lightning's users know."""
 
-import csv
 import json
 import math
 from pathlib import Path
 
 import pytest
 import torch
+from resumed_runs import history
 
 from mmlabel import training
 from mmlabel.errors import UserError
@@ -51,11 +51,6 @@ LOOKED_AT = {
 def run(settings_of, folder: Path, *options: str) -> dict:
     given = [*COMMON, *options]
     return train(settings_of(*given), folder, overrides=given)
-
-
-def history(folder: Path, column: str) -> list[float]:
-    with open(folder / "metrics.csv", newline="") as file:
-        return [float(row[column]) for row in csv.DictReader(file) if row.get(column)]
 
 
 def predicted(folder: Path) -> int:

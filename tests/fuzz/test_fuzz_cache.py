@@ -10,21 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from examples import drawing
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mmlabel.data.captions import TokenisedCaptions, Vocabulary, tokenise
 from mmlabel.data.embeddings import Embeddings, load_embeddings
 from mmlabel.data.splits import split_rows
 
-EXAMPLES = int(os.environ.get("MMLABEL_FUZZ", "0"))
-fuzz = settings(
-    max_examples=EXAMPLES or 40,
-    derandomize=not EXAMPLES,
-    database=None,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+fuzz = drawing(40)
 
 TEXTS = ["a man's dog", "two dogs run", "", "the caf\u00e9 \U0001f436 na\u00efve"] * 3
 WORDS = Vocabulary(["<pad>", "<unk>", "dog", "a", "zebra"])

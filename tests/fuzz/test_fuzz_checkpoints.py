@@ -3,26 +3,20 @@
 MMLABEL_FUZZ=N tries N changes of each kind of file; by default there are few, and always the same.
 """
 
-import os
 import pickle
 import zipfile
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from examples import drawing
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mmlabel.errors import UserError
 from mmlabel.lightning.checkpoint_file import read_file, write_file
 
-EXAMPLES = int(os.environ.get("MMLABEL_FUZZ", "0"))
-FUZZ = settings(
-    max_examples=EXAMPLES or 40,
-    derandomize=not EXAMPLES,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+FUZZ = drawing(40)
 CONTENT = {
     "epoch": 3,
     "state_dict": {"weight": torch.arange(300.0), "bias": torch.tensor([0.5, -2.0])},

@@ -6,27 +6,20 @@ file that nobody damaged must be read. MMLABEL_FUZZ as in test_fuzz_csv.py.
 """
 
 import json
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hypothesis import HealthCheck, given, settings
+from examples import drawing
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mmlabel.data.annotations import REPORT_LABELS
 from mmlabel.data.sources.coco import read_coco
 from mmlabel.errors import UserError
 
-EXAMPLES = int(os.environ.get("MMLABEL_FUZZ") or 0)
-fuzz = settings(
-    max_examples=EXAMPLES or 300,
-    derandomize=not EXAMPLES,
-    database=None,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
+fuzz = drawing(300)
 
 CATEGORIES = [{"id": n, "name": name} for n, name in enumerate(REPORT_LABELS) if name]
 CATEGORIES.append({"id": 20, "name": "sheep"})

@@ -11,14 +11,14 @@ MMLABEL_FUZZ=N tries N files a test, other ones each time; `-s` shows what becam
 
 import csv
 import io
-import os
 import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from hypothesis import HealthCheck, given, settings
+from examples import drawing
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mmlabel.data.annotations import ABSENT, Annotations
@@ -26,14 +26,7 @@ from mmlabel.data.sources.csv_table import read_csv
 from mmlabel.data.sources.report_csv import read_unlabelled, read_usyd
 from mmlabel.errors import UserError
 
-EXAMPLES = int(os.environ.get("MMLABEL_FUZZ") or 0)
-fuzz = settings(
-    max_examples=EXAMPLES or 300,
-    derandomize=not EXAMPLES,
-    database=None,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
+fuzz = drawing(300)
 
 Row = tuple[str, list[str], str]  # image id, labels, caption
 

@@ -4,7 +4,6 @@ A few examples that are the same in every run; MMLABEL_FUZZ=N tries N others of 
 """
 
 import io
-import os
 import resource
 import shutil
 import sys
@@ -17,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from examples import drawing
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -27,14 +27,7 @@ from mmlabel.data.feature_store import FeatureStore
 from mmlabel.data.pictures import BadPicture, decode
 from mmlabel.data.transforms import picture_views
 
-EXAMPLES = int(os.environ.get("MMLABEL_FUZZ", 25))
-fuzz = settings(
-    max_examples=EXAMPLES,
-    derandomize="MMLABEL_FUZZ" not in os.environ,
-    deadline=None,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+fuzz = drawing(25)
 MOST_PIXELS = 2**20  # so that a damaged header costs no gigabytes, and no minutes
 SIZE = 16
 

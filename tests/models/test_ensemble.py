@@ -2,36 +2,19 @@
 
 import pytest
 import torch
-from torch import Tensor
+from small_network import CRITERION, batch_of, network_of
 
-from mmlabel.criterion import MeanOverKnown
-from mmlabel.data.batches import Batch
-from mmlabel.losses import Bce
 from mmlabel.models import options
 from mmlabel.models.backbones import Backbone, build_backbone
-from mmlabel.models.build import build_network
 from mmlabel.models.ensemble import Ensemble
 from mmlabel.models.fusion import LateFusion
 from mmlabel.models.weights import resolve_weights
 from mmlabel.size import sizes
 from mmlabel.training import train
 
-LABELS = 5
-CRITERION = MeanOverKnown(Bce(name="bce"))
-
 
 def built(*, backbone: Backbone | None = None, **chosen) -> Ensemble:
-    torch.manual_seed(0)
-    network = build_network(
-        options.Ensemble(name="ensemble", **chosen),
-        num_labels=LABELS,
-        image_features=12 if backbone is None else backbone.out_features,
-        backbone=backbone,
-        lstm=options.Lstm(hidden=4),
-        decoder=None,
-        num_words=30,
-        embedding_dim=7,
-    )
+    network = network_of(options.Ensemble(name="ensemble", **chosen), backbone=backbone)
     assert isinstance(network, Ensemble)
     return network
 
@@ -40,26 +23,14 @@ def members_of(network: Ensemble) -> list[LateFusion]:
     return [member for member in network.members if isinstance(member, LateFusion)]
 
 
-def batch(image: Tensor | None = None, rows: int = 6) -> Batch:
-    generator = torch.Generator().manual_seed(1)
-    return Batch(
-        image=torch.randn(rows, 12, generator=generator) if image is None else image,
-        tokens=torch.randint(1, 30, (rows, 5), generator=generator),
-        lengths=torch.full((rows,), 5),
-        targets=torch.randint(0, 2, (rows, LABELS), generator=generator).float(),
-        rows=torch.arange(rows),
-        ids=[f"{row}.jpg" for row in range(rows)],
-    )
-
-
 def test_it_answers_the_mean_of_its_members_logits() -> None:
     network = built(fusion_networks=2, image_networks=1, caption_networks=1).eval()
     halves = [set(member.encoders) for member in members_of(network)]
     assert halves == [{"image", "caption"}, {"image", "caption"}, {"image"}, {"caption"}]
-    alone = [member(batch()) for member in network.members]
-    torch.testing.assert_close(network(batch()), sum(alone[1:], alone[0]) / 4)
-    logits, loss = network.evaluate(batch(), CRITERION)
-    torch.testing.assert_close(loss, CRITERION(logits, batch().targets, None))
+    alone = [member(batch_of()) for member in network.members]
+    torch.testing.assert_close(network(batch_of()), sum(alone[1:], alone[0]) / 4)
+    logits, loss = network.evaluate(batch_of(), CRITERION)
+    torch.testing.assert_close(loss, CRITERION(logits, batch_of().targets, None))
 
 
 def test_the_mean_is_weighted() -> None:
@@ -70,9 +41,9 @@ def test_the_mean_is_weighted() -> None:
         image_weight=0.5,
         caption_weight=0.2,
     ).eval()
-    fusion, image, *captions = [member(batch()) for member in network.members]
+    fusion, image, *captions = [member(batch_of()) for member in network.members]
     expected = (fusion + 0.5 * image + 0.2 * captions[0] + 0.2 * captions[1]) / 1.9
-    torch.testing.assert_close(network(batch()), expected)
+    torch.testing.assert_close(network(batch_of()), expected)
 
 
 def test_a_network_without_weight_trains_the_backbone_and_has_no_say() -> None:
@@ -83,7 +54,7 @@ def test_a_network_without_weight_trains_the_backbone_and_has_no_say() -> None:
     chosen = {"fusion_networks": 1, "caption_networks": 0, "image_networks": 1, "image_weight": 0}
     network = built(backbone=backbone, **chosen).eval()
     pictures = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)
-    seen = batch(pictures, rows=4)
+    seen = batch_of(4, pictures)
     with torch.no_grad():
         features = seen._replace(image=backbone(pictures))
     (fusion,), (image,) = network.members, network.auxiliary
@@ -118,13 +89,13 @@ def test_each_member_learns_as_it_does_alone() -> None:
         for _ in range(3):
             optimizer.zero_grad()
             for network in networks:
-                network.loss(batch(), CRITERION).backward()
+                network.loss(batch_of(), CRITERION).backward()
             optimizer.step()
 
     learn([together], list(together.parameters()))
     for member in members_of(apart):
         learn([member], list(member.parameters()))
-    torch.testing.assert_close(together(batch()), apart(batch()), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(together(batch_of()), apart(batch_of()), atol=1e-4, rtol=1e-4)
 
 
 def test_pictures_go_through_the_backbone_once_and_it_learns_from_every_member() -> None:
@@ -138,7 +109,7 @@ def test_pictures_go_through_the_backbone_once_and_it_learns_from_every_member()
     assert len([name for name, _ in network.named_parameters() if "conv1" in name]) > 0
     assert all(member.encoders["image"].backbone is None for member in members_of(network)[:2])
     pictures = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)
-    network.loss(batch(pictures, rows=4), CRITERION).backward()
+    network.loss(batch_of(4, pictures), CRITERION).backward()
     assert len(passes) == 1
     trained = [weight for weight in backbone.parameters() if weight.requires_grad]
     assert trained and all(weight.grad is not None for weight in trained)

@@ -2,19 +2,15 @@
 
 import pytest
 import torch
+from small_network import CRITERION, LABELS, batch_of, network_of
 from torch import Tensor, nn
 
-from mmlabel.criterion import MeanOverKnown
 from mmlabel.data.batches import Batch
 from mmlabel.errors import UserError
-from mmlabel.losses import Bce
 from mmlabel.models import options
-from mmlabel.models.build import build_network
 from mmlabel.models.fusion import LateFusion
 from mmlabel.models.join import HALVES, JOINS, Bilinear, Gated, Join
 
-LABELS = 5
-CRITERION = MeanOverKnown(Bce(name="bce"))
 CHOICES = [
     {"image_scale": 0.3},
     {"fusion": "gated"},
@@ -25,31 +21,16 @@ CHOICES = [
 
 
 def built(**chosen) -> LateFusion:
-    torch.manual_seed(0)
-    network = build_network(
-        options.Fusion(name="fusion", **chosen),
-        num_labels=LABELS,
-        image_features=12,
-        backbone=None,
-        lstm=options.Lstm(hidden=4),
-        decoder=None,
-        num_words=30,
-        embedding_dim=7,
-    )
+    network = network_of(options.Fusion(name="fusion", **chosen))
     assert isinstance(network, LateFusion)
     return network
 
 
 def batch(rows: int = 6) -> Batch:
-    generator = torch.Generator().manual_seed(1)
-    return Batch(
-        image=50 + 9 * torch.randn(rows, 12, generator=generator),
-        tokens=torch.randint(1, 30, (rows, 5), generator=generator),
-        lengths=torch.full((rows,), 5),
-        targets=torch.randint(0, 2, (rows, LABELS), generator=generator).float(),
-        rows=torch.arange(rows),
-        ids=[f"{row}.jpg" for row in range(rows)],
-    )
+    """Pictures whose features are of another size than captions' states."""
+    found = batch_of(rows)
+    assert found.image is not None
+    return found._replace(image=50 + 9 * found.image)
 
 
 def halves(rows: int = 400) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,6 @@
 """train.py end to end: what a run leaves, evaluation, resuming, and that both inputs count."""
 
 import csv
-import json
 import shutil
 import time
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from resumed_runs import history, results_of
 from sklearn.metrics import average_precision_score, f1_score
 
 from mmlabel import load, training
@@ -34,21 +34,12 @@ def finished(settings_of, tmp_path_factory) -> Path:
     return folder
 
 
-def results_of(folder: Path) -> dict:
-    return json.loads((folder / "results.json").read_text())
-
-
 def predictions_of(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     with open(folder / "predictions.csv", newline="") as file:
         header, *rows = csv.reader(file)
     values = np.array([row[1:] for row in rows], dtype=float)
     labels = sum(name.startswith("target_") for name in header)
     return values[:, :labels].astype(int), values[:, labels:]
-
-
-def losses_of(folder: Path, column: str = "train/loss") -> list[float]:
-    with open(folder / "metrics.csv", newline="") as file:
-        return [float(row[column]) for row in csv.DictReader(file) if row[column]]
 
 
 def test_a_run_leaves_its_files(finished: Path):
@@ -125,12 +116,12 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(settings_of, tmp_path: Path)
         patch.setattr(StopOnNaN, "on_train_epoch_start", kill_after_two_epochs)
         with pytest.raises(Killed):
             train(settings_of(*options), first)
-    assert len(losses_of(first)) == 2
+    assert len(history(first)) == 2
     assert not (first / "results.json").exists()
 
     train(settings_of(*options, f"ckpt_path={first / 'last.ckpt'}"), second, overrides=options)
-    assert losses_of(second) == pytest.approx(losses_of(whole), abs=1e-6)
-    assert losses_of(second)[:2] == losses_of(first)
+    assert history(second) == pytest.approx(history(whole), abs=1e-6)
+    assert history(second)[:2] == history(first)
     assert results_of(second)["scores"] == pytest.approx(results_of(whole)["scores"], abs=1e-6)
     assert results_of(second)["best_epoch"] == results_of(whole)["best_epoch"]
 
@@ -155,7 +146,7 @@ def test_stored_features_change_nothing(model: str, mixup: float, settings_of, t
         options = (f"model={model}", f"features.mode='{mode}'", f"model.mixup={mixup}")
         train(settings_of(*options), folder)
     for column in ("train/loss", "val/loss"):
-        stored, live = (losses_of(folder, column) for folder in folders.values())
+        stored, live = (history(folder, column) for folder in folders.values())
         assert len(stored) >= 2
         assert stored == pytest.approx(live, abs=1e-5)
     stored, live = (results_of(folder)["scores"] for folder in folders.values())
@@ -184,7 +175,6 @@ STAGES = ("backbone.unfreeze=2", "backbone.lr_scale=0.5")
 @pytest.mark.parametrize(
     ("storage", "trained"),
     [
-        ("float32", STAGES),
         ("float16", STAGES),
         ("float32", (*STAGES, "model.mixup=0.2")),
         ("float32", ("backbone.attention=residual",)),
@@ -203,7 +193,7 @@ def test_stored_maps_change_nothing(
         train(settings_of(*options, f"features={mode}"), folder)
     close = 1e-4 if storage == "float32" else 2e-2
     for column in ("train/loss", "val/loss"):
-        stored, live = (losses_of(folders[mode], column) for mode in folders)
+        stored, live = (history(folders[mode], column) for mode in folders)
         assert len(stored) == 2
         assert stored == pytest.approx(live, abs=close)
     both = [torch.load(folders[m] / "best.ckpt", weights_only=True)["state_dict"] for m in folders]
@@ -388,7 +378,7 @@ def test_the_test_split_can_be_left_alone(settings_of, tmp_path: Path):
 def test_losses_and_optimizers_train(loss: str, optimizer: str, settings_of, tmp_path: Path):
     options = (f"loss={loss}", f"optimizer={optimizer}", "model=caption_only", "test=false")
     train(settings_of(*options, "trainer.max_epochs=3"), tmp_path)
-    losses = losses_of(tmp_path)
+    losses = history(tmp_path)
     assert losses[-1] < losses[0]
 
 

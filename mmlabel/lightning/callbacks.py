@@ -100,7 +100,7 @@ class EpochLines(Callback):
         self.epoch.at(trainer, batch_idx + 1, trainer.num_training_batches)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.scoring = _HowFar("validation")
+        self.scoring = _HowFar("test" if trainer.testing else "validation")
 
     def on_validation_batch_end(
         self,
@@ -111,21 +111,10 @@ class EpochLines(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self.scoring.at(trainer, batch_idx + 1, trainer.num_val_batches[0])
+        batches = trainer.num_test_batches if trainer.testing else trainer.num_val_batches
+        self.scoring.at(trainer, batch_idx + 1, batches[0])
 
-    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.scoring = _HowFar("test")
-
-    def on_test_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self.scoring.at(trainer, batch_idx + 1, trainer.num_test_batches[0])
+    on_test_start, on_test_batch_end = on_validation_start, on_validation_batch_end
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Lightning keeps the scores of the last epoch that was validated.

@@ -74,6 +74,80 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+class _Server(ThreadingHTTPServer):
+    """Serves the page of one model, which answers one request at a time."""
+
+    def __init__(self, address: tuple[str, int], predictor: "Predictor", page: bytes) -> None:
+        super().__init__(address, _Handler)
+        self.predictor = predictor
+        self.page = page
+        self.one_at_a_time = Lock()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+
+    def do_GET(self) -> None:
+        if not self._is_ours():
+            return
+        if urlsplit(self.path).path != "/":
+            return self._send(404, b"there is no such page", "text/plain")
+        self._send(200, self.server.page, "text/html; charset=utf-8")
+
+    def do_POST(self) -> None:
+        if not self._is_ours():
+            return
+        size = self.headers.get("Content-Length", "")
+        if not size.isdecimal() or int(size) > MOST_BYTES:
+            self.close_connection = True  # the rest is not read
+            return self._tell(413, {"error": f"a picture of more than {MOST_BYTES >> 20} MB"})
+        content = self.rfile.read(int(size))
+        asked = urlsplit(self.path)
+        reply = {"/answer": answer_of, "/heat": heat_of}.get(asked.path)
+        if reply is None:
+            return self._tell(404, {"error": "there is no such answer"})
+        caption = parse_qs(asked.query, keep_blank_values=True).get("caption", [""])[0]
+        try:
+            with self.server.one_at_a_time:
+                self._tell(200, reply(self.server.predictor, content, caption))
+        except BadPicture as error:
+            self._tell(400, {"error": f"no readable picture: {error.reason}"})
+        except UserError as error:
+            self._tell(400, {"error": str(error)})
+
+    def _is_ours(self) -> bool:
+        """Whether the request was made for this server, by its own page if by any."""
+        host = self.headers.get("Host", "")
+        origin = self.headers.get("Origin")
+        name = urlsplit(f"//{host}").hostname or ""
+        listening = str(self.connection.getsockname()[0])
+        # Another name that leads here is how a page of the web would reach it (rebinding).
+        local = not _is_loopback(listening) or _is_loopback(name)
+        if local and origin in (None, f"http://{host}"):
+            return True
+        self._send(403, b"this page answers to itself alone", "text/plain")
+        return False
+
+    def _tell(self, status: int, content: dict[str, Any]) -> None:
+        self._send(status, json.dumps(content).encode(), "application/json")
+
+    def _send(self, status: int, content: bytes, kind: str) -> None:
+        self.send_response(status)
+        for name, value in {
+            "Content-Type": kind,
+            "Content-Length": str(len(content)),
+            "Content-Security-Policy": POLICY,
+            "Cache-Control": "no-store",
+            "X-Content-Type-Options": "nosniff",
+        }.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Captions are nobody's business."""
+
+
 def open_server(
     predictor: "Predictor", checkpoint: Path, host: str, port: int
 ) -> ThreadingHTTPServer:
@@ -82,71 +156,8 @@ def open_server(
     Raises UserError for a host or port that cannot be had.
     """
     page = demo_page(predictor, checkpoint, most_bytes=MOST_BYTES).encode(errors="surrogateescape")
-    one_at_a_time = Lock()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            if not self._is_ours():
-                return
-            if urlsplit(self.path).path != "/":
-                return self._send(404, b"there is no such page", "text/plain")
-            self._send(200, page, "text/html; charset=utf-8")
-
-        def do_POST(self) -> None:
-            if not self._is_ours():
-                return
-            size = self.headers.get("Content-Length", "")
-            if not size.isdecimal() or int(size) > MOST_BYTES:
-                self.close_connection = True  # the rest is not read
-                return self._tell(413, {"error": f"a picture of more than {MOST_BYTES >> 20} MB"})
-            content = self.rfile.read(int(size))
-            asked = urlsplit(self.path)
-            answer = {"/answer": answer_of, "/heat": heat_of}.get(asked.path)
-            if answer is None:
-                return self._tell(404, {"error": "there is no such answer"})
-            caption = parse_qs(asked.query, keep_blank_values=True).get("caption", [""])[0]
-            try:
-                with one_at_a_time:
-                    self._tell(200, answer(predictor, content, caption))
-            except BadPicture as error:
-                self._tell(400, {"error": f"no readable picture: {error.reason}"})
-            except UserError as error:
-                self._tell(400, {"error": str(error)})
-
-        def _is_ours(self) -> bool:
-            """Whether the request was made for this server, by its own page if by any."""
-            host = self.headers.get("Host", "")
-            origin = self.headers.get("Origin")
-            name = urlsplit(f"//{host}").hostname or ""
-            listening = str(self.connection.getsockname()[0])
-            # Another name that leads here is how a page of the web would reach it (rebinding).
-            local = not _is_loopback(listening) or _is_loopback(name)
-            if local and origin in (None, f"http://{host}"):
-                return True
-            self._send(403, b"this page answers to itself alone", "text/plain")
-            return False
-
-        def _tell(self, status: int, content: dict[str, Any]) -> None:
-            self._send(status, json.dumps(content).encode(), "application/json")
-
-        def _send(self, status: int, content: bytes, kind: str) -> None:
-            self.send_response(status)
-            for name, value in {
-                "Content-Type": kind,
-                "Content-Length": str(len(content)),
-                "Content-Security-Policy": POLICY,
-                "Cache-Control": "no-store",
-                "X-Content-Type-Options": "nosniff",
-            }.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Captions are nobody's business."""
-
     try:
-        return ThreadingHTTPServer((host, port), Handler)
+        return _Server((host, port), predictor, page)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"--host {host} --port {port}: {reason}; give another") from None

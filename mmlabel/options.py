@@ -48,7 +48,6 @@ Positive = Annotated[float, Gt(0)]
 AtLeast0 = Annotated[float, Ge(0)]
 Count = Annotated[int, Ge(1)]
 Index = Annotated[int, Ge(0)]
-Decay = Annotated[float, Ge(0), Lt(1)]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import ConfigDict, Field, StrictBool, model_validator
 
 from mmlabel.errors import UserError
-from mmlabel.options import AtLeast0, Count, Decay, Group, Index, Positive, Share, Text
+from mmlabel.options import AtLeast0, Count, Group, Index, Positive, Share, Text
 
 
 class Adam(Group):
@@ -17,7 +17,7 @@ class Adam(Group):
     name: Literal["adam"]
     lr: AtLeast0 = 3e-3
     """Learning rate; the highest, with scheduler=one_cycle."""
-    betas: Annotated[list[Decay], Field(min_length=2, max_length=2)] = [0.9, 0.999]
+    betas: Annotated[list[Share], Field(min_length=2, max_length=2)] = [0.9, 0.999]
     """Decay of the two running means."""
     eps: Positive = 1e-8
     """Added to the denominator."""
@@ -39,7 +39,7 @@ class Adadelta(Group):
     name: Literal["adadelta"]
     lr: AtLeast0 = 5.0
     """Learning rate."""
-    rho: Decay = 0.9
+    rho: Share = 0.9
     """Decay of the running means."""
     eps: Positive = 1e-6
     """Added to the denominator."""

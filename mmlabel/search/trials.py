@@ -95,10 +95,7 @@ def run_trials(
     study = _open(folder, parameters, overrides=overrides, direction=direction, seed=seed)
     for name, digest in (study.user_attrs.get(_READ) or {}).items():
         if digest != read.get(name):
-            raise UserError(
-                f"--out {folder} holds a search whose trials cannot be compared with further ones,"
-                f" as {has_changed(name)} since: restore it, or give another folder"
-            )
+            raise _not_comparable(folder, f"{has_changed(name)} since: restore it")
     study.set_user_attr(_READ, dict(read))
     while (done := _done(study)) < trials:
         trial = study.ask()
@@ -117,11 +114,8 @@ def run_trials(
             continue
         if name := _read_otherwise(study, folder):
             study.tell(trial, state=TrialState.FAIL)
-            raise UserError(
-                f"--out {folder} holds a search whose trials cannot be compared with further ones,"
-                f" as trial {trial.number} has not read the same {name}: restore what was read,"
-                " or give another folder"
-            )
+            why = f"trial {trial.number} has not read the same {name}: restore what was read"
+            raise _not_comparable(folder, why)
         if pruned:
             study.tell(trial, state=TrialState.PRUNED)
         else:
@@ -136,6 +130,13 @@ def run_trials(
     shown = " ".join(as_override(name, value) for name, value in best.params.items())
     print(f"the best of {count(_done(study), 'trial')}: {monitor} {best.value:.4f} with {shown}")
     print(f"{_command(folder)}   trains and tests it")
+
+
+def _not_comparable(folder: Path, why: str) -> UserError:
+    return UserError(
+        f"--out {folder} holds a search whose trials cannot be compared with further ones, as"
+        f" {why}, or give another folder"
+    )
 
 
 def _command(folder: Path) -> str:

@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 
 from mmlabel.errors import UserError
 from mmlabel.options import Option, declared, shown
-from mmlabel.settings import CHOSEN_BY_GROUP, Settings, flatten
+from mmlabel.settings import CHOSEN_BY_GROUP, Settings, flatten, is_among, kinds_of
 
 _PRIMARY = "train"  # the configuration that all others change
 
@@ -139,7 +139,7 @@ def leave_out_of_other_kinds(
     for name, (file, content) in origin.items():
         assert files is not None
         group, choice = name.split(".")[0], content.meant[name]
-        if name not in flat or _is_given(name, own) or name in CHOSEN_BY_GROUP:
+        if name not in flat or is_among(name, own) or name in CHOSEN_BY_GROUP:
             continue
         if choice is None and group == "data":
             continue  # which data a file is used on is not for the file to say
@@ -167,10 +167,6 @@ def leave_out_of_other_kinds(
     ]
 
 
-def _is_given(name: str, own: Iterable[str]) -> bool:
-    return any(f"{name}.".startswith(f"{one}.") for one in own)
-
-
 def _listed(names: Iterable[str], flat: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={shown(flat[name])}" for name in names)
 
@@ -186,8 +182,7 @@ def _kind(values: object, group: str) -> tuple[str, ...]:
     """What tells the kinds of a group apart; empty if it has none, or nothing is chosen."""
     if not isinstance(values, Mapping):
         return ()
-    names = [name for name in CHOSEN_BY_GROUP if name.split(".")[0] == group]
-    found = [values.get(name.split(".")[1]) for name in names]
+    found = [values.get(name) for name in kinds_of(group)]
     return () if None in found else tuple(map(str, found))
 
 

@@ -10,11 +10,12 @@ from mmlabel.former_settings import completed
 from mmlabel.options import declared, is_same, shown
 from mmlabel.run_folder import SUMS, damage, failure, read_results
 from mmlabel.settings import (
-    CHOSEN_BY_GROUP,
     MISSING,
     OPTIONAL,
     Settings,
     flatten,
+    is_among,
+    kinds_of,
     put,
     read_settings,
 )
@@ -68,7 +69,7 @@ def with_record(asked: Mapping[str, Any], given: Sequence[str]) -> dict[str, Any
         if isinstance(asked.get(name), Mapping):
             _choose(kept, asked[name], name, given)
             continue
-        values = {option: flat[option] for option in flat if f"{option}.".startswith(f"{name}.")}
+        values = {option: flat[option] for option in flat if is_among(option, [name])}
         if not values:
             raise UserError(f"{name} cannot be taken away beside repeat=FOLDER: give it a value")
         for option, value in values.items():
@@ -81,7 +82,7 @@ def _choose(
 ) -> None:
     """Take a group that was chosen by its name: another kind as a whole, else what it changes."""
     theirs = kept.get(group)
-    kinds = [name.split(".")[1] for name in CHOSEN_BY_GROUP if name.split(".")[0] == group]
+    kinds = kinds_of(group)
     if group in WHOLE or not theirs or any(asked.get(key) != theirs.get(key) for key in kinds):
         kept[group] = dict(asked)
         return

@@ -25,6 +25,7 @@ from mmlabel.settings import (
     Settings,
     differing,
     flatten,
+    is_among,
     override_key,
     put,
     read_settings,
@@ -97,9 +98,9 @@ def with_checkpoint(
     for name, value in given.items():
         theirs = flat_own.get(name)
         rows = name.startswith("data.") and name not in _SEEN
-        if "." in name and name.partition(".")[0] not in own and _is_among(name, may_change):
+        if "." in name and name.partition(".")[0] not in own and is_among(name, may_change):
             continue  # the checkpoint's model has no use for it, see `told_idle`
-        if _is_among(name, may_change) or (other_rows and rows):
+        if is_among(name, may_change) or (other_rows and rows):
             put(kept, name, value)
         elif not _is_same(value, theirs):
             raise UserError(
@@ -183,7 +184,7 @@ def _given(
     for item, key in zip(overrides, keys, strict=True):
         if "." in key:
             # Of a group that the command line's own model does not use there is but the text.
-            inner = {name: value for name, value in asked.items() if _is_among(name, [key])}
+            inner = {name: value for name, value in asked.items() if is_among(name, [key])}
             given |= inner or {key: item.partition("=")[2]}
         elif key in asked:
             given[key] = asked[key]
@@ -216,10 +217,6 @@ def _as_typed(name: str, value: object) -> str:
     return f"{group if option in ('name', 'kind') else name}={shown(value)}"
 
 
-def _is_among(name: str, names: Iterable[str]) -> bool:
-    return any(name == one or name.startswith(f"{one}.") for one in names)
-
-
 def _get(values: Mapping[str, Any], name: str) -> Any:
     for part in name.split("."):
         values = values[part]
@@ -247,7 +244,7 @@ def check_same_run(settings: Settings, left: Checkpoint) -> None:
     may_differ = (*_RESUMING, *_files(left), "resume", "repeat", "cache_dir")
     for name in _kinds_first(asked | theirs):
         value, then = asked.get(name), theirs.get(name)
-        if not _is_among(name, may_differ) and not _is_same(value, then):
+        if not is_among(name, may_differ) and not _is_same(value, then):
             raise UserError(
                 f"{_as_typed(name, value)}, but the checkpoint was trained with"
                 f" {_as_typed(name, then)}: resume=true goes on with what the same command has"

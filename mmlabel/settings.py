@@ -311,6 +311,11 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def is_among(name: str, names: Iterable[str]) -> bool:
+    """Whether an option is one of these, or of one of these groups ("lstm.layers" of "lstm")."""
+    return any(f"{name}.".startswith(f"{one}.") for one in names)
+
+
 def put(values: dict[str, Any], name: str, value: Any) -> None:
     """Set the option of this name in nested values; groups on the way to it are copied, or made."""
     *groups, option = name.split(".")
@@ -346,6 +351,11 @@ CHOSEN_BY_GROUP = (
     *dict.fromkeys(option.name for option in declared(Settings) if option.choice),
     "detector.name",
 )
+
+
+def kinds_of(group: str) -> list[str]:
+    """The options of a group that its name sets, without the group's ("kind"); [] if none is."""
+    return [name.split(".")[1] for name in CHOSEN_BY_GROUP if name.split(".")[0] == group]
 
 
 def override_key(override: str) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mmlabel.run_folder import RunRecord
-from mmlabel.settings import flatten
+from mmlabel.settings import flatten, is_among
 
 # What a digest depends on besides the thing that was read: other digests, and options.
 _ROWS = ("data", "splits")
@@ -72,6 +72,6 @@ def _told(results: Mapping[str, Any], digests: tuple[str, ...], options: tuple[s
     chosen = {
         name: value
         for name, value in settings.items()
-        if name not in _NO_PART and any(f"{name}.".startswith(f"{one}.") for one in options)
+        if name not in _NO_PART and is_among(name, options)
     }
     return repr([[inputs.get(name) for name in digests], sorted(chosen.items())])

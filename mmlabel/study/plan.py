@@ -15,7 +15,7 @@ from mmlabel.errors import UserError
 from mmlabel.options import declared, is_same, shown
 from mmlabel.repeating import has_changed
 from mmlabel.run_folder import finished, read_results
-from mmlabel.settings import Settings, differing, flatten, override_key
+from mmlabel.settings import Settings, differing, flatten, is_among, override_key
 from mmlabel.study.definition import Study, Variant
 from mmlabel.wording import listed
 
@@ -284,7 +284,7 @@ def _files(settings: Settings) -> dict[str, str]:
 
 def is_recording(name: str) -> bool:
     """Whether an option says how a run is recorded or read, and does not change its result."""
-    return any(name == part or name.startswith(f"{part}.") for part in RECORDING)
+    return is_among(name, RECORDING)
 
 
 def _folder(

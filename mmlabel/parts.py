@@ -374,41 +374,14 @@ def prepare(
             "decoder.order=as_given needs a data file that lists each row's labels in an order, and"
             " this data has none: choose frequent_first, rare_first or random"
         )
-    if resumed is not None and annotations.label_names != resumed.label_names:
-        hint = "give the data that it was trained on, or their labels in data.label_names"
-        if not settings.train and set(annotations.label_names) - {"", *resumed.label_names}:
-            columns = isinstance(settings.data, CsvTable) and settings.data.label_columns
-            place = "data.label_columns" if columns else "the data"
-            hint = f"what it lacks it cannot answer: leave that out of {place}"
-        raise UserError(
-            f"{resumed.path} has other labels than the data: it"
-            f" {other_labels(resumed.label_names, annotations.label_names)}; {hint}"
-        )
+    if resumed is not None:
+        check_labels(resumed, annotations, settings)
     if settings.train and len(rows["train"]) == 1 and settings.has_batch_norm:
         raise UserError(
             "the training split has 1 row: batch norm cannot train on one row at a time; use more"
             " rows, or model.head.batch_norm=false"
         )
-    captions, embedding, reader = settings.captions, settings.embedding, settings.text_transformer
-    if reader is not None and text is not None:
-        tokenizer = Subwords(text.tokenizer)
-        prepared = with_tokens(annotations, rows, tokenizer, max_length=reader.max_length)
-    elif captions is None or embedding is None:
-        prepared = without_captions(annotations, rows, resumed and resumed.vocabulary)
-    elif resumed is not None and not settings.train:
-        prepared = with_known_words(
-            annotations, rows, resumed.vocabulary, max_length=captions.max_length
-        )
-    else:
-        prepared = with_captions(
-            annotations,
-            rows,
-            **captions.model_dump(exclude={"group_by_length"}),
-            embedding=embedding.model_dump(exclude={"frozen", "dropout"}),
-            seed=settings.seed,
-            cache_dir=cache_dir,
-            on_missing=settings.data.on_missing,
-        )
+    prepared = read_captions(settings, annotations, rows, resumed, text)
     for note in annotations.notes:
         prepared.note(note)
     prepared.note(note_of_left_out(annotations.ids, rows))
@@ -418,6 +391,50 @@ def prepare(
     for teacher in teachers:
         check_teacher(teacher, prepared, allow_seen_rows=settings.distil.allow_seen_rows)
     return prepared
+
+
+def read_captions(
+    settings: Settings,
+    annotations: Annotations,
+    rows: dict[str, np.ndarray],
+    resumed: Checkpoint | None,
+    text: TextModel | None,
+) -> PreparedData:
+    """The captions as the model reads them: as tokens, as words (a checkpoint's, or those that
+    occur in training), or not at all."""
+    captions, embedding, reader = settings.captions, settings.embedding, settings.text_transformer
+    if reader is not None and text is not None:
+        tokenizer = Subwords(text.tokenizer)
+        return with_tokens(annotations, rows, tokenizer, max_length=reader.max_length)
+    if captions is None or embedding is None:
+        return without_captions(annotations, rows, resumed and resumed.vocabulary)
+    if resumed is not None and not settings.train:
+        known, most = resumed.vocabulary, captions.max_length
+        return with_known_words(annotations, rows, known, max_length=most)
+    return with_captions(
+        annotations,
+        rows,
+        **captions.model_dump(exclude={"group_by_length"}),
+        embedding=embedding.model_dump(exclude={"frozen", "dropout"}),
+        seed=settings.seed,
+        cache_dir=cache_folder(settings.cache_dir),
+        on_missing=settings.data.on_missing,
+    )
+
+
+def check_labels(resumed: Checkpoint, annotations: Annotations, settings: Settings) -> None:
+    """See that the data has the checkpoint's labels; raises UserError if not."""
+    if annotations.label_names == resumed.label_names:
+        return
+    hint = "give the data that it was trained on, or their labels in data.label_names"
+    if not settings.train and set(annotations.label_names) - {"", *resumed.label_names}:
+        columns = isinstance(settings.data, CsvTable) and settings.data.label_columns
+        place = "data.label_columns" if columns else "the data"
+        hint = f"what it lacks it cannot answer: leave that out of {place}"
+    raise UserError(
+        f"{resumed.path} has other labels than the data: it"
+        f" {other_labels(resumed.label_names, annotations.label_names)}; {hint}"
+    )
 
 
 def check_known(

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from mmlabel.cache import atomic_write
 from mmlabel.commands import Parser, check_folder, path_of, run_command
-from mmlabel.data.annotations import Annotations
 from mmlabel.errors import UserError
 from mmlabel.finished_runs import annotations_of, read_finished, run_folders, settings_of
 from mmlabel.label_errors import AnsweredRows, answered_rows, suspicion
+from mmlabel.report.gallery import label_names
 from mmlabel.report.mistakes_page import Mistakes, write_mistakes_page
 from mmlabel.report.tables import fixed
 from mmlabel.run_folder import RunRecord
@@ -73,7 +73,7 @@ def _show(options: argparse.Namespace) -> None:
             " label errors."
         )
     annotations = annotations_of(runs[0])
-    found = Mistakes(rows, suspected, annotations, _label_names(runs, annotations), notes)
+    found = Mistakes(rows, suspected, annotations, label_names(runs, annotations), notes)
     out = options.out
     command = ["python", "-m", "mmlabel.mistakes", *map(str, options.folders), "--out", str(out)]
     command += ["--pictures", str(options.pictures)]
@@ -109,12 +109,6 @@ def _notes(runs: Sequence[RunRecord], rows: AnsweredRows) -> list[str]:
             listed = ", ".join(map(str, missing))
             notes.append(f"No run of data.fold={listed} is among them: its rows are left out.")
     return notes
-
-
-def _label_names(runs: Sequence[RunRecord], annotations: Annotations | None) -> dict[int, str]:
-    from mmlabel.report.gallery import label_names
-
-    return label_names(list(runs), annotations)
 
 
 def write_table(path: Path, found: Mistakes) -> None:

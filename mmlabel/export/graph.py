@@ -60,9 +60,9 @@ def write_graph(
     *,
     form: Format,
     size: tuple[int, int],
-    precision: Precision = "float32",
-) -> Path:
-    """Write the network's file into `folder` and return its path.
+    precision: Precision,
+) -> None:
+    """Write the network's file into `folder`.
 
     Args:
         network: in eval mode, on the CPU.
@@ -98,7 +98,6 @@ def write_graph(
         if isinstance(error, OSError) and of_the_disk(error):
             raise  # the folder is to blame, not the network
         raise UserError(f"this network cannot be written as {form}: {first_line(error)}") from error
-    return path
 
 
 def _examples(network: Inputs, size: tuple[int, int]) -> tuple[tuple[Tensor, ...], dict[str, Any]]:

@@ -87,7 +87,7 @@ def as_override(option: str, value: object) -> str:
 
 def write_experiment(
     folder: Path, overrides: Sequence[str], chosen: Mapping[str, Any], comment: str
-) -> Path:
+) -> None:
     """Write experiment/found.yaml, which gives a run what overrides and chosen options would give.
 
     `python train.py --config-dir FOLDER experiment=found` runs it.
@@ -112,4 +112,3 @@ def write_experiment(
     with atomic_write(path) as temporary:
         lines = ["# @package _global_", *(f"# {line}" for line in comment.splitlines())]
         temporary.write_text("\n".join([*lines, OmegaConf.to_yaml(merged)]), encoding="utf-8")
-    return path

@@ -354,9 +354,3 @@ def test_a_folder_that_has_everything_need_not_be_written(server, tmp_path, monk
     with pytest.raises(UserError, match="cannot write COCO to"):
         monkeypatch.setattr(network.os, "replace", refuse)
         download_coco(tmp_path, base_url=server.url, max_pictures=3)
-
-
-def test_a_bar_on_a_terminal(server, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    download_coco(tmp_path, base_url=server.url)
-    assert "30/30" in capsys.readouterr().err

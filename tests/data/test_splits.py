@@ -128,13 +128,13 @@ def test_every_label_keeps_its_share_in_every_fold(tmp_path):
 def test_seed_data_and_fold_decide_the_fold(tmp_path):
     targets = random_targets(200)
 
-    def test_rows(fold=0, seed=0, folder="a", data=targets):
+    def drawn(fold=0, seed=0, folder="a", data=targets):
         splits = fold_rows(data, folds=4, fold=fold, seed=seed, cache_dir=tmp_path / folder)
         return splits["test"].tolist(), splits["val"].tolist()
 
-    assert test_rows() == test_rows() == test_rows(folder="b")
-    assert test_rows() != test_rows(seed=1)
-    assert test_rows()[0] != test_rows(fold=1)[0]
+    assert drawn() == drawn() == drawn(folder="b")
+    assert drawn() != drawn(seed=1)
+    assert drawn()[0] != drawn(fold=1)[0]
     # The folds are drawn once and kept, the validation splits one by one.
     assert len(list((tmp_path / "b" / "splits").glob("*.entry"))) == 2
 

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -34,17 +35,17 @@ class AnsweredRows:
     thresholds: np.ndarray
     runs: int
 
-    @property
+    @cached_property
     def answered(self) -> np.ndarray:
         """(N, K) bool: a label that was answered; none of which it is not known whether it is."""
         return reached(self.probs, self.thresholds) & self.known
 
-    @property
+    @cached_property
     def wrong(self) -> np.ndarray:
         """(N, K) bool: a label that was missed, or answered without being there."""
         return (self.answered != self.targets) & self.known
 
-    @property
+    @cached_property
     def sureness(self) -> np.ndarray:
         """(N,) float: how sure the model is of its worst mistake in a row; 0 without one."""
         sure = np.where(self.answered, self.probs, 1 - self.probs)

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from fake_runs import write_fake_run
 
+from mmlabel import label_errors
 from mmlabel.cli import load_settings
 from mmlabel.errors import UserError
 from mmlabel.label_errors import answered_rows, suspicion
 from mmlabel.mistakes import main, write_table
 from mmlabel.report.mistakes_page import Mistakes, write_mistakes_page
-from mmlabel.run_folder import Predictions, RunRecord, read_run, seal
+from mmlabel.run_folder import Predictions, RunRecord, reached, read_run, seal
 
 pytest.importorskip("cleanlab", reason="cleanlab is not installed: pip install -e '.[mistakes]'")
 LABELS = [1, 3, 17]
@@ -227,6 +228,22 @@ def test_names_with_commas_and_spaces_can_be_taken_apart(made: Path, tmp_path: P
     suspected = {row["probably_missing"] + row["probably_not_there"] for row in rows.values()}
     assert "wine, old" in suspected
     assert '"wine, old" ' in capsys.readouterr().out
+
+
+def test_the_answers_are_compared_once_for_all_lines_of_the_table(tmp_path: Path, monkeypatch):
+    """Else the time would grow with the square of the rows."""
+    compared = []
+
+    def counted(probs: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+        compared.append(len(probs))
+        return reached(probs, thresholds)
+
+    monkeypatch.setattr(label_errors, "reached", counted)
+    targets, probs, _ = planted()
+    rows = answered_rows([record(ids_of(range(300)), targets, probs)])
+    write_table(tmp_path / "mistakes.csv", Mistakes(rows, None, None, {}, []))
+    assert len((tmp_path / "mistakes.csv").read_text().splitlines()) > 20
+    assert compared == [300]
 
 
 def test_missing_folds_are_said(made: Path, tmp_path: Path, capsys):

@@ -296,8 +296,11 @@ class Classifier(pl.LightningModule):
             "threshold": self.threshold,
             "calibrated": self.calibration is None,
         }
+        checkpoint["rows_trained"] = self.rows_trained
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # A run may go on for less than an epoch. One of an earlier version has no such number.
+        self.rows_trained = max(self.rows_trained, checkpoint.get("rows_trained", 0))
         # While features come from the store, the network has no backbone and its checkpoints
         # lack one until the run ends. A frozen backbone's weights are the same either way.
         own = self.state_dict()

@@ -144,7 +144,7 @@ def machine(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(engines.importlib.util, "find_spec", found)
         abilities = ["FP32", "BF16"] if bfloat16 else ["FP32"]
         core = type("Core", (), {"get_property": lambda self, *names: abilities})
-        monkeypatch.setattr(engines, "_core", core)
+        monkeypatch.setattr(engines, "openvino_core", core)
         monkeypatch.setattr(engines, "version", lambda name: "2025.1")
 
     return pretend
@@ -223,7 +223,7 @@ def test_openvino_that_cannot_be_imported_is_said(monkeypatch, precision):
 
     usual = importlib.util.find_spec
     monkeypatch.setattr(engines.importlib.util, "find_spec", found)
-    monkeypatch.setattr(engines, "_core", core)
+    monkeypatch.setattr(engines, "openvino_core", core)
     said = r"\(libopenvino.so: no such file\).*features.engine=torch"
     with pytest.raises(NoOpenVino, match=said):
         engine = choose_engine("openvino", precision=precision, device=CPU)

@@ -47,9 +47,8 @@ class AnsweredRows:
 
     @cached_property
     def sureness(self) -> np.ndarray:
-        """(N,) float: how sure the model is of its worst mistake in a row; 0 without one."""
-        sure = np.where(self.answered, self.probs, 1 - self.probs)
-        return np.where(self.wrong, sure, 0).max(axis=1, initial=0)
+        """(N,) float, see `sureness`."""
+        return sureness(self.probs, self.answered, self.wrong)
 
 
 @dataclass(frozen=True)
@@ -65,6 +64,15 @@ class Suspicion:
     cells: np.ndarray
     quality: np.ndarray
     left_out: int
+
+
+def sureness(probs: np.ndarray, answered: np.ndarray, wrong: np.ndarray) -> np.ndarray:
+    """(N,) float: how sure a model is of its worst mistake in a row; 0 without one.
+
+    Of (N, K) probabilities, which labels are answered with them, and which of those are wrong.
+    """
+    sure = np.where(answered, probs, 1 - probs)
+    return np.where(wrong, sure, 0).max(axis=1, initial=0)
 
 
 def answered_rows(runs: Sequence[RunRecord]) -> AnsweredRows:

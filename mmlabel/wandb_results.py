@@ -123,13 +123,13 @@ def _log_predictions(
         return separator.join(labels[k] for k in which.nonzero()[0])
 
     for row in np.linspace(0, len(predictions.ids) - 1, count).astype(int).tolist():
-        place = annotations.first_rows.get(predictions.ids[row])
+        caption, picture = annotations.caption_and_picture(predictions.ids[row])
         truth, answer = predictions.targets[row], answers[row]
         concerned = np.flatnonzero(truth | answer)
         table.add_data(
             predictions.ids[row],
-            None if place is None else _thumbnail(annotations.pictures[place], upright=upright),
-            "" if place is None else annotations.captions[place],
+            picture and _thumbnail(picture, upright=upright),
+            caption,
             listed(truth),
             listed(answer),
             bool((truth == answer).all()),

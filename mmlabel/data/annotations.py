@@ -75,6 +75,11 @@ class Annotations:
             first.setdefault(image_id, row)
         return first
 
+    def caption_and_picture(self, image_id: str) -> tuple[str, Path | None]:
+        """The caption of its first row and the picture file; "" and None for an id without rows."""
+        row = self.first_rows.get(image_id)
+        return ("", None) if row is None else (self.captions[row], self.pictures[row])
+
     def take(self, rows: Sequence[int] | np.ndarray) -> "Annotations":
         """These rows, in this order, without the notes."""
         rows = np.asarray(rows, dtype=np.int64)

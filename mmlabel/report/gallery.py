@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from mmlabel.former_settings import completed
+from mmlabel.label_errors import sureness
 from mmlabel.report.pages import Section, render
 from mmlabel.run_folder import Predictions, RunRecord
 from mmlabel.wording import count
@@ -41,14 +42,6 @@ class Answers:
     def right(self) -> np.ndarray:
         """(V, N) bool: exactly the labels of the picture."""
         return (self.answers == self.targets).all(axis=2)
-
-    @cached_property
-    def sure(self) -> np.ndarray:
-        """(N,) float: how sure a single run is of its worst mistake; 0 in rows without one."""
-        if self.probs is None:
-            return np.zeros(len(self.ids))
-        wrong = np.where(self.answers[0], self.probs, 1 - self.probs)
-        return np.where(self.answers[0] != self.targets, wrong, 0).max(axis=1, initial=0)
 
     @cached_property
     def differ(self) -> np.ndarray:
@@ -101,14 +94,13 @@ def gallery(
     if annotations is None or shared is None:
         return []
     upright = seen_upright([run for _, runs in variants for run in runs])
+    labels = [label_name(names, number) for number in shared.labels]
     budget, cards = PICTURE_BUDGET, []
     for row in _choose(shared, limit):
-        caption, picture = "", None
-        if (known := annotations.first_rows.get(shared.ids[row])) is not None:
-            caption = annotations.captions[known]
-            picture = thumbnail(annotations.pictures[known], budget, upright=upright)
-            budget -= len(picture or "")
-        cards.append(_card(shared, row, caption, picture, names))
+        caption, path = annotations.caption_and_picture(shared.ids[row])
+        picture = path and thumbnail(path, budget, upright=upright)
+        budget -= len(picture or "")
+        cards.append(_card(shared, row, caption, picture, labels))
     several = len(shared.names) > 1
     kinds = {"all": "All", "wrong": "Wrong", "right": "Right"}
     if several:
@@ -177,7 +169,9 @@ def _choose(shared: Answers, limit: int) -> list[int]:
     wrong = ~shared.right.all(axis=0)
     if shared.probs is not None:
         right, mistakes = np.flatnonzero(~wrong), np.flatnonzero(wrong)
-        mistakes = mistakes[np.argsort(-shared.sure[mistakes], kind="stable")]
+        answers = shared.answers[0]
+        sure = sureness(shared.probs, answers, answers != shared.targets)
+        mistakes = mistakes[np.argsort(-sure[mistakes], kind="stable")]
         taken = mistakes[: max(limit - len(right), 2 * limit // 3)]
         return [*taken.tolist(), *_evenly(right, limit - len(taken))]
     kinds = [shared.differ, wrong & ~shared.differ, ~wrong]
@@ -227,9 +221,7 @@ def _share(which: np.ndarray) -> str:
     return f"{which.sum():,} ({100 * which.mean():.0f} %)"
 
 
-def _card(
-    shared: Answers, row: int, caption: str, picture: str | None, names: dict[int, str]
-) -> Card:
+def _card(shared: Answers, row: int, caption: str, picture: str | None, labels: list[str]) -> Card:
     kinds = ["right" if shared.right[:, row].all() else "wrong"]
     kinds += ["differ"] if shared.differ[row] else []
     # Variants that agree share a line, so that a disagreement is what meets the eye.
@@ -243,26 +235,34 @@ def _card(
         labels=[shared.labels[k] for k in np.flatnonzero(concerned)],
         caption=caption,
         picture=picture,
-        truth=[label_name(names, shared.labels[k]) for k in np.flatnonzero(shared.targets[row])],
-        lines=[_line(shared, row, group, names) for group in agreeing.values()],
+        truth=[labels[k] for k in np.flatnonzero(shared.targets[row])],
+        lines=[_line(shared, row, group, labels) for group in agreeing.values()],
     )
 
 
-def _line(shared: Answers, row: int, group: list[int], names: dict[int, str]) -> Line:
+def _line(shared: Answers, row: int, group: list[int], labels: list[str]) -> Line:
     answer, truth = shared.answers[group[0], row], shared.targets[row]
-    chips = []
-    for k in np.flatnonzero(answer | truth):
-        kind = "" if answer[k] and truth[k] else "extra" if answer[k] else "missed"
-        name = label_name(names, shared.labels[k])
-        if shared.probs is not None:
-            name += f" {shared.probs[row, k]:.2f}"
-        chips.append(Chip(kind, name))
+    probs = None if shared.probs is None else shared.probs[row]
+    chips = answer_chips(answer, truth, probs, labels)
     who = ", ".join(shared.names[variant] for variant in group)
     if len(shared.names) == 1:
         who = "Answer"
     elif len(group) == len(shared.names):
         who = "All variants"
     return Line(who, bool((answer == truth).all()), chips)
+
+
+def answer_chips(
+    answer: np.ndarray, truth: np.ndarray, probs: np.ndarray | None, labels: list[str]
+) -> list[Chip]:
+    """The (K,) labels of an answer and those that it missed, with their probabilities if given."""
+    return [
+        Chip(
+            "" if answer[k] and truth[k] else "extra" if answer[k] else "missed",
+            labels[k] if probs is None else f"{labels[k]} {probs[k]:.2f}",
+        )
+        for k in np.flatnonzero(answer | truth)
+    ]
 
 
 def label_name(names: dict[int, str], number: int) -> str:

@@ -11,7 +11,15 @@ from markupsafe import Markup
 
 from mmlabel.data.annotations import Annotations
 from mmlabel.label_errors import AnsweredRows, Suspicion
-from mmlabel.report.gallery import Card, Chip, Line, label_name, seen_upright, thumbnail
+from mmlabel.report.gallery import (
+    Card,
+    Chip,
+    Line,
+    answer_chips,
+    label_name,
+    seen_upright,
+    thumbnail,
+)
 from mmlabel.report.pages import Section, about, render, write_page
 from mmlabel.run_folder import RunRecord
 from mmlabel.wording import count
@@ -39,17 +47,13 @@ class Mistakes:
 
     def caption(self, row: int) -> str:
         """The row's caption, "" if it is not known."""
-        if self.annotations is None:
-            return ""
-        place = self.annotations.first_rows.get(self.rows.ids[row])
-        return "" if place is None else self.annotations.captions[place]
+        return self.caption_and_picture(row)[0]
 
-    def picture(self, row: int) -> Path | None:
-        """The row's picture file, None if it is not known."""
+    def caption_and_picture(self, row: int) -> tuple[str, Path | None]:
+        """The row's caption and picture file, "" and None if they are not known."""
         if self.annotations is None:
-            return None
-        place = self.annotations.first_rows.get(self.rows.ids[row])
-        return None if place is None else self.annotations.pictures[place]
+            return "", None
+        return self.annotations.caption_and_picture(self.rows.ids[row])
 
     def suspects(self) -> list[int]:
         """Rows with a suspected label, the least likely labels first."""
@@ -140,10 +144,10 @@ def _gallery(found: Mistakes, most: int, *, upright: bool) -> Markup:
     chosen = [*first, *[row for row in mistaken if row not in set(first)][: most - len(first)]]
     budget, cards = PICTURE_BUDGET, []
     for row in chosen:
-        path = found.picture(row)
-        picture = None if path is None else thumbnail(path, budget, upright=upright)
+        caption, path = found.caption_and_picture(row)
+        picture = path and thumbnail(path, budget, upright=upright)
         budget -= len(picture or "")
-        cards.append(_card(found, row, picture))
+        cards.append(_card(found, row, caption, picture))
     times = Counter(label for card in cards for label in card.labels)
     summary = f"Below are {count(len(first), 'row')} whose labels are least likely to be right, "
     summary += "least likely first, then mistakes that the model was surest of, surest first."
@@ -159,17 +163,10 @@ def _gallery(found: Mistakes, most: int, *, upright: bool) -> Markup:
     )
 
 
-def _card(found: Mistakes, row: int, picture: str | None) -> Card:
+def _card(found: Mistakes, row: int, caption: str, picture: str | None) -> Card:
     rows = found.rows
-    given, probs = rows.targets[row], rows.probs[row]
-    answered, wrong = rows.answered[row], rows.wrong[row]
-    chips = [
-        Chip(
-            ("missed" if given[k] else "extra") if wrong[k] else "",
-            f"{found.label_names[k]} {probs[k]:.2f}",
-        )
-        for k in np.flatnonzero(answered | given)
-    ]
+    given, answered, wrong = rows.targets[row], rows.answered[row], rows.wrong[row]
+    chips = answer_chips(answered, given, rows.probs[row], found.label_names)
     lines = [Line("Model", not wrong.any(), chips)]
     missing, not_there = found.doubted(row)
     if found.suspected is not None and (missing or not_there):
@@ -183,7 +180,7 @@ def _card(found: Mistakes, row: int, picture: str | None) -> Card:
         id=rows.ids[row],
         kinds=kinds,
         labels=[rows.labels[k] for k in np.flatnonzero(concerned)],
-        caption=found.caption(row),
+        caption=caption,
         picture=picture,
         truth=found.names_of(given),
         lines=lines,

@@ -323,7 +323,8 @@ def _with_labels_of(
     without a column it is not known which rows have it.
     """
     data, theirs = settings.data, checkpoint.label_names
-    others = set(annotations.label_names) - {"", *theirs}
+    ours = {"", *annotations.label_names}
+    others = ours - {"", *theirs}
     if (
         annotations.label_names == theirs
         or others
@@ -332,7 +333,7 @@ def _with_labels_of(
     ):
         return annotations
     if data.label_columns is not None:
-        lacking = [quoted(name) for name in theirs if name not in ("", *annotations.label_names)]
+        lacking = [quoted(name) for name in theirs if name not in ours]
         note = f"{data.file}: {listed(lacking)}: no such column, so these labels count nowhere"
         notes = (*annotations.notes, *([note] if lacking else []))
         return replace(annotations.under(theirs), notes=notes)

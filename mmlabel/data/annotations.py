@@ -100,9 +100,9 @@ class Annotations:
         """
         targets = np.zeros((len(self), len(names)), dtype=np.uint8)
         known = np.zeros(targets.shape, dtype=bool)
+        places = {name: place for place, name in enumerate(self.label_names)}
         for number, name in enumerate(names):
-            if name in self.label_names:
-                own = self.label_names.index(name)
+            if (own := places.get(name)) is not None:
                 targets[:, number] = self.targets[:, own]
                 known[:, number] = True if self.known is None else self.known[:, own]
         all_known = None if known.all() else known

@@ -143,9 +143,10 @@ def print_table(results: dict) -> None:
     if seconds.get("features", 0.0) >= 0.1:
         facts.append(f"of which features {seconds['features']:.1f} s")
     if results["epochs"]:
+        best = results["best_epoch"]
         facts.append(
-            f"of which training {seconds['train']:.1f} s for {count(results['epochs'], 'epoch')},"
-            f" the best of them epoch {results['best_epoch']}"
+            f"of which training {seconds['train']:.1f} s for {count(results['epochs'], 'epoch')}"
+            + ("" if best is None else f", the best of them epoch {best}")
         )
     if "detector" in seconds:
         rate = results["detected"] / max(seconds["detector"], 1e-9)

@@ -6,7 +6,7 @@ import pytest
 from fake_runs import write_fake_run
 
 from mmlabel.report import StudyReport, VariantSummary, write_run_report
-from mmlabel.run_folder import read_results
+from mmlabel.run_folder import read_results, seal, write_json
 from mmlabel.study.printed import print_study
 from mmlabel.terminal import print_table, printable
 
@@ -54,6 +54,23 @@ def test_no_figure_is_cut_short_in_a_narrow_terminal(
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["1", "a", "traffic", "light", "12345", "0.500", "0.750", "0.600"] in lines
     assert ["0.250", "0.125"] in [line[-3:-1] for line in lines if line[:1] == ["test"]]
+
+
+@pytest.mark.parametrize(("best", "said"), [(2, ", the best of them epoch 2"), (None, "")])
+def test_there_is_a_best_epoch_where_one_was_validated(
+    best: int | None, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    write_fake_run(tmp_path, seed=0, noise=0.1)
+    results = read_results(tmp_path) | {"best_epoch": best}
+    losses = {f"{split}/{name}": 0.5 for split in ("val", "test") for name in ("map", "loss")}
+    print_table(results | {"scores": results["scores"] | losses})
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"of which training 8.0 s for 6 epochs{said}" in printed and "None" not in printed
+    write_json(tmp_path / "results.json", results)
+    seal(tmp_path)
+    page = write_run_report(tmp_path, None).read_text()
+    shown = page.split('best epoch</th><td class="any">')[1].split("<")[0]
+    assert shown == ("–" if best is None else "2")
 
 
 @pytest.mark.parametrize(("rows", "said"), [(1, "1 test row:"), (29, "29 test rows:"), (30, "")])

@@ -154,7 +154,7 @@ def _settings(run: RunRecord) -> Markup:
         "parameters": grouped(fixed(results.get("parameters"), 0)),
         "megabytes": fixed(results.get("megabytes"), 1),
         "epochs": str(results.get("epochs", "")),
-        "best epoch": str(results.get("best_epoch", "")),
+        "best epoch": fixed(results.get("best_epoch"), 0),
         **{f"seconds, {name}": f"{s:.1f}" for name, s in results.get("seconds", {}).items()},
         **{f"weights, {part}": str(v) for part, v in results.get("pretrained", {}).items()},
         **{f"version, {name}": str(v) for name, v in results.get("versions", {}).items()},

@@ -279,6 +279,10 @@ def test_every_experiment_is_valid(folder: str):
         (["threshold=0.4", "threshold_metric=f1_samples"], "threshold=cv"),
         (["callbacks.ema=0.9", "callbacks.swa_start=1"], "callbacks.swa_start=1"),
         (["callbacks.swa_start=3", "trainer.max_epochs=3"], "start earlier"),
+        (
+            ["data=csv", "data.file=x", "data.label_columns=[a]", "data.label_names=[a]"],
+            "where a checkpoint or record has them give null",
+        ),
     ],
 )
 def test_options_that_do_not_go_together(overrides: list[str], message: str):

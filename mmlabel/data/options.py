@@ -348,7 +348,7 @@ class CsvTable(Splits):
         if self.label_columns is not None and (self.label_names or self.num_labels):
             raise UserError(
                 "data.label_columns names the labels by their columns: leave out data.label_names"
-                " and data.num_labels"
+                " and data.num_labels, or where a checkpoint or record has them give null"
             )
         return self
 

@@ -50,11 +50,11 @@ def read_text(path: Path, *, encoding: str | None = "utf-8") -> tuple[str, list[
             return _decoded(path, content, marked), [] if marked == "utf-8-sig" else [
                 f"{path} is read as {marked}, as the mark at its beginning says"
             ]
-    if b"\0" in content[:4096]:
-        # Text of mostly ASCII in UTF-16 without a mark has every other byte zero.
-        even, odd = (content[start:4096:2].count(b"\0") for start in (0, 1))
-        guess = "utf-16-le" if even == 0 else "utf-16-be" if odd == 0 else None
-        if guess is None:
+    if zeros := content[:4096].count(b"\0"):
+        # In UTF-16 without a mark every other byte of ASCII is zero, commas and line ends at least.
+        even = content[:4096:2].count(b"\0")
+        guess = {0: "utf-16-le", zeros: "utf-16-be"}.get(even)
+        if guess is None or zeros < 0.05 * len(content[:4096]):
             raise UserError(f"{path} holds zero bytes: it is no text, or give {_OPTION}")
         return _decoded(path, content, guess), [f"{path} is read as {guess}"]
     try:

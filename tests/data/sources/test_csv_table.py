@@ -293,6 +293,7 @@ def test_the_encoding_is_found_out_and_said_or_given(encoding, note, tmp_path):
         ),
         (b"path,tags,text\n1.png,cat,a long enough caption \x81 here", "nor in cp1252"),
         (b"path\0\0tags\0,text\n", "holds zero bytes"),
+        (b"path,tags,text\n1.png,cat,one in a caption that is a bit long\0\n", "holds zero bytes"),
         (b"PK\3\4\x14\0\6\0a spreadsheet", "is a spreadsheet, .*: save or unpack it as CSV"),
         (b"PAR1\x15\4a table", "is Parquet, and text is read: save or unpack it as CSV"),
         (gzip.compress(b"path,tags\n", mtime=0), "is compressed, .*: save or unpack it as CSV"),

@@ -7,6 +7,7 @@ if __name__ == "__main__":  # before the other imports, which take a while
 
 import logging
 import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -120,7 +121,12 @@ def split_options(options: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     if said := [problem for option in options if (problem := _no_option_of_a_study(option))]:
         raise UserError(together(said))
     given = [option.partition("=") for option in options]
-    own = {key: value for key, _, value in given if key in OWN_OPTIONS}
+    # Marks around a value, which others need around spaces, are none of it.
+    own = {
+        key: re.sub(r"""^(['"])(.*)\1$""", r"\2", value)
+        for key, _, value in given
+        if key in OWN_OPTIONS
+    }
     return own, [option for option in options if option.partition("=")[0] not in OWN_OPTIONS]
 
 

@@ -285,6 +285,13 @@ def test_mistakes_get_a_message(monkeypatch, launcher, given, message):
     assert launcher.launched == []
 
 
+def test_its_own_options_may_be_quoted_as_the_others():
+    given = ["study='mine/a b.yaml'", 'out="o\'s"', "jobs=2", "data.file='a b'"]
+    own, others = script.split_options(given)
+    assert own == {"study": "mine/a b.yaml", "out": "o's", "jobs": "2"}
+    assert others == ["data.file='a b'"]
+
+
 def test_without_a_study_they_are_listed(monkeypatch, capsys):
     call(monkeypatch)
     assert "lstm_layers" in capsys.readouterr().out

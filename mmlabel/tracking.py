@@ -262,7 +262,7 @@ def _logged_in() -> bool:
 
     try:
         return wandb.login(prompt=False, verify=False)
-    except (Error, ValueError) as error:  # a key in the environment or .netrc, a server's address
+    except (Error, ValueError, OSError) as error:  # a key in the environment or .netrc, an address
         line = " ".join(str(error).split())
         raise UserError(
             f"wandb cannot log in ({line}): wandb login, or WANDB_MODE=offline, or logger=csv"

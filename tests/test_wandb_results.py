@@ -191,6 +191,18 @@ def test_a_mode_that_wandb_does_not_know(mode: str, said: str, tmp_path: Path, m
         begin(Wandb(mode="offline"), tmp_path)
 
 
+def test_a_netrc_that_may_not_be_read_is_a_message(tmp_path: Path, monkeypatch):
+    """As with another user's HOME."""
+
+    def login(**_: object) -> bool:
+        raise PermissionError(13, "Permission denied", "/root/.netrc")
+
+    monkeypatch.setattr(wandb, "login", login)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    with pytest.raises(UserError, match=r"cannot log in \(.*denied: '/root/.netrc'\).*logger=csv"):
+        begin(Wandb(), tmp_path)
+
+
 def begin(chosen: Wandb, folder: Path) -> None:
     wandb_logger(chosen, config={}, folder=folder, name="run", group=None, tags=[])
 

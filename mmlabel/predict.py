@@ -26,7 +26,7 @@ from mmlabel.cache import file_digest
 from mmlabel.commands import Parser, check_name, path_of, run_command
 from mmlabel.data.pictures import BadPicture
 from mmlabel.data.sources.unlabelled import JSON_LINES, TABLES, Columns, Row, Rows, open_rows
-from mmlabel.errors import UserError
+from mmlabel.errors import UserError, not_utf_8
 from mmlabel.large_imports import import_large
 from mmlabel.partial_file import resumable
 from mmlabel.progress import say
@@ -176,6 +176,9 @@ def _check_options(options: argparse.Namespace) -> None:
         )
     if out is not None and out.exists() and out.samefile(what):
         raise UserError(f"--out {out} is what is to be labelled: give another file")
+    one = what.is_file() and not _is_table(what)
+    if one and out is not None and (problem := not_utf_8(what.name)):
+        raise UserError(f"{what} {problem}: its answer cannot be written to {out}")
     if out is not None:
         check_name(out, f"--out {out}")
     check_answers(out)

@@ -45,6 +45,13 @@ def model(best: Path) -> Predictor:
     return mmlabel.load(best)
 
 
+def test_the_answer_to_a_picture_whose_name_is_no_text(best: Path, made: Path, tmp_path, capsys):
+    picture = shutil.copy(made / "data" / "1.jpg", tmp_path / os.fsdecode(b"caf\xe9.jpg"))
+    assert run(best, picture, "--out", tmp_path / "out.csv") == 1
+    said = capsys.readouterr().err
+    assert "is not in UTF-8: rename the file" in said and "cannot be written to" in said
+
+
 def test_a_fork_of_a_process_that_has_predicted_answers(best: Path, made: Path):
     """As by `multiprocessing`; torch's threads stay behind."""
     program = (

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -85,6 +86,13 @@ class BeforeRun(Callback):
                         resume = settings_from(composed, job).resume or resume
             _check_folder(config, "sweep", resume=resume and not _starts_again(config))
             _own_folder(config, "sweep")
+        if _by_submitit(config):  # which shows nothing of what its jobs say
+            print(f"each job says in {config.hydra.sweep.dir}/NUMBER/train.log what it does")
+
+    def on_multirun_end(self, config: DictConfig, **_: object) -> None:
+        if _by_submitit(config):
+            folder = shlex.quote(config.hydra.sweep.dir)
+            print(f"all jobs have finished; compare them: python -m mmlabel.compare {folder}")
 
 
 @contextmanager
@@ -157,6 +165,10 @@ def _starts_again(config: DictConfig) -> bool:
     """Whether a launcher itself starts a job that was stopped once more, in the job's folder."""
     name = config.hydra.launcher._target_.rpartition(".")[2]
     return name not in ("BasicLauncher", "JoblibLauncher")
+
+
+def _by_submitit(config: DictConfig) -> bool:
+    return "submitit" in config.hydra.launcher._target_
 
 
 def _given_to_hydra(config: DictConfig) -> list[str]:

@@ -91,6 +91,7 @@ def test_four_jobs_on_one_cache(
     options = [f"hydra/launcher={launcher}", *PICTURES]
     said = multirun(*options, cwd=tmp_path, cache=tmp_path / "cache", code=1)
     assert "learning rate is too high" in said and "Traceback" not in said
+    assert ("each job says in jobs/NUMBER/train.log" in said) == (launcher == "local")
     found = results_of(tmp_path)
     assert sorted(found) == ["0", "1", "3"]
     for job, run in found.items():
@@ -99,6 +100,17 @@ def test_four_jobs_on_one_cache(
     assert "learning rate is too high" in failed["error"]
     (store,) = stores(tmp_path / "cache")
     assert store.rows == 2 * 60 + 24 + 24
+
+
+def test_a_study_in_another_folder_than_the_clones(tmp_path: Path, cache: Path):
+    """Its jobs' processes find what it has imported."""
+    command = [sys.executable, str(REPOSITORY / "sweep.py"), "study=optimizer", "seeds=1"]
+    own = [option for option in RUN if not option.startswith("hydra")]
+    command += [*own, "hydra/launcher=local", f"cache_dir={cache}", "out=studies"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(list(tmp_path.glob("studies/runs/*/results.json"))) == 2
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ from mmlabel.run_folder import FAILED, SUMS, empty, finished, hold, write_failur
 from mmlabel.settings import override_key
 from mmlabel.study.job_lines import JobLines
 from mmlabel.study.plan import Job
-from mmlabel.study.workers import side_by_side
+from mmlabel.study.workers import same_modules, side_by_side
 from mmlabel.terminal import PlainFormatter
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,8 @@ def launch(
             empty(job.folder)
     if names_launcher(options):
         try:
-            _run(jobs, main=main, runs=runs, options=options)
+            with same_modules():
+                _run(jobs, main=main, runs=runs, options=options)
         except Exception as error:
             # Of the launcher itself, a worker that was killed for instance: what finished counts.
             log.error("the launcher stopped: %s", error)

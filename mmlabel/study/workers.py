@@ -11,8 +11,8 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -104,24 +104,35 @@ def side_by_side(
         _end(processes, at_once=bool(busy))
 
 
-def _start_server() -> None:
-    """Start what the processes are forked from, with the modules that this process would import.
+@contextmanager
+def same_modules() -> Iterator[None]:
+    """Inside it, what is started imports the modules that this process would import.
 
     Python has it look in the working folder and among what is installed, where there may be
-    another copy of this project. Ctrl-C reaches it on a terminal, where it would break off an
-    import with a traceback.
+    another copy of this project, or none of train.py.
     """
     former = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is started inherits it
     try:
-        forkserver.ensure_running()
+        yield
     finally:
-        signal.signal(signal.SIGINT, handler)
         if former is None:
             del os.environ["PYTHONPATH"]
         else:
             os.environ["PYTHONPATH"] = former
+
+
+def _start_server() -> None:
+    """Start what the processes are forked from.
+
+    Ctrl-C reaches it on a terminal, where it would break off an import with a traceback.
+    """
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is started inherits it
+    try:
+        with same_modules():
+            forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def _serve(connection: Connection, work: Callable[[Item], None], threads: tuple[int, int]) -> None:

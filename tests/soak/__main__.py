@@ -245,8 +245,8 @@ def left_running(soak: Soak) -> list[int]:
 
 
 def kill_left_running(soak: Soak) -> None:
-    """A moment for them to end by themselves."""
-    end = time.monotonic() + 30
+    """Some time for them to end by themselves, which takes long where others have the cores."""
+    end = time.monotonic() + PATIENCE / 2
     while (left := left_running(soak)) and time.monotonic() < end:
         time.sleep(0.5)
     for pid in left:

@@ -195,11 +195,13 @@ def test_a_netrc_that_may_not_be_read_is_a_message(tmp_path: Path, monkeypatch):
     """As with another user's HOME."""
 
     def login(**_: object) -> bool:
-        raise PermissionError(13, "Permission denied", "/home/other/.netrc")
+        raise PermissionError(13, "Permission denied", "/home/it/.netrc")
 
     monkeypatch.setattr(wandb, "login", login)
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    with pytest.raises(UserError, match=r"cannot log in \(.*denied: '/home/other/.netrc'\).*logger=csv"):
+    with pytest.raises(
+        UserError, match=r"cannot log in \(.*denied: '/home/it/.netrc'\).*logger=csv"
+    ):
         begin(Wandb(), tmp_path)
 
 

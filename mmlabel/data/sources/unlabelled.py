@@ -261,11 +261,12 @@ class _File:
     path: Path
     text: str | None
 
-    def lines(self) -> Iterator[str]:
+    def lines(self, newline: str = "") -> Iterator[str]:
+        """`newline` is what ends a line, as `open` takes it."""
         if self.text is not None:
-            yield from io.StringIO(self.text, newline="")
+            yield from io.StringIO(self.text, newline=newline)
             return
-        with open(self.path, encoding="utf-8-sig", newline="") as file:
+        with open(self.path, encoding="utf-8-sig", newline=newline) as file:
             yield from file
 
     def first_line(self) -> str:
@@ -278,7 +279,8 @@ class _File:
         return keys_of(self.objects())
 
     def objects(self) -> Iterator[dict[str, object]]:
-        return objects_in(self.path, self.lines())
+        # As in training: a lone carriage return is no more than a space.
+        return objects_in(self.path, self.lines("\n"))
 
 
 @dataclass(frozen=True)

@@ -694,6 +694,18 @@ def test_of_a_list_of_captions_prediction_reads_the_one_of_evaluation(tmp_path):
         open_rows(file, columns=columns)
 
 
+@pytest.mark.parametrize("encoding", [None, "utf-16"])
+def test_a_carriage_return_alone_ends_no_line_of_json(encoding: str | None, tmp_path):
+    """It is white space between values, for training and prediction alike."""
+    text = json_lines({"path": "1.png", "tags": ["cat"], "text": "é"}) + "\r\n"
+    text += '{"path": "2.png",\r"tags": ["dog"],\r"text": "b"}\n'
+    content = text.encode(encoding or "utf-8")
+    trained = any_csv(tmp_path, content, file="set.jsonl", encoding=encoding)
+    columns = Columns(["path"], ["text"], need_picture=True, need_caption=True)
+    found = open_rows(tmp_path / "set.jsonl", columns=columns, encoding=encoding)
+    assert [row.caption for row in found.rows] == trained.captions == ["é", "b"]
+
+
 def test_a_model_that_does_not_look_needs_no_captions_and_no_pictures(tmp_path):
     text = "path,tags\n1.png,cat\n2.png,dog\n"
     for column in ("text", None):

@@ -309,6 +309,7 @@ def test_a_model_that_answers_otherwise_is_not_handed_out(
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     monkeypatch.setattr(graph, "write_graph", wrong)
     assert main([str(fusion), "--format", "torch", "--out", str(out)]) == 1
+    assert f"{out} holds an earlier export, which is replaced" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
@@ -500,11 +501,15 @@ def test_how_it_is_used_follows_from_what_it_looks_at(
 def test_mistakes_are_one_message(fusion: Path, run_of, tmp_path: Path, capsys):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").touch()
+    others = tmp_path / "tfjs"  # another program's model
+    others.mkdir()
+    (others / "model.json").write_text('{"format": "layers-model"}')
     decoder = run_of("model=decoder")
     out = tmp_path / "out"
     capsys.readouterr()
     for arguments, said in {
         (fusion, "--format", "onnx", "--out", tmp_path / "full"): "holds other files",
+        (fusion, "--format", "onnx", "--out", others): "holds other files",
         (tmp_path / "no.ckpt", "--format", "onnx", "--out", out): "there is no file",
         (decoder, "--format", "onnx", "--out", out): "model=decoder answers one label",
         (fusion, "--format", "torch", "--precision", "float16", "--out", out): "--precision float",

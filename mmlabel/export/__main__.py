@@ -16,6 +16,7 @@ from mmlabel.cache import temporary_beside
 from mmlabel.commands import Parser, check_place, path_of, run_command
 from mmlabel.errors import UserError, not_utf_8
 from mmlabel.large_imports import import_large
+from mmlabel.progress import say
 from mmlabel.terminal import printable
 
 if TYPE_CHECKING:
@@ -85,7 +86,8 @@ def export(options: argparse.Namespace) -> None:
         raise UserError(f"--precision {options.precision} is for --format onnx and openvino")
     if options.check is not None and options.check < 1:
         raise UserError(f"--check {options.check}: give how many rows, 1 or more")
-    if out.exists() and not ((out / "model.json").is_file() or _is_empty(out)):
+    replaces = _is_export(out)
+    if out.exists() and not (replaces or _is_empty(out)):
         raise UserError(f"--out {out} holds other files: give a new folder")
     if problem := not_utf_8(out):  # which torch and onnxruntime do not take
         raise UserError(f"--out {out} {problem}, or cd to it and give a relative path")
@@ -101,6 +103,8 @@ def export(options: argparse.Namespace) -> None:
     if predictor.uncalibrated:
         raise UserError(f"{predictor.uncalibrated}; let the run finish (ckpt_path=last.ckpt)")
     rows = _real_rows(predictor, options)
+    if replaces:
+        say(printable(f"{out} holds an earlier export, which is replaced once this one is whole"))
     try:
         # What fails or is interrupted leaves nothing, and an earlier export as it was.
         temporary = temporary_beside(out)
@@ -194,6 +198,15 @@ def _must_be_close(difference: float, options: argparse.Namespace, rows: str) ->
             f"the {options.format} model answers otherwise than the checkpoint: probabilities of"
             f" {rows} differ by {difference:.2g}. Nothing is written; try another --format"
         )
+
+
+def _is_export(folder: Path) -> bool:
+    """Whether an earlier call has left its files there; other programs have a model.json, too."""
+    try:
+        about = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        return about["format"] in FORMATS and (folder / "run.py").is_file()
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
 
 
 def _is_empty(folder: Path) -> bool:

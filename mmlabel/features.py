@@ -90,7 +90,10 @@ def _parser() -> argparse.ArgumentParser:
         "export", parents=[common, one], help="write a backbone's features with their ids"
     )
     export.add_argument(
-        "out", type=_npz_or_npy, metavar="OUT", help="OUT.npz, or OUT.npy with OUT.csv beside it"
+        "out",
+        type=_npz_or_npy,
+        metavar="OUT",
+        help="OUT.npz, or OUT.npy with OUT.csv beside it: new files, or those of an earlier export",
     )
     export.add_argument(
         "--pictures",
@@ -297,9 +300,10 @@ def _store_in(part: Path, key: str | None) -> Path:
 
 def _export(options: argparse.Namespace) -> int:
     from mmlabel.data.digests import digests_folder, picture_digests
-    from mmlabel.data.store_parts import export
+    from mmlabel.data.store_parts import check_out, export
 
     check_name(options.out, str(options.out))
+    check_out(options.out)
     folder, names = _store_in(options.cache_dir, options.key), None
     key = key_of(folder)
     if "backbone" not in key:

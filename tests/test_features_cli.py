@@ -371,6 +371,24 @@ def test_rows_are_exported_under_the_names_of_pictures(stores, run, tmp_path):
     assert status == 1 and "ends in .npz or .npy" in said
 
 
+@pytest.mark.parametrize(
+    ("name", "others"), [("out.npz", ["out.npz"]), ("out.npy", ["out.npy", "out.csv"])]
+)
+def test_an_export_replaces_an_earlier_one_and_nothing_else(name, others, stores, run, tmp_path):
+    out, key = tmp_path / name, stores[1].folder.name
+    for other in others:
+        mine = tmp_path / other
+        with open(mine, "wb") as file:
+            np.savez(file, ids=np.arange(3))
+        before = mine.read_bytes()
+        status, said = run("export", str(out), "--key", key)
+        assert status == 1 and f"{mine} is another file already: give another name" in said
+        assert mine.read_bytes() == before
+        mine.unlink()
+    for _ in range(2):
+        assert run("export", str(out), "--key", key)[0] == 0
+
+
 def test_what_is_no_backbones_is_not_exported(run, tmp_path):
     """Neither a detector's seconds as a score nor a token's place as the side of a picture."""
     pictures, out = [tmp_path / "0.png"], tmp_path / "out.npz"

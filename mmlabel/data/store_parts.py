@@ -16,6 +16,7 @@ from mmlabel.progress import progress
 from mmlabel.spreadsheet import to_cell
 
 _COLUMNS = ["row", "id", "flipped"]  # beside OUT.npy
+_ARRAYS = ("ids", "flipped", "features")  # in OUT.npz
 _CHUNK_BYTES = 64e6  # of rows that are in memory at a time
 
 
@@ -150,9 +151,6 @@ def export(
             lines += [(name, flip, row) for name in ids for flip, row in there]
     if not lines:
         raise UserError(f"{store.folder} has no row of these pictures: nothing is written")
-    beside = out.with_suffix(".csv")
-    if out.suffix == ".npy" and beside.exists() and not _is_of_rows(beside):
-        raise UserError(f"{beside}, where the ids would go, is another file: give another name")
     try:
         _write(out, store, lines)
     except OSError as error:
@@ -182,6 +180,26 @@ def _write(out: Path, store: RowStore, lines: list[tuple[str, bool, int]]) -> No
             writer.writerows((n, to_cell(name), int(f)) for n, (name, f, _) in enumerate(lines))
         with open(temporary, "wb") as file:
             _write_rows(file, store, rows)
+
+
+def check_out(out: Path) -> None:
+    """See that `export` replaces nothing but an earlier export's files; raises UserError."""
+    ids = out.with_suffix(".csv")
+    alone = out.suffix == ".npz"
+    if _has_columns(out) if alone else _is_of_rows(ids):
+        return
+    for file in [out] if alone else [out, ids]:
+        if file.exists() and file.stat().st_size:
+            raise UserError(f"{file} is another file already: give another name than {out}")
+
+
+def _has_columns(path: Path) -> bool:
+    """Whether a file OUT.npz is that of an earlier export."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return set(archive.namelist()) == {f"{name}.npy" for name in _ARRAYS}
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def _is_of_rows(path: Path) -> bool:

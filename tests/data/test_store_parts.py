@@ -175,10 +175,6 @@ def test_rows_are_written_out_with_their_ids(tmp_path: Path):
     ]
     assert sorted(path.name for path in tmp_path.glob("*.np?")) == ["all.npz", "some.npy"]
     assert export(store, tmp_path / "some.npy", names) == (4, 1, 0)  # over the one before
-    (tmp_path / "rows.csv").write_text("mine")
-    with pytest.raises(UserError, match=r"rows\.csv.* is another file"):
-        export(store, tmp_path / "rows.npy", names)
-    assert (tmp_path / "rows.csv").read_text() == "mine" and not (tmp_path / "rows.npy").exists()
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])

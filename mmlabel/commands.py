@@ -27,6 +27,17 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does, but what a command does not know is told by its own parser."""
+        found, rest = self.parse_known_args(args, namespace)
+        if rest:
+            parser = self
+            for action in self._actions:
+                if isinstance(action.choices, Mapping):
+                    parser = action.choices[getattr(found, action.dest)]
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        return found
+
     def error(self, message: str) -> NoReturn:
         """Raise UserError with argparse's message, or with the flags that are meant."""
         rest = message.removeprefix("unrecognized arguments: ")
@@ -46,13 +57,8 @@ class Parser(argparse.ArgumentParser):
 
     @property
     def flags(self) -> list[str]:
-        """All that it takes, those of its commands included."""
-        found = []
-        for action in self._actions:
-            found += action.option_strings
-            for command in action.choices.values() if isinstance(action.choices, Mapping) else ():
-                found += command.flags
-        return found
+        """All that it takes, but for those of its commands."""
+        return [flag for action in self._actions for flag in action.option_strings]
 
 
 def run_command(work: Callable[[], int | None]) -> int:

@@ -59,6 +59,21 @@ def test_ctrl_c_is_a_line_and_130(command: str, monkeypatch, capsys):
             ["fill", "--parts=1/2"],
             "--parts: there is no such flag; did you mean --part?",
         ),
+        (
+            "features",
+            ["fill", "--config-dir", "x"],
+            "--config-dir: a flag of train.py's; give 'hydra.searchpath=[DIR]'",
+        ),
+        (
+            "features",
+            ["fill", "--cache-dir=x"],
+            "--cache-dir=x: options are given without dashes: cache_dir=VALUE",
+        ),
+        (
+            "features",
+            ["list", "--key=x"],
+            "--key=x: there is no such flag; python -m mmlabel.features list --help lists all",
+        ),
         ("features", ["prune", "--older_than", "5", "--all"], "did you mean --older-than?"),
         (
             "mistakes",

@@ -105,6 +105,10 @@ def describe(
     }
 
 
+# Of a number, to which these precisions (trainer.precision) bring the network's.
+_BYTES = {"16-true": 2, "bf16-true": 2, "64-true": 8, "64": 8}
+
+
 def size_of(run: "Run", settings: Settings) -> dict[str, Size]:
     """The size of each part of a run that a prediction needs, before training and after it."""
     stored = run.classifier.backbone
@@ -114,7 +118,7 @@ def size_of(run: "Run", settings: Settings) -> dict[str, Size]:
         detector=run.data.detector,
         vocabulary=run.prepared.vocabulary,
         tokenizer=run.prepared.tokenizer,
-        half=settings.trainer.precision in ("16-true", "bf16-true"),
+        width=_BYTES.get(settings.trainer.precision),
         half_text=settings.halves_text,
     )
 

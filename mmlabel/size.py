@@ -52,7 +52,7 @@ def sizes(
     detector: PictureScorer | None = None,
     vocabulary: Vocabulary | None = None,
     tokenizer: Subwords | None = None,
-    half: bool = False,
+    width: int | None = None,
     half_text: bool = False,
 ) -> dict[str, Size]:
     """The size of each part that a prediction needs, by its name, in the precision it is kept in.
@@ -63,11 +63,13 @@ def sizes(
         detector: that gave its scores.
         vocabulary: the words whose vectors the network has.
         tokenizer: of its text transformer.
-        half: whether training will bring the network's numbers to 16 bits.
+        width: bytes to which training will bring the network's numbers; None: as they are.
         half_text: whether the finished checkpoint keeps its text transformer's in 16 bits.
     """
     found: dict[str, Size] = {}
-    for name, size in _tensors(network, lambda name: half or (half_text and TRANSFORMER in name)):
+    for name, size in _tensors(
+        network, lambda name: 2 if half_text and TRANSFORMER in name else width
+    ):
         name = _MEMBER.sub("", name)
         if not name.startswith(_TRAINING_ONLY):
             part = next(part for place, part in _PARTS.items() if name.startswith(place))
@@ -87,17 +89,20 @@ def sizes(
     return found
 
 
-def _tensors(module: nn.Module, in_half: Callable[[str], bool]) -> Iterator[tuple[str, Size]]:
+def _tensors(
+    module: nn.Module, width_of: Callable[[str], int | None]
+) -> Iterator[tuple[str, Size]]:
     kept = module.state_dict(keep_vars=True)  # not the training rows' label order and the like
     for names, weights in ((module.named_parameters(), True), (module.named_buffers(), False)):
         for name, tensor in names:
             if name not in kept:
                 continue
-            yield name, _size(tensor, weights=weights, halved=in_half(name))
+            yield name, _size(tensor, weights=weights, width=width_of(name))
 
 
-def _size(tensor: Tensor, *, weights: bool, halved: bool = False) -> Size:
-    width = 2 if halved and tensor.is_floating_point() else tensor.element_size()
+def _size(tensor: Tensor, *, weights: bool, width: int | None = None) -> Size:
+    if width is None or not tensor.is_floating_point():
+        width = tensor.element_size()
     return Size(tensor.numel() * weights, tensor.numel() * width / 1e6)
 
 

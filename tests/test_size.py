@@ -52,16 +52,17 @@ def test_the_label_order_of_the_training_rows_is_no_part_of_a_prediction() -> No
     assert sizes(decoder(order)) == sizes(decoder(None))
 
 
-def test_a_backbone_beside_the_network_words_and_half_the_precision() -> None:
+def test_a_backbone_beside_the_network_words_and_other_precisions() -> None:
     backbone = weights_of(nn.Linear(10, 10, bias=False))
     words = Vocabulary(["<pad>", "<unk>", "dog"], {"dogs": "dog"})
     found = sizes(network(), backbone=backbone, vocabulary=words)
     assert found["backbone"] == Size(100, pytest.approx(400 / 1e6))
     assert found["words"].megabytes == pytest.approx(len("<pad><unk>dogdogs") / 1e6)
-    halved = sizes(network(), half=True)
-    for part, size in sizes(network().to(torch.bfloat16)).items():
-        assert halved[part] == size
-        assert size.megabytes < 0.6 * found[part].megabytes
+    for dtype, share in ((torch.bfloat16, 0.5), (torch.float64, 2)):
+        brought = sizes(network(), width=dtype.itemsize)
+        for part, size in sizes(network().to(dtype)).items():
+            assert brought[part] == size
+            assert size.megabytes == pytest.approx(share * found[part].megabytes, rel=0.1)
 
 
 def test_the_message_names_the_parts_the_largest_first() -> None:
@@ -90,3 +91,15 @@ def test_a_run_that_is_too_large_is_stopped_before_features_are_computed(
     # It says what may be trained: what has been is evaluated, whatever its size.
     best = f"ckpt_path={tmp_path / '2' / 'best.ckpt'}"
     run(settings_of, tmp_path / "3", best, "train=false", "max_megabytes=1")
+
+
+def test_the_limit_is_of_the_precision_to_which_training_brings_the_network(
+    settings_of, tmp_path: Path
+):
+    found = []
+    for precision in ("bf16-true", "32-true", "64-true"):
+        options = [f"trainer.precision={precision}", "max_megabytes=0.1", "lstm.hidden=256"]
+        with pytest.raises(UserError, match="max_megabytes=0.1: ") as error:
+            run(settings_of, tmp_path, "model=caption_only", *options)
+        found.append(float(str(error.value).partition(" has ")[2].partition(" MB")[0]))
+    assert found == pytest.approx([found[1] / 2, found[1], 2 * found[1]], rel=0.05)

@@ -7,7 +7,7 @@ Hinton et al. 2015 (arXiv:1503.02531); the loss is `mmlabel.criterion.MeanOverKn
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,6 +16,7 @@ import numpy as np
 
 from mmlabel.cache import file_digest, fingerprint, kept, library_versions
 from mmlabel.checkpoint import SplitRecord, hashes, read_checkpoint
+from mmlabel.data.annotations import Annotations
 from mmlabel.data.batches import TeacherLogits
 from mmlabel.data.digests import digests_folder, picture_digests
 from mmlabel.data.prepare import PreparedData
@@ -169,35 +170,52 @@ def teacher_logits(
     numbers = {name: number for number, name in enumerate(prepared.label_names) if name}
     mean[:, [number for number, name in enumerate(prepared.label_names) if not name]] = -np.inf
     for teacher in teachers:
-        content: list[object] = []
-        if "image" in teacher.inputs:
-            digests = picture_digests(part.pictures, digests_folder(cache_dir))
-            content.append(b"".join(digest or b"-" for digest in digests))
-        if "caption" in teacher.inputs:
-            content.append(part.captions)
-        key = fingerprint("teacher", _VERSION, teacher.digest, _computed_by(teacher), *content)
-        found = kept(
-            cache_dir / "teachers" / f"{key}.entry",
-            lambda: _computed(
-                teacher.path,  # noqa: B023  # called at once
-                part.pictures,
-                part.captions,
-                on_bad_image=on_bad_image,
-            ),
-            pack=lambda logits: {"logits": logits},
-            unpack=lambda arrays: arrays["logits"],
+        found = _logits_of(
+            teacher, part, cache_dir=cache_dir, on_bad_image=on_bad_image, note=prepared.note
         )
-        # What is kept may be of a run that left rows out, or of a failure that has passed.
-        again = np.flatnonzero(np.isnan(found).any(axis=1))
-        if len(again):
-            some = part.take(again)
-            found[again] = _computed(
-                teacher.path, some.pictures, some.captions, on_bad_image=on_bad_image
-            )
         mean[:, [numbers[name] for name in teacher.label_names]] += found / len(teachers)
     bad = np.isnan(mean).any(axis=1)
     prepared.leave_out(rows[bad], "as the teacher cannot read their pictures")
     return TeacherLogits(rows, mean)
+
+
+def _logits_of(
+    teacher: Teacher,
+    part: Annotations,
+    *,
+    cache_dir: Path,
+    on_bad_image: Literal["error", "skip"],
+    note: Callable[[str], None],
+) -> np.ndarray:
+    """(n, L) float32 of these rows; not a number in the row of a picture that cannot be read."""
+    content: list[object] = []
+    if "image" in teacher.inputs:
+        digests = picture_digests(part.pictures, digests_folder(cache_dir))
+        content.append(b"".join(digest or b"-" for digest in digests))
+    if "caption" in teacher.inputs:
+        content.append(part.captions)
+    key = fingerprint("teacher", _VERSION, teacher.digest, _computed_by(teacher), *content)
+    lacking: list[str] = []
+
+    def computed(some: Annotations) -> np.ndarray:
+        return _computed(
+            teacher.path, some.pictures, some.captions, on_bad_image=on_bad_image, lacking=lacking
+        )
+
+    found = kept(
+        cache_dir / "teachers" / f"{key}.entry",
+        lambda: computed(part),
+        # Without WordNet captions are read otherwise than another time with it.
+        pack=lambda logits: None if lacking else {"logits": logits},
+        unpack=lambda arrays: arrays["logits"],
+    )
+    # What is kept may be of a run that left rows out, or of a failure that has passed.
+    again = np.flatnonzero(np.isnan(found).any(axis=1))
+    if len(again):
+        found[again] = computed(part.take(again))
+    for text in dict.fromkeys(lacking):
+        note(f"distil.teacher={teacher.path}: {text}")
+    return found
 
 
 def _computed_by(teacher: Teacher) -> dict[str, object]:
@@ -216,8 +234,9 @@ def _computed(
     captions: Sequence[str],
     *,
     on_bad_image: Literal["error", "skip"],
+    lacking: list[str],
 ) -> np.ndarray:
-    """(n, L) float32 logits; not a number in the row of a picture that cannot be read."""
+    """What `_logits_of` gives; what captions had to go without is added to `lacking`."""
     predictor = Predictor(path, fastest=True)
     for note in predictor.weights_notes:
         log.warning("distil.teacher=%s: %s", path, note)
@@ -234,4 +253,6 @@ def _computed(
         logits=True,
     )
     none = np.full(len(predictor.label_names), np.nan, dtype=np.float32)
-    return np.stack([none if row.problem else row.probabilities for row in found])  # type: ignore[misc]
+    rows = [none if row.problem else row.probabilities for row in found]
+    lacking += predictor.lacking
+    return np.stack(rows)  # type: ignore[arg-type]

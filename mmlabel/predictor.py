@@ -120,6 +120,7 @@ class Predictor:
         rows: of each split of its run, in hashes; None: an earlier version did not record them.
         uncalibrated: what to know of thresholds that were not found yet; None if they were.
         weights_notes: which weights, of those not in the checkpoint, are not what was asked for.
+        lacking: what the captions read so far had to go without, such as WordNet, each once.
 
     Raises UserError for what is no checkpoint, and for a device that is not there.
     """
@@ -161,14 +162,14 @@ class Predictor:
                 f"{checkpoint} is of a run that has not finished, so that threshold="
                 f"{self.settings.threshold} was not found yet: it answers at {threshold.max():g}"
             )
-        # Of the captions read so far: what they had to go without, each once, and their counts.
-        self._lacking: dict[str, None] = {}
+        # Of the captions read so far.
+        self.lacking: dict[str, None] = {}
         self._counts = CaptionCounts()
 
     @property
     def notes(self) -> list[str]:
         """What is to be said of the captions read so far."""
-        return [*self._lacking, *self._counts.notes]
+        return [*self.lacking, *self._counts.notes]
 
     def answer_at(self, threshold: float) -> None:
         """Answer every label at this probability instead."""
@@ -313,7 +314,7 @@ class Predictor:
         else:
             assert settings is not None
             encoded = encode_texts(captions, self.vocabulary, max_length=settings.max_length)
-        self._lacking |= dict.fromkeys(encoded.lacking)
+        self.lacking |= dict.fromkeys(encoded.lacking)
         self._counts += encoded.counts
         return encoded
 

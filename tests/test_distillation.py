@@ -15,9 +15,11 @@ from mmlabel import distillation
 from mmlabel.checkpoint import SplitRecord, hashes, read_checkpoint
 from mmlabel.cli import load_settings
 from mmlabel.criterion import MeanOverKnown
+from mmlabel.data import captions
 from mmlabel.data.batches import TeacherLogits
 from mmlabel.distillation import Teacher, check_teacher, read_teachers, teacher_logits
 from mmlabel.errors import UserError
+from mmlabel.lightning.checkpoint_file import read_file, write_file
 from mmlabel.losses import Bce
 from mmlabel.parts import build, prepare
 from mmlabel.predictor import Predictor
@@ -218,6 +220,32 @@ def test_an_unreadable_picture_is_an_error_where_another_run_has_left_it_out(
     others = np.arange(len(healed.rows)) != 1
     assert np.array_equal(healed.logits[others], skipped.logits[others])
     assert not np.isnan(healed.logits).any()
+
+
+def test_logits_of_captions_read_without_wordnet_are_not_kept(
+    settings_of, teachers: list[str], tmp_path: Path, monkeypatch
+):
+    path = tmp_path / "teacher.ckpt"
+    content = read_file(Path(teachers[0]))
+    content["mmlabel"]["forms"] = {}  # words are lemmatised, and none of these is known
+    write_file(content, path)
+    found = read_teachers([str(path)])
+    prepared = prepare(settings_of(*STUDENT), None)
+
+    def computed(lemma: str | None, problem: str | None) -> np.ndarray:
+        def lemmatise(words, known, on_missing):
+            return {word: lemma or word for word in words}, problem
+
+        monkeypatch.setattr(captions, "_lemmatise", lemmatise)
+        return teacher_logits(found, prepared, cache_dir=tmp_path, on_bad_image="error").logits
+
+    without = computed(None, "words were not lemmatised")
+    said = f"distil.teacher={path}: words were not lemmatised"
+    assert prepared.notes.count(said) == 1
+    with_wordnet = computed("another word", None)
+    assert not np.array_equal(with_wordnet, without)
+    monkeypatch.setattr(distillation, "Predictor", None)  # nothing is asked again
+    assert np.array_equal(computed(None, None), with_wordnet)
 
 
 def test_only_training_sees_the_teacher(settings_of, teachers: list[str]):

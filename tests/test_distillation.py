@@ -239,8 +239,8 @@ def test_logits_of_captions_read_without_wordnet_are_not_kept(
         monkeypatch.setattr(captions, "_lemmatise", lemmatise)
         return teacher_logits(found, prepared, cache_dir=tmp_path, on_bad_image="error").logits
 
-    without = computed(None, "words were not lemmatised")
-    said = f"distil.teacher={path}: words were not lemmatised"
+    without = computed(None, "not all words were lemmatised")
+    said = f"distil.teacher={path}: not all words were lemmatised"
     assert prepared.notes.count(said) == 1
     with_wordnet = computed("another word", None)
     assert not np.array_equal(with_wordnet, without)

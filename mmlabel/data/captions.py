@@ -409,8 +409,8 @@ def _lemmatise(
             "points (NLTK_DATA/corpora/wordnet.zip), or go without: captions.lemmas=none"
         )
     if problem:
-        note = f"{count(len(unknown), 'word was', 'words were')} not lemmatised: WordNet {problem}"
-        return forms, note
+        # The same for any batch of captions: it is said once of all of them.
+        return forms, f"not all words were lemmatised: WordNet {problem}"
     if unknown:
         from nltk.stem import WordNetLemmatizer
 

@@ -130,7 +130,7 @@ def test_going_without_wordnet_is_said_and_not_kept(
         )
         assert tokenised.words == ["two", "dogs"]
         assert tokenised.forms is None
-        assert "2 words were not lemmatised: WordNet is absent" in tokenised.notes[0]
+        assert "not all words were lemmatised: WordNet is absent" in tokenised.notes[0]
     assert not list(tmp_path.rglob("*.entry"))
 
 
@@ -254,7 +254,9 @@ def test_fresh_captions_are_encoded_like_the_training_ones(
     # Others do.
     encoded = encode_texts(["two cats"], vocabulary, max_length=3)
     assert padded(encoded).tolist() == [[two, 1]]
-    assert "1 word was not lemmatised" in encoded.notes[0]
+    assert "not all words were lemmatised" in encoded.notes[0]
+    # Of a table it is said once, however many words its batches lack.
+    assert encode_texts(["two cats", "birds"], vocabulary).lacking == encoded.lacking
     # A vocabulary of words that were never lemmatised never asks.
     plain = Vocabulary(["<pad>", "<unk>", "dogs"])
     encoded = encode_texts(["dogs dog"], plain)

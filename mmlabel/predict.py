@@ -22,7 +22,7 @@ from mmlabel.answer_files import (
     remember_answers,
     write_parquet,
 )
-from mmlabel.cache import file_digest
+from mmlabel.cache import file_digest, library_versions
 from mmlabel.commands import Parser, check_name, path_of, run_command
 from mmlabel.data.pictures import BadPicture
 from mmlabel.data.sources.unlabelled import JSON_LINES, TABLES, Columns, Row, Rows, open_rows
@@ -385,6 +385,11 @@ def _call(
         "the device": predictor.device.type,
         "the version of mmlabel": __version__,
         "the version of torch": torch.__version__,
+        # What else reads pictures and captions, and computes features.
+        **{
+            f"the version of {library}": found
+            for library, found in library_versions("pillow", "nltk", "openvino").items()
+        },
     }
 
 

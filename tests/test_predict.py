@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 import mmlabel
+from mmlabel import predict
 from mmlabel.data.sources.unlabelled import Columns, open_rows
 from mmlabel.errors import UserError
 from mmlabel.lightning.checkpoint_file import read_file, write_file
@@ -783,6 +784,11 @@ def test_another_call_is_not_gone_on_with(
         error = capsys.readouterr().err
         assert said in error and "Traceback" not in error
         assert part.read_bytes() == kept and not out.exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(predict, "library_versions", lambda *names: dict.fromkeys(names, "99"))
+        assert run(*common, "--resume") == 1
+    said = capsys.readouterr().err
+    assert "differs in the version of pillow" in said and "the version of openvino" in said
     part.write_bytes(kept.replace(b"0.", b"1.", 1))
     assert run(*common, "--resume") == 1
     assert "is damaged: remove it" in capsys.readouterr().err

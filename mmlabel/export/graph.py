@@ -2,7 +2,6 @@
 
 import io
 import logging
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from mmlabel.data.captions import MOST_WORDS
 from mmlabel.errors import UserError, first_line, of_the_disk
 from mmlabel.export.quantise import Precision, store_weights
 from mmlabel.models import backbones, padded_lstm
+from mmlabel.models.engines import without_telemetry
 
 Format = Literal["onnx", "openvino", "torch"]
 FILES: dict[Format, str] = {"onnx": "model.onnx", "openvino": "model.xml", "torch": "model.pt2"}
@@ -146,8 +146,7 @@ def _write_onnx(network: Inputs, path: Path, size: tuple[int, int]) -> None:
 def _write_openvino(
     network: Inputs, path: Path, size: tuple[int, int], precision: Precision
 ) -> None:
-    # Importing OpenVINO would report its use to its maker; nothing is sent anywhere from here.
-    cast("dict[str, object]", sys.modules).setdefault("openvino_telemetry", None)
+    without_telemetry()
     import openvino
 
     # Of the ways there the one on which an LSTM stays one.

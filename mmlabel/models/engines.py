@@ -125,11 +125,15 @@ def openvino_core() -> "Core":
     ends: of two that end in the order in which they began, the first's is left, which is no memory
     any more. The next signal (Ctrl-C, the end of a loader's process) would be a segmentation fault.
     """
-    # Importing OpenVINO would report its use to its maker; nothing is sent anywhere from here.
-    cast("dict[str, object]", sys.modules).setdefault("openvino_telemetry", None)
+    without_telemetry()
     import openvino
 
     return openvino.Core()
+
+
+def without_telemetry() -> None:
+    """Have OpenVINO, once it is imported, report its use to nobody."""
+    cast("dict[str, object]", sys.modules).setdefault("openvino_telemetry", None)
 
 
 def _by_openvino(

@@ -305,6 +305,11 @@ class TestUltralytics:
         assert (expected > 0).sum() > 3
         assert np.allclose(detector.scores([image])[0], expected, atol=1e-6)
 
+    def test_openvino_would_report_its_use_to_nobody(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delitem(sys.modules, "openvino_telemetry", raising=False)
+        import_ultralytics()
+        assert sys.modules["openvino_telemetry"] is None  # so that it cannot be imported
+
     def test_company_and_shape_do_not_matter(self, file: Path) -> None:
         detector = loaded(name="file", kind="ultralytics", weights=str(file), image_size=160)
         shapes = [(1, 1), (64, 48), (3000, 20), (48, 64), (64, 48), (1200, 900)]

@@ -132,10 +132,14 @@ def import_ultralytics() -> Any:
 
     Without these variables, its import looks for a network, and the library reports its use,
     installs packages by itself and keeps settings in the home folder. A checkpoint of its kind is
-    a pickle, which could run any code; the last variable makes it build known classes only.
+    a pickle, which could run any code; the last variable makes it build known classes only. Of a
+    detector that was exported to OpenVINO it imports that, which reports its use, too.
     """
     from PIL import Image
 
+    from mmlabel.models.engines import without_telemetry
+
+    without_telemetry()
     before, save, open_picture = dict(os.environ), torch.save, Image.open
     with tempfile.TemporaryDirectory() as folder:
         os.environ.update(

@@ -299,7 +299,7 @@ def _card(
 
     return card(
         predictor.settings,
-        folder=options.checkpoint.parent,
+        checkpoint=options.checkpoint,
         labels=predictor.label_names,
         pretrained=predictor.pretrained,
         made=made,

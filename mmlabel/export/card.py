@@ -8,7 +8,7 @@ from mmlabel.errors import UserError
 from mmlabel.evidence import METRICS, RESAMPLES_OF_A_RUN, bootstrap_interval
 from mmlabel.models.backbone_table import BACKBONES
 from mmlabel.report.tables import fixed, markdown_cell
-from mmlabel.run_folder import RunRecord, finished, read_run
+from mmlabel.run_folder import BEST, LAST, RunRecord, finished, read_run
 from mmlabel.score_table import SCORES
 from mmlabel.settings import Settings
 from mmlabel.wording import count, named
@@ -24,7 +24,7 @@ USE = {
 def card(
     settings: Settings,
     *,
-    folder: Path,
+    checkpoint: Path,
     labels: list[str],
     pretrained: Mapping[str, str],
     made: list[str],
@@ -34,13 +34,15 @@ def card(
 
     Args:
         settings: of the run.
-        folder: of the run; if it is finished there, its scores are given with intervals.
+        checkpoint: its file; if it is the one that a finished run has tested, its scores are given
+            with intervals.
         labels: that it answers.
         pretrained: where the weights of its parts come from, in words.
         made: sentences on how the export was made and proved.
         notes: what it goes without.
     """
-    run = _run(folder)
+    run = _run(checkpoint.parent)
+    scored = run if run is not None and checkpoint.name == _tested(run) else None
     command, call = USE[settings.inputs]
     parts = [
         "# Model card",
@@ -52,7 +54,7 @@ def card(
         "`run.py` needs numpy, Pillow and the runtime; `python run.py --check` compares with what\n"
         "the training code answered to made-up rows.",
         "## Data\n\n" + _data(settings, run),
-        "## Scores\n\n" + _scores(run),
+        "## Scores\n\n" + _scores(scored),
         "## Export\n\n" + "\n".join(f"- {line}" for line in [*made, *notes]),
         "## Limits\n\n" + "\n".join(f"- {line}" for line in _limits(settings)),
         "## Licences\n\n" + "\n".join(f"- {line}" for line in _licences(settings, pretrained)),
@@ -65,6 +67,11 @@ def _run(folder: Path) -> RunRecord | None:
         return read_run(folder) if finished(folder) else None
     except UserError:
         return None
+
+
+def _tested(run: RunRecord) -> str:
+    """The checkpoint whose scores a run has; the other one in its folder has other weights."""
+    return LAST if run.results.get("best_epoch", 0) is None else BEST
 
 
 def _halves(settings: Settings) -> str:
@@ -85,7 +92,7 @@ def _data(settings: Settings, run: RunRecord | None) -> str:
 
 def _scores(run: RunRecord | None) -> str:
     if run is None or not len(run.predictions.ids):
-        return "Not known: the run's folder was not beside the checkpoint, or it was not tested."
+        return "Not known: this is not the checkpoint that a finished run beside it has tested."
     lines = ["| score | test | 95 % interval |", "| --- | ---: | ---: |"]
     for metric in METRICS:
         low, high = bootstrap_interval(

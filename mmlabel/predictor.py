@@ -166,6 +166,11 @@ class Predictor:
         self.lacking: dict[str, None] = {}
         self._counts = CaptionCounts()
 
+    def __getstate__(self) -> dict[str, Any]:
+        # What is made ready at the first use is made anew in the process that this goes to.
+        ready = ("_extract", "_detector")
+        return {name: value for name, value in vars(self).items() if name not in ready}
+
     @property
     def notes(self) -> list[str]:
         """What is to be said of the captions read so far."""

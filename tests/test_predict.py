@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -846,6 +847,13 @@ def test_every_kind_of_picture_gives_the_same(model: Predictor, made: Path):
     for one, other in zip(together, apart, strict=True):
         assert one.labels == other.labels
         assert one.probabilities == pytest.approx(dict(other.probabilities), abs=1e-6)
+
+
+def test_a_model_goes_to_another_process(model: Predictor, made: Path):
+    """Also one that has answered before, as joblib and the like would send it."""
+    path = made / "data" / "4.jpg"
+    before = model.predict(path, "a cat")
+    assert pickle.loads(pickle.dumps(model)).predict(path, "a cat") == before
 
 
 def test_the_caption_counts_and_a_missing_one_is_empty(model: Predictor, made: Path):

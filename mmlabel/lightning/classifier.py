@@ -41,6 +41,10 @@ class Evaluated:
     known: Tensor | None
 
 
+def _nobody(note: str) -> None:
+    """Takes what no user has to know; a lambda could not be pickled."""
+
+
 class Classifier(pl.LightningModule):
     """A network with its loss, optimizer and scores.
 
@@ -85,7 +89,7 @@ class Classifier(pl.LightningModule):
         configure: Callable[[nn.Module, int], Any] | None = None,
         content: dict[str, Any] | None = None,
         backbone: "BackboneSource | None" = None,
-        note: Callable[[str], None] = lambda _: None,
+        note: Callable[[str], None] = _nobody,
     ) -> None:
         super().__init__()
         self.network = network

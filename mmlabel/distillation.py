@@ -223,6 +223,8 @@ def _computed_by(teacher: Teacher) -> dict[str, object]:
     key: dict[str, object] = dict(library_versions("torch"))
     if "image" in teacher.inputs:
         key |= {**decoder_key(), **library_versions("torchvision", "timm", "openvino")}
+    if teacher.model.startswith("detector"):
+        key |= library_versions("ultralytics")
     if "caption" in teacher.inputs:
         key |= library_versions("nltk", "transformers", "tokenizers")
     return key

@@ -1,6 +1,7 @@
 """Learning from a larger network: its loss, its logits, and that it knows no row to be scored."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -120,6 +121,15 @@ def test_other_labels_are_refused():
 def test_rows_are_found_after_others_were_left_out():
     kept = TeacherLogits(np.array([2, 5, 7]), np.array([[2.0], [5.0], [7.0]]))
     assert kept.of(np.array([2, 7])).tolist() == [[2.0], [7.0]]
+
+
+def test_with_another_version_of_a_detectors_library_logits_are_computed_anew(monkeypatch):
+    teacher = replace(teacher_of(None), model="detector_fusion")
+    before, really = distillation._computed_by(teacher), cache_module.version
+    monkeypatch.setattr(
+        cache_module, "version", lambda name: "99" if name == "ultralytics" else really(name)
+    )
+    assert distillation._computed_by(teacher) != before
 
 
 # ---- Runs -------------------------------------------------------------------------------------

@@ -224,7 +224,9 @@ def test_a_picture_that_another_process_cannot_read_is_named(
     shutil.copytree(made, folder)
     (folder / "data" / "3.jpg").write_bytes(b"no picture")
     alone = CaptionedPictures._fill
-    monkeypatch.setattr(CaptionedPictures, "_agree", lambda self, decision, *, every: not every)
+    # All can read the store, one lacks a row, one could not compute it, all can read the store.
+    answers = iter((True, True, False, True))
+    monkeypatch.setattr(CaptionedPictures, "_agree", lambda *_, every: next(answers))
     monkeypatch.setattr(
         CaptionedPictures,
         "_fill",

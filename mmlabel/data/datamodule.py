@@ -291,7 +291,7 @@ class CaptionedPictures(pl.LightningDataModule):
             # Nodes with a cache each have only their own shares after the first pass.
             shares = [(trainer.global_rank, trainer.world_size)]
             shares += [(trainer.local_rank, trainer.num_devices)] * (trainer.num_nodes > 1)
-        rows = store.rows(pictures)
+        rows = self._rows(store, pictures)
         for rank, processes in shares:
             if not self._agree(self._lacks(rows), every=False):
                 break
@@ -302,7 +302,7 @@ class CaptionedPictures(pl.LightningDataModule):
                 problem = error
             # One process that goes on alone would leave the others waiting for it for ever.
             agreed = self._agree(problem is None, every=True)
-            rows = store.rows(pictures)
+            rows = self._rows(store, pictures)
             if not agreed:
                 if problem is None:  # the first process speaks for all, and a picture may be it
                     wanted = self._wanted()
@@ -314,6 +314,17 @@ class CaptionedPictures(pl.LightningDataModule):
         self._feature_rows = rows
         self._leave_out(self._without_features(wanted, rows))
         self._keep_on_gpu(device)
+
+    def _rows(self, store: FeatureStore, pictures: list[Path]) -> np.ndarray:
+        """`store.rows`; what one process cannot read is unavailable to all of them."""
+        rows, problem = np.empty((0, 2), np.int64), None
+        try:
+            rows = store.rows(pictures)
+        except StoreUnavailable as error:
+            problem = error
+        if not self._agree(problem is None, every=True):
+            raise problem or StoreUnavailable("another process could not read its features")
+        return rows
 
     def _lacks(self, rows: np.ndarray) -> bool:
         """Whether a view that the run needs has no row in the store."""

@@ -13,6 +13,7 @@ from mmlabel.data.datamodule import CaptionedPictures
 from mmlabel.data.feature_store import FeatureStore
 from mmlabel.data.pictures import BadPicture
 from mmlabel.data.prepare import PreparedData
+from mmlabel.data.row_store import StoreUnavailable
 from mmlabel.errors import UserError
 from mmlabel.parts import build, prepare
 from mmlabel.settings import Settings
@@ -163,6 +164,30 @@ def test_an_engine_that_cannot_compute_leaves_no_empty_store(
     with pytest.raises(UserError, match="cannot compute resnet18"):
         build(settings, None, wandb_id=None).data.setup("fit")
     assert store.with_name("features.bin").read_bytes() == before
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_store_that_one_process_cannot_read_is_unavailable_to_all(
+    ours: bool, settings_of, tmp_path: Path, monkeypatch
+):
+    """One that went on alone would leave the others waiting for it for ever."""
+
+    def refuse(self, pictures) -> np.ndarray:
+        raise StoreUnavailable("ours cannot be read")
+
+    def agree(self, decision: bool, *, every: bool) -> bool:
+        asked.append((decision, every))
+        return False
+
+    asked: list[tuple[bool, bool]] = []
+    monkeypatch.setattr(CaptionedPictures, "_agree", agree)
+    if ours:
+        monkeypatch.setattr(FeatureStore, "rows", refuse)
+    data = build(settings_of("features=on", f"cache_dir={tmp_path}"), None, wandb_id=None).data
+    said = "ours cannot be read" if ours else "another process could not read its features"
+    with pytest.raises(UserError, match=f"features=on: {said}"):
+        data.setup("fit")
+    assert asked == [(not ours, True)]
 
 
 def test_coco_through_the_settings(settings_of, shared: Path):

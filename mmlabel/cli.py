@@ -49,7 +49,14 @@ from mmlabel.processes import (
 )
 from mmlabel.ray_jobs import hear_signals
 from mmlabel.repeating import with_record
-from mmlabel.settings import CHOSEN_BY_GROUP, Settings, flatten, option_names, read_settings
+from mmlabel.settings import (
+    CHOSEN_BY_GROUP,
+    Settings,
+    flatten,
+    option_names,
+    override_key,
+    read_settings,
+)
 from mmlabel.submitit_jobs import take_jobs_along
 from mmlabel.terminal import printable, ready_streams, while_somebody_reads
 from mmlabel.trainer_options import problem
@@ -464,7 +471,16 @@ def _say(text: str) -> None:
 
 
 def command_settings(overrides: Sequence[str]) -> Settings:
-    """`load_settings`, with UserError for whatever is wrong."""
+    """`load_settings`, with UserError for whatever is wrong.
+
+    A checkpoint is refused, which nobody reads.
+    """
+    for text in overrides:
+        if override_key(text) == "ckpt_path":
+            raise UserError(
+                f"{text}: a checkpoint's options are not looked at here: give those of its run, or"
+                " repeat=FOLDER of the run"
+            )
     try:
         return load_settings(overrides)
     except (HydraException, OmegaConfBaseException) as error:

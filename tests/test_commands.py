@@ -53,6 +53,7 @@ def test_ctrl_c_is_a_line_and_130(command: str, monkeypatch, capsys):
             ["--config-dir=x"],
             "a flag of train.py's; give 'hydra.searchpath=[DIR]'",
         ),
+        ("data.__main__", ["ckpt_path=x"], "ckpt_path=x: a checkpoint's options are not looked at"),
         ("export.__main__", ["x"], "the following arguments are required: --format, --out; python"),
         (
             "features",

@@ -468,5 +468,7 @@ def test_a_part_that_is_none(part: str, capsys):
 def test_filling_what_is_not_stored(quick, capsys):
     assert main(["fill", *quick, "features=off"]) == 1
     assert "nothing is stored with these options" in capsys.readouterr().err
+    assert main(["fill", *quick, "ckpt_path=best.ckpt"]) == 1
+    assert "ckpt_path=best.ckpt: a checkpoint's options are not" in capsys.readouterr().err
     assert main(["fill", "backbone.name=x"]) == 1
     assert "backbone" in capsys.readouterr().err

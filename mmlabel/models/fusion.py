@@ -253,26 +253,32 @@ class LateFusion(nn.Module):
         """
         inputs = {"image": (batch.image,), "caption": (batch.tokens, batch.lengths)}
         if self.cross is not None:
-            encodings = self._looked(self.cross, batch)
+            encodings = self._looked(self.cross, batch, mix)
         else:
             encodings = [encoder(*inputs[half]) for half, encoder in self.encoders.items()]
-        if mix is not None:
-            pictures = int("image" in self.encoders)
-            encodings[pictures:] = map(mix.rows, encodings[pictures:])
+        if mix is not None and "caption" in self.encoders:
+            captions = len(self.encoders) - 1
+            encodings[captions] = mix.rows(encodings[captions])
         if self.join is None:
             return encodings
         if self.training and self.join.batch_norm:
             _check_statistics(encodings[0])
         return self.join.standardised(encodings)
 
-    def _looked(self, cross: CrossAttention, batch: Batch) -> list[Tensor]:
+    def _looked(self, cross: CrossAttention, batch: Batch, mix: Mix | None) -> list[Tensor]:
         image, caption = self.encoders.values()
         features, cells = image.look(batch.image)  # pyright: ignore
         encoding, states = caption.read(batch.tokens, batch.lengths)  # pyright: ignore
         cells = batch.cells if cells is None else cells
         if cells is None:
             raise UserError("words are to look at pictures' cells, but the batch has none")
-        return [features, encoding, cross(cells, states, batch.lengths)]
+        found = cross(cells, states, batch.lengths)
+        if mix is not None:
+            # The words of both captions look at one picture, which is mixed already: in that of the
+            # other row there is a third one.
+            theirs = cross(cells, states[mix.order], batch.lengths[mix.order])
+            found = mix.between(found, theirs)
+        return [features, encoding, found]
 
     def _logits(self, encodings: list[Tensor]) -> Tensor:
         fused = torch.cat(encodings, dim=1) if self.join is None else self.join(*encodings)

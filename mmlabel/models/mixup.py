@@ -1,7 +1,8 @@
 """Rows of a batch mixed in pairs (Zhang et al. 2018, arXiv:1710.09412).
 
 A picture is mixed as it comes in, or with a frozen backbone as its features or maps, stored or not;
-a caption, whose words cannot be mixed, as its encoding; targets are mixed alike.
+a caption, whose words cannot be mixed, as its encoding; targets are mixed alike. Where words look
+at cells, those of both captions look at the mixed picture, and what they find is mixed.
 """
 
 from dataclasses import dataclass
@@ -27,7 +28,11 @@ class Mix:
     def rows(self, values: Tensor) -> Tensor:
         """λ x + (1 - λ) x[order] of values (B, ...), as float32."""
         values = values.float()
-        return self.share * values + (1 - self.share) * values[self.order]
+        return self.between(values, values[self.order])
+
+    def between(self, own: Tensor, theirs: Tensor) -> Tensor:
+        """λ x + (1 - λ) y of values x of the rows and y of those that they are mixed with."""
+        return self.share * own + (1 - self.share) * theirs
 
     def inputs(self, batch: Batch) -> Batch:
         """The batch with all but its captions mixed.

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mmlabel.errors import UserError
-from mmlabel.models import fusion
+from mmlabel.models import ensemble, fusion
 from mmlabel.models.caption_encoder import CaptionEncoder
 from mmlabel.models.cross_attention import CrossAttention
 from mmlabel.models.join import Join
@@ -102,19 +102,42 @@ def test_mixed_rows_mix_what_their_words_have_found(settings_of, monkeypatch: py
     run = build(settings_of(*OPTIONS, "model.mixup=0.2"), None, wandb_id=None)
     run.data.setup("fit")
     network, batch = run.classifier.network.eval(), next(iter(run.data.train_dataloader()))
-    mix = Mix(torch.arange(len(batch.rows)).roll(1), 0.75)
+    order = torch.arange(len(batch.rows)).roll(1)
+    mix = Mix(order, 0.75)
     features, captions, found = network._encodings(batch)
     seen = []
     monkeypatch.setattr(
         network, "_logits", lambda encodings: seen.append(encodings) or found[:, :1]
     )
-    monkeypatch.setattr(fusion, "draw_mix", lambda rows, alpha: mix)
     network.loss(batch, lambda *_: torch.zeros(()), mix)  # pictures as they are: mixed before
-    standard = network.join.norms
-    expected = [mix.rows(each) for each in (captions, found)]  # norms are affine in evaluation
+    # The other row's words look at the same picture.
+    other = batch._replace(tokens=batch.tokens[order], lengths=batch.lengths[order])
+    theirs = network._encodings(other)[1:]  # norms are affine in evaluation
+    expected = [
+        0.75 * own + 0.25 * their for own, their in zip((captions, found), theirs, strict=True)
+    ]
     for name, got, wanted in zip(("caption", "found"), seen[0][1:], expected, strict=True):
-        torch.testing.assert_close(got, wanted, msg=f"{name} {standard[name]}")
+        torch.testing.assert_close(got, wanted, msg=name)
     torch.testing.assert_close(seen[0][0], features)
+
+
+@pytest.mark.parametrize("model", ["fusion", "ensemble"])
+def test_words_look_at_no_picture_but_those_of_their_pair(
+    model: str, settings_of, monkeypatch: pytest.MonkeyPatch
+):
+    """With no share of its own a row is the other one, whose picture has that of a third in it."""
+    options = [*OPTIONS, f"model={model}", "model.mixup=0.2", "model.head.dropout=0"]
+    run = build(settings_of(*options), None, wandb_id=None)
+    run.data.setup("fit")
+    network, batch = run.classifier.network.train(), next(iter(run.data.train_dataloader()))
+    order = torch.arange(len(batch.rows)).roll(1)
+    for module in (fusion, ensemble):
+        monkeypatch.setattr(module, "draw_mix", lambda rows, alpha: Mix(order, 0.0))
+    mixed = network.loss(batch, run.classifier.criterion)
+    network.mixup = 0.0
+    names = ("image", "tokens", "lengths", "targets", "rows")
+    others = batch._replace(**{name: getattr(batch, name)[order] for name in names})
+    torch.testing.assert_close(mixed, network.loss(others, run.classifier.criterion))
 
 
 @pytest.mark.parametrize(

@@ -267,6 +267,17 @@ def test_captions_alone_in_another_precision(precision: str, settings_of, tmp_pa
     assert run(settings_of, tmp_path / "again", *best)["scores"] == whole["scores"]
 
 
+@pytest.mark.parametrize("option", ["model.mixup=0.4"])
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_what_training_adds_is_of_that_precision_too(
+    precision: str, option: str, settings_of, tmp_path: Path
+):
+    options = [f"trainer.precision={precision}", option, "trainer.max_epochs=1"]
+    scores = run(settings_of, tmp_path, *options)["scores"]
+    best = ["train=false", f"ckpt_path={tmp_path / 'best.ckpt'}"]
+    assert run(settings_of, tmp_path / "again", *best)["scores"] == scores
+
+
 def test_plateau_without_validation_is_refused(settings_of, tmp_path: Path):
     options = ["model=caption_only", "scheduler=plateau", "trainer.limit_val_batches=0"]
     with pytest.raises(

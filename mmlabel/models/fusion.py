@@ -258,7 +258,9 @@ class LateFusion(nn.Module):
             encodings = [encoder(*inputs[half]) for half, encoder in self.encoders.items()]
         if mix is not None and "caption" in self.encoders:
             captions = len(self.encoders) - 1
-            encodings[captions] = mix.rows(encodings[captions])
+            mixed = mix.rows(encodings[captions])
+            # Of a network whose weights are in another precision (trainer.precision=bf16-true).
+            encodings[captions] = mixed.to(torch.get_default_dtype())
         if self.join is None:
             return encodings
         if self.training and self.join.batch_norm:

@@ -26,8 +26,8 @@ class Mix:
     share: float
 
     def rows(self, values: Tensor) -> Tensor:
-        """λ x + (1 - λ) x[order] of values (B, ...), as float32."""
-        values = values.float()
+        """λ x + (1 - λ) x[order] of values (B, ...), in single precision at least."""
+        values = values.to(torch.promote_types(values.dtype, torch.float32))
         return self.between(values, values[self.order])
 
     def between(self, own: Tensor, theirs: Tensor) -> Tensor:
@@ -48,5 +48,6 @@ class Mix:
 
 def draw_mix(rows: int, *, alpha: float) -> Mix:
     """A random order of so many rows, and one share for all of them, from Beta(alpha, alpha)."""
-    share = torch.distributions.Beta(alpha, alpha).sample().item()
+    single = torch.tensor(alpha, dtype=torch.float32)  # in bfloat16 torch draws none
+    share = torch.distributions.Beta(single, single).sample().item()
     return Mix(torch.randperm(rows), share)

@@ -372,7 +372,8 @@ def _classifier_for(checkpoint: Checkpoint, source: BackboneSource | None) -> Cl
         ),
         criterion=MeanOverKnown(
             settings.loss or Bce(name="bce"),
-            pos_weight=None if weights is None else weights.numpy(),
+            # numpy has no bfloat16 (trainer.precision=bf16-true).
+            pos_weight=None if weights is None else weights.float().numpy(),
         ),
         label_names=checkpoint.label_names,
         threshold=checkpoint.threshold,

@@ -267,7 +267,7 @@ def test_captions_alone_in_another_precision(precision: str, settings_of, tmp_pa
     assert run(settings_of, tmp_path / "again", *best)["scores"] == whole["scores"]
 
 
-@pytest.mark.parametrize("option", ["model.mixup=0.4"])
+@pytest.mark.parametrize("option", ["model.mixup=0.4", "loss=bce_pos_weight"])
 @pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
 def test_what_training_adds_is_of_that_precision_too(
     precision: str, option: str, settings_of, tmp_path: Path

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 from pydantic import Field, StrictBool, field_validator, model_validator
@@ -117,10 +117,9 @@ class Splits(Batches):
                 raise UserError("data.folds with data.splits: rows are divided by one of the two")
         return self
 
-    @property
-    def id_columns(self) -> list[str]:
-        """How a file of splits may call the column of image ids."""
-        return ["ImageID"]
+    def splits_form(self, file: Path) -> dict[str, Any]:
+        """How a file of splits is to be read, as arguments of `read_splits`."""
+        return {}
 
     def divide(self, annotations: Annotations, *, cache_dir: Path) -> dict[str, np.ndarray]:
         """Sorted row numbers of "train", "val" and "test"."""
@@ -130,7 +129,7 @@ class Splits(Batches):
             return all_for_the_test(annotations.ids)
         if self.splits is not None:
             file = Path(os.path.expanduser(self.splits))
-            return read_splits(file, annotations.ids, id_columns=self.id_columns)
+            return read_splits(file, annotations.ids, **self.splits_form(file))
         train, val, test = self.fractions
         if self.folds is not None and self.fold is not None:
             return fold_rows(
@@ -331,10 +330,17 @@ class CsvTable(Splits):
         """Always."""
         return True
 
-    @property
-    def id_columns(self) -> list[str]:
-        """The table's own name of it, too."""
-        return list(dict.fromkeys(["ImageID", self.picture_column or "ImageID"]))
+    def splits_form(self, file: Path) -> dict[str, Any]:
+        """The table itself is read as it is for its rows, whose ids it has."""
+        own = [] if self.picture_column is None else [self.picture_column]
+        try:
+            is_table = os.path.samefile(file, os.path.expanduser(self.file))
+        except OSError:
+            is_table = False
+        form: dict[str, Any] = {"delimiter": self.delimiter}
+        if is_table:
+            return form | {"id_columns": own, "numbered": True, "encoding": self.encoding}
+        return form | {"id_columns": list(dict.fromkeys(["ImageID", *own]))}
 
     @field_validator("uncertain", mode="before")
     @classmethod

@@ -13,7 +13,7 @@ from mmlabel.data.sources.delimited import (
     missing_columns,
     parse_delimited,
 )
-from mmlabel.data.sources.json_lines import JSON_LINES, parse_json_lines
+from mmlabel.data.sources.json_lines import JSON_LINES, as_text, parse_json_lines
 from mmlabel.data.sources.text import read_text
 from mmlabel.errors import UserError, nearest
 from mmlabel.spreadsheet import from_cell
@@ -140,7 +140,13 @@ def all_for_the_test(ids: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 def read_splits(
-    file: Path, ids: Sequence[str], *, id_columns: Sequence[str] = ("ImageID",)
+    file: Path,
+    ids: Sequence[str],
+    *,
+    id_columns: Sequence[str] = ("ImageID",),
+    numbered: bool = False,
+    encoding: str | None = None,
+    delimiter: str | None = None,
 ) -> dict[str, np.ndarray]:
     """Read a split from a table with the columns `ImageID` and `split` (train, val or test).
 
@@ -151,6 +157,9 @@ def read_splits(
         file: CSV, or JSON lines by its name.
         ids: the image ids of the data, in row order; rows of the same id as in `split_rows`.
         id_columns: how the column of ids may be called; the first that is there is read.
+        numbered: whether the ids are the numbers of the rows where there is no such column.
+        encoding: of the file; None: found out.
+        delimiter: that the file may have beside those that are found out.
 
     Returns:
         For "train", "val" and "test" the sorted row numbers.
@@ -165,7 +174,9 @@ def read_splits(
         rows_of_id.setdefault(image_id, []).append(row)
     rows: dict[str, list[int]] = {name: [] for name in SPLITS}
     unknown, seen = [], dict[str, str]()
-    for number, cell, split in _named_splits(file, id_columns):
+    for number, cell, split in _named_splits(
+        file, id_columns, numbered=numbered, encoding=encoding, delimiter=delimiter
+    ):
         # Copied from a file that mmlabel has written, unless the data has it as it stands.
         image_id = cell if cell in rows_of_id else from_cell(cell)
         where = f"{file}: row {number} ({cell})"
@@ -198,30 +209,48 @@ def note_of_left_out(ids: Sequence[str], rows: Mapping[str, np.ndarray]) -> str 
     return f"data.splits leaves out {left:,} of {count(len(ids), 'row')}" if left else None
 
 
-def _cell(value: object) -> str:
-    return "" if value is None else str(value)
-
-
-def _named_splits(file: Path, id_columns: Sequence[str]) -> list[tuple[int, str, str]]:
-    """The row number, image id and split of each row of a splits file."""
-    text, _ = read_text(file)
+def _named_splits(
+    file: Path,
+    id_columns: Sequence[str],
+    *,
+    numbered: bool,
+    encoding: str | None,
+    delimiter: str | None,
+) -> list[tuple[int, str, str]]:
+    """The row number, image id and split of each row of a splits file; see `read_splits`."""
+    text, _ = read_text(file, encoding=encoding)
+    lines: Sequence[Sequence[object]]
     if file.suffix.lower() in JSON_LINES:
         header, objects = parse_json_lines(file, text)
-        lines = [[_cell(content.get(key)) for key in header] for content in objects]
+        lines = [[content.get(key) for key in header] for content in objects]
     else:
         first_line = next(filter(str.strip, text.splitlines()), "")
+        more = [delimiter] if delimiter and len(delimiter) == 1 else []  # no "tab"
         try:
-            delimiter = find_delimiter(first_line, [*id_columns, "split"])
-            header, lines = parse_delimited(text, delimiter=delimiter)
+            found = find_delimiter(first_line, [*id_columns, "split"], more=more)
+            header, lines = parse_delimited(text, delimiter=found)
         except NotDelimited as problem:
             raise UserError(f"{file}: {problem}") from None
-    if not (named := [name for name in id_columns if name in header]):
+    named = next((name for name in id_columns if name in header), None)
+    if named is None and not numbered:
         raise missing_columns(file, header, dict.fromkeys(id_columns, ""))
-    image_id, split = (column_number(file, header, name) for name in (named[0], "split"))
+    image_id = None if named is None else column_number(file, header, named)
+    split = column_number(file, header, "split")
     return [
-        (number, line[image_id].strip(), line[split].strip())
+        (
+            number,
+            str(number) if image_id is None else _cell(file, number, line[image_id]),
+            _cell(file, number, line[split]),
+        )
         for number, line in enumerate(lines, start=1)
     ]
+
+
+def _cell(file: Path, row: int, cell: object) -> str:
+    try:
+        return as_text(cell).strip()
+    except ValueError as error:
+        raise UserError(f"{file}: row {row}: a cell {error}") from None
 
 
 def _pictures(ids: Sequence[str] | None, rows: int) -> tuple[np.ndarray, np.ndarray]:

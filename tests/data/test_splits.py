@@ -249,18 +249,55 @@ def test_the_table_itself_can_say_the_splits(tmp_path):
     table.write_text("".join(json.dumps(content) + "\n" for content in objects))
     lines = data.model_copy(update={"splits": str(table)})
     assert lines.divide(read, cache_dir=tmp_path)["train"].tolist() == [0, 1, 6, 7]
-    other = CsvTable(name="csv", file=str(file), splits=str(file), picture_column="file")
+    elsewhere = tmp_path / "elsewhere.csv"
+    elsewhere.write_bytes(file.read_bytes())
+    other = CsvTable(name="csv", file=str(file), splits=str(elsewhere), picture_column="file")
     with pytest.raises(UserError, match="has no column ImageID or file; its columns: scan, "):
         other.divide(read, cache_dir=tmp_path)
 
 
-def test_ids_that_are_numbers_in_json_lines(tmp_path):
+@pytest.mark.parametrize("picture_column", ["scan", None])
+def test_the_table_itself_is_read_as_it_is_for_its_rows(picture_column: str | None, tmp_path):
+    """In its encoding, with its delimiter, by its own ids or by the numbers of its rows."""
+    lines = [f"{9 - n}:кот{n}.jpg:x:one:{split}" for n, split in enumerate(SPLITS)]
+    file = tmp_path / "rows.csv"
+    file.write_bytes("\n".join(["ImageID:scan:labels:caption:split", *lines]).encode("cp1251"))
+    data = CsvTable(
+        name="csv",
+        file=str(file),
+        splits=str(file),
+        picture_column=picture_column,
+        delimiter=":",
+        encoding="cp1251",
+    )
+    read = data.read(cache_dir=tmp_path, require_pictures=False, require_captions=True)
+    assert read.ids == (["кот0.jpg", "кот1.jpg", "кот2.jpg"] if picture_column else ["1", "2", "3"])
+    rows = data.divide(read, cache_dir=tmp_path)
+    assert {split: own.tolist() for split, own in rows.items()} == {
+        "train": [0], "val": [1], "test": [2],
+    }  # fmt: skip
+
+
+def test_a_splits_file_in_another_encoding(tmp_path):
+    file = tmp_path / "splits.csv"
+    text = "ImageID,split\né.jpg,train\nb.jpg,val\nc.jpg,test\n"
+    for encoding in ("cp1252", "utf-16"):
+        file.write_bytes(text.encode(encoding))
+        assert read_splits(file, ["é.jpg", "b.jpg", "c.jpg"])["train"].tolist() == [0]
+
+
+@pytest.mark.parametrize("kind", [int, float])
+def test_ids_that_are_numbers_in_json_lines(kind: type, tmp_path):
+    """pandas writes whole numbers as fractions where a column has empty cells."""
     file = tmp_path / "splits.jsonl"
     names = ["train", "val", "test"]
-    lines = [json.dumps({"ImageID": number, "split": name}) for number, name in enumerate(names)]
-    file.write_text("\n".join(lines))
+    ids = [{"ImageID": kind(number), "split": name} for number, name in enumerate(names)]
+    file.write_text("".join(json.dumps(content) + "\n" for content in ids))
     found = read_splits(file, ["0", "1", "2"])
     assert [found[name].tolist() for name in names] == [[0], [1], [2]]
+    file.write_text(json.dumps({"ImageID": ["0"], "split": "train"}))
+    with pytest.raises(UserError, match="row 1: a cell is neither text nor a number"):
+        read_splits(file, ["0", "1", "2"])
 
 
 @pytest.mark.parametrize("sign", ["\t", ";"])

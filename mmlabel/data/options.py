@@ -234,7 +234,7 @@ class Coco(Splits):
     """The instances file, by its name in annotations, or its whole path; null: the one
     annotations/instances_*.json."""
     captions: Text | None = None
-    """The captions file, likewise; null: that of the same pictures."""
+    """The captions file, likewise; null: captions_NAME.json of instances_NAME.json."""
     categories: Literal["report", "all"] = "report"
     """Which are labels: the report's 18, of pictures that have one, or all of the file's, whatever
     they are, of all pictures."""
@@ -279,10 +279,14 @@ class Coco(Splits):
             )
         # The archive holds several sets of annotations; the one asked for is meant.
         fetched = f"instances_{self.subset}{self.year}.json" if self.download else None
+        instances, captions = (
+            None if name is None else os.path.expanduser(name)
+            for name in (self.instances or fetched, self.captions)
+        )
         return read_coco(
             root,
-            instances=self.instances or fetched,
-            captions=self.captions,
+            instances=instances,
+            captions=captions,
             categories=self.categories,
             several_captions=self.several_captions,
             seed=self.caption_seed,

@@ -45,7 +45,8 @@ def read_coco(
         root: COCO's folder.
         instances: the instances file's name, or its path where it is not in `root/annotations`; may
             be left out if there is one alone.
-        captions: the captions file's name or path; by default that of the same pictures.
+        captions: the captions file's name or path; by default that of the same pictures, which is
+            called captions_NAME for instances_NAME and is beside it or in `root/annotations`.
         categories: "report": its 18 labels, by COCO's numbers; "all" of the file, in the order of
             their ids, and every picture.
         several_captions: of a picture's captions "one", or "all" in training (elsewhere one).
@@ -80,9 +81,9 @@ def read_coco(
     with_label = labelled[kept].sum()
     notes = [f"{instances_file.name}: {with_label:,} of {len(names):,} pictures have a label"]
     given: list[list[str]] = [[] for _ in image_ids]
-    name = captions or instances_file.name.replace("instances_", "captions_")
-    if require_captions or (root / "annotations" / name).is_file():
-        captions_file = _annotation_file(root, name, "captions")
+    captions_file = _captions_file(root, instances_file, captions, required=require_captions)
+    name = captions_file.name if captions_file else ""
+    if captions_file is not None:
         given = _captions(captions_file, image_ids)
         with_captions = sum(bool(given[row]) for row in kept)
         notes.append(f"{name}: captions for {with_captions:,} of these {len(ids):,}")
@@ -106,7 +107,7 @@ def read_coco(
         pictures=[pictures[row] for row in rows],
         require_pictures=require_pictures,
         require_captions=require_captions,
-        captions_file=root / "annotations" / name,
+        captions_file=captions_file,
         notes=notes,
     )
 
@@ -133,6 +134,25 @@ def _annotation_file(root: Path, name: str | None, kind: str) -> Path:
             " says which, of a file elsewhere its whole path"
         )
     return folder / name
+
+
+def _captions_file(
+    root: Path, instances_file: Path, name: str | None, *, required: bool
+) -> Path | None:
+    """The JSON file of captions: the one of this name, or that of an instances file's pictures.
+
+    None if there is none and none is required.
+    """
+    if name is None:
+        name = instances_file.name.replace("instances_", "captions_")
+        beside = instances_file.with_name(name)
+        if beside == instances_file and not required:
+            return None  # which may have captions beside its objects, and need not
+        if beside.is_file():
+            return beside
+    if not required and not (root / "annotations" / name).is_file():
+        return None
+    return _annotation_file(root, name, "captions")
 
 
 class _NotCoco(Exception):
@@ -254,7 +274,9 @@ def _captions(file: Path, image_ids: list[str]) -> list[list[str]]:
             if caption is not None and image_id in captions:
                 captions[image_id].append(caption)
     except _NotCoco as reason:
-        raise UserError(f"{file} is not a COCO captions file: {reason}") from None
+        raise UserError(
+            f"{file} is not a COCO captions file: {reason}; data.captions=NAME says which is"
+        ) from None
     return list(captions.values())
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mmlabel.data.annotations import REPORT_LABELS
+from mmlabel.data.options import Coco
 from mmlabel.data.sources.coco import read_coco
 from mmlabel.errors import UserError
 
@@ -190,6 +191,31 @@ def test_the_annotation_files_are_found_or_chosen(tmp_path):
     with pytest.raises(UserError, match="has no caption for any of the 3 pictures"):
         read_coco(tmp_path, **chosen)
     assert read_coco(tmp_path, **chosen, require_captions=False).captions == ["", "", ""]
+
+
+def test_the_captions_of_a_file_that_is_not_called_instances(tmp_path):
+    """As `annotations/train.json`, which has no captions that a model of pictures would need."""
+    coco(tmp_path, LABELS)
+    annotations = tmp_path / "annotations"
+    (annotations / "instances_val2017.json").rename(annotations / "val2017.json")
+    given = {"instances": "val2017.json"}
+    assert read_coco(tmp_path, **given, require_captions=False).captions == ["", "", ""]
+    said = "val2017.json is not a COCO captions file: no 'caption' in .*; data.captions=NAME says"
+    with pytest.raises(UserError, match=said):
+        read_coco(tmp_path, **given)
+    assert all(read_coco(tmp_path, **given, captions="captions_val2017.json").captions)
+
+
+def test_a_file_elsewhere_has_its_captions_beside_it(tmp_path, monkeypatch):
+    coco(tmp_path, LABELS)
+    elsewhere = tmp_path / "home" / "mine"
+    elsewhere.mkdir(parents=True)
+    for kind in ("instances", "captions"):
+        shutil.copy(tmp_path / f"annotations/{kind}_val2017.json", elsewhere / f"{kind}_mine.json")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    data = Coco(name="coco", root=str(tmp_path), instances="~/mine/instances_mine.json")
+    read = data.read(cache_dir=tmp_path, require_pictures=True, require_captions=True)
+    assert read.captions == read_coco(tmp_path).captions
 
 
 def test_mistakes_in_coco_files(tmp_path):

@@ -31,7 +31,7 @@ _LEARNED_STD = 0.1
 # Shares of the captions' words with a vector.
 _LITTLE, _NEXT_TO_NONE = 0.5, 0.02
 # Part of the key of what is kept on disk: raise it when the same inputs give other vectors.
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """Files of word vectors: word2vec's text and binary forms and GloVe's text, also as .gz."""
 
+import codecs
 import gzip
 import re
 import unicodedata
@@ -72,12 +73,14 @@ def _read_text(file: BinaryIO, wanted: dict[bytes, str]) -> tuple[dict[str, np.n
     gensim's reader keeps everything, which for the larger sets means gigabytes and minutes.
     """
     first = file.readline()
+    start = len(codecs.BOM_UTF8) if first.startswith(codecs.BOM_UTF8) else 0
+    first = first[start:]
     header = _header(first)
     count, dim = header or (None, len(first.split()) - 1)
     if dim < 1:
         raise ValueError("line 1 is not a word and its numbers")
     if not header:
-        file.seek(0)
+        file.seek(start)
     vectors: dict[str, np.ndarray] = {}
     read = 0
     for number, line in enumerate(file, start=2 if header else 1):

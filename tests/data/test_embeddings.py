@@ -70,6 +70,8 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("glove.txt", text_of(VECTORS, header=False)),
         ("word2vec.txt.gz", gzip.compress(text_of(VECTORS, header=True), mtime=0)),
         ("glove.txt.gz", gzip.compress(text_of(VECTORS, header=False), mtime=0)),
+        ("marked.txt", b"\xef\xbb\xbf" + text_of(VECTORS, header=True)),
+        ("marked.glove.txt", b"\xef\xbb\xbf" + text_of(VECTORS, header=False)),
         ("glove.gz.renamed", gzip.compress(text_of(VECTORS, header=False), mtime=0)),
         ("vectors.bin", binary_of(VECTORS)),
         ("vectors.bin.gz", gzip.compress(binary_of(VECTORS), mtime=0)),

@@ -255,8 +255,7 @@ def _message(problem: ErrorDetails, group: type[Group]) -> str:
         tag = str(problem.get("ctx", {}).get("tag", ""))
         return f'there is no {name}="{tag}"{nearest(tag, kinds)}'
     if problem["type"] in ("model_type", "model_attributes_type", "dict_type"):
-        how = f"give {name}.OPTION=VALUE" if "." in name else f"choose {name}=NAME"
-        return f"{name}={shown(value)}: this is a group of options, {how}"
+        return no_group(name, value)
     if field is None:
         return f"{name}: {problem['msg']}"
     hint = ""
@@ -305,6 +304,14 @@ def _place(
         if not candidates:
             return ".".join(parts), field, owner
     return ".".join(parts), field, candidates[0] if candidates else group
+
+
+def no_group(name: str, value: object) -> str:
+    """What to say of a group of options that is set to a value, as in a file of one's own."""
+    how = f"give {name}.OPTION=VALUE"
+    if "." not in name:
+        how = f"choose {name}=NAME, which is `- override /{name}: NAME` in a file's defaults"
+    return f"{name}={shown(value)}: this is a group of options, {how}"
 
 
 def unknown(name: str, group: type[Group], owner: type[Group] | None = None) -> str:

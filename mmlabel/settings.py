@@ -43,6 +43,7 @@ from mmlabel.options import (
     declared,
     discriminator,
     is_same,
+    no_group,
     validate,
 )
 from mmlabel.score_table import MONITORED, SCORES
@@ -235,16 +236,20 @@ class Settings(Group):
 
 def groups_used(values: Mapping[str, Any]) -> set[str]:
     """The groups among OPTIONAL that these plain values' model uses."""
-    model = (values.get("model") or {}).get("name")
+    chosen = {name: values.get(name) or {} for name in ("model", "decoder", "caption", "embedding")}
+    for name, group in chosen.items():
+        if not isinstance(group, Mapping):
+            raise UserError(no_group(name, group))
+    model = chosen["model"].get("name")
     if model not in USES:
         raise UserError(f'there is no model="{model}"{nearest(str(model), USES)}')
     used = set(USES[model])
-    if model == "decoder" and (values.get("decoder") or {}).get("caption"):
+    if model == "decoder" and chosen["decoder"].get("caption"):
         used |= set(_CAPTION)
     # A tokenizer of its own makes tokens of captions, a transformer encodings of these.
-    if (values.get("caption") or {}).get("name") == "transformer":
+    if chosen["caption"].get("name") == "transformer":
         used -= {"captions", "embedding", "lstm"}
-    elif (values.get("embedding") or {}).get("kind") == "contextual":
+    elif chosen["embedding"].get("kind") == "contextual":
         used -= {"captions"}
     return used
 

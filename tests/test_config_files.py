@@ -117,6 +117,27 @@ def test_what_a_file_of_ones_own_takes_from_a_group_that_there_is_not_is_told(tm
         command_settings([f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine"])
 
 
+@pytest.mark.parametrize(
+    ("group", "name"),
+    [
+        ("model", "caption_only"),
+        ("caption", "transformer"),
+        ("embedding", "learned"),
+        ("decoder", "default"),
+        ("optimizer", "sgd"),
+        ("data", "usyd"),
+        ("trainer", "cpu"),
+    ],
+)
+def test_a_group_that_a_file_sets_to_a_name_is_told(group: str, name: str, tmp_path: Path):
+    (tmp_path / "experiment").mkdir()
+    file = tmp_path / "experiment" / "mine.yaml"
+    file.write_text(f"# @package _global_\n{group}: {name}\n")
+    said = f"{group}={name}: this is a group of options, choose {group}=NAME, which is `- over"
+    with pytest.raises(UserError, match=said):
+        command_settings([f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine"])
+
+
 def test_a_run_says_what_it_goes_without(quick: list[str], folder: Path, train_py, tmp_path: Path):
     """Once, in its notes; and its page has the command that makes it again, files included."""
     given = [option for option in quick if not option.startswith(("backbone", "features"))]

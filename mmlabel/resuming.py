@@ -62,7 +62,9 @@ _BY_NAME = (
     " those of a folder above them (test/1.jpg)"
 )
 # Where the rows are: they may lie somewhere else, and are compared when they have been read.
-_FILES = ("data.root", "data.file", "data.splits", "data.instances", "data.captions")
+_FILES = (
+    "data.root", "data.file", "data.pictures", "data.splits", "data.instances", "data.captions",
+)  # fmt: skip
 # Options of the data that belong to the network: what it sees of a picture.
 _SEEN = ("data.image_size", "data.crop", "data.upright")
 # Files of these groups may set any option.

@@ -564,6 +564,11 @@ def test_pictures_of_other_content(settings_of, made: Path, tmp_path: Path):
     more = run(settings_of, tmp_path / "more", *elsewhere, f"ckpt_path={last}")
     again = evaluate(settings_of, best, tmp_path / "other", *elsewhere)
     assert not any("has changed" in note for note in more["notes"] + again["notes"])
+    shutil.copytree(made / "data", tmp_path / "photos")
+    renamed = ["data=usyd", f"data.root={tmp_path}", "data.pictures=photos"]
+    for number, given in enumerate(([f"ckpt_path={last}"], ["train=false", f"ckpt_path={best}"])):
+        found = run(settings_of, tmp_path / f"renamed{number}", *renamed, *given)
+        assert not any("has changed" in note for note in found["notes"])
 
 
 ORDERED = ("model=decoder", "decoder.order=as_given")

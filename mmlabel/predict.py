@@ -54,8 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--pictures",
         type=path_of,
-        help="folder of a table's pictures (default: as in training, in data.root of data=csv or"
-        " beside the table)",
+        help="folder of a table's pictures (default: as in training: data.root of data=csv, the"
+        " folder data.pictures of data=usyd beside the table, or else the table's own)",
     )
     add("--picture-column", help="of a table (default: as in training)")
     add("--caption-column", help="of a table (default: as in training)")
@@ -294,6 +294,8 @@ def _pictures(data: "DataSource", beside: Path) -> Path:
     if data.name == "csv":
         root = None if data.root is None else path_of(data.root)
         return root if root is not None and root.is_dir() else beside
+    if data.name == "coco":
+        return beside
     return beside / (data.pictures if data.name == "usyd" else "data")
 
 

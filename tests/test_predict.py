@@ -181,6 +181,18 @@ def test_a_tables_pictures_are_where_they_were_in_training(
     assert len(answers(out)) == 72
 
 
+def test_a_table_for_a_model_of_cocos_format_has_its_pictures_beside_it(
+    settings_of, made: Path, tmp_path: Path
+):
+    options = ["data=coco", f"data.root={made}", "model=image_only", "trainer.max_epochs=1"]
+    train(settings_of(*options), tmp_path / "run")
+    shutil.copy(made / "data" / "1.jpg", tmp_path)
+    (tmp_path / "table.csv").write_text("picture\n1.jpg\n")
+    out = tmp_path / "out.csv"
+    assert run(tmp_path / "run" / "best.ckpt", tmp_path / "table.csv", "--out", out) == 0
+    assert len(answers(out)) == 1
+
+
 def test_a_root_that_is_gone_is_passed_over(settings_of, made: Path, tmp_path: Path):
     root = tmp_path / "root"
     root.symlink_to(made)

@@ -84,8 +84,12 @@ def _file_digest(path: str, size: int, mtime_ns: int) -> str:
 
 
 def cache_folder(path: str | Path) -> Path:
-    """The folder that `cache_dir` names; it need not exist. Raises UserError for an unknown `~`."""
-    folder = Path(os.path.expanduser(path))
+    """The folder that `cache_dir` names, the usual one for an empty name; it need not exist.
+
+    Raises UserError for an unknown `~`.
+    """
+    # As where MMLABEL_CACHE is set to nothing: files of the current folder are not the cache's.
+    folder = Path(os.path.expanduser(path or usual_cache()))
     if str(folder).startswith("~"):
         raise UserError(
             f"cache_dir={path}: this account has no home folder; give cache_dir=FOLDER, or set "

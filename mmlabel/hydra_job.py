@@ -154,6 +154,8 @@ def _check_folder(config: DictConfig, kind: str, *, resume: bool) -> None:
                 f"{name} is of {other}, and this is {this}: give hydra.{kind}.dir=DIR, or"
                 f" {'leave -m out' if kind == 'sweep' else 'add -m'}"
             )
+    if f"hydra.{kind}.dir" in given and not config.hydra[kind].dir:
+        raise UserError(f"hydra.{kind}.dir= is no folder: give one, or leave it out")
     if resume and f"hydra.{kind}.dir" not in given:
         raise UserError(
             "resume=true goes on in the folder of the run that was stopped, and each start has a"

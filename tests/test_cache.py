@@ -232,6 +232,11 @@ def test_the_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert cache_folder("here/there") == Path("here/there")
 
 
+def test_an_empty_name_is_the_usual_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MMLABEL_CACHE", "")
+    assert cache_folder("") == Path("~/.cache/mmlabel").expanduser()
+
+
 def test_no_home_folder() -> None:
     code = (
         "import pwd; from mmlabel.cache import UserError, cache_folder\n"

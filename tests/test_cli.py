@@ -92,6 +92,8 @@ def run(*options: str, cwd: Path, code: int = 0) -> str:
         (["-m", "resume=true,false", "hydra/launcher=cores"], "add hydra.sweep.dir=DIR, or leave"),
         (["-m", "seed=0,1", "hydra.run.dir=here"], "give hydra.sweep.dir=DIR, or leave -m out"),
         (["hydra.sweep.dir=here"], "give hydra.run.dir=DIR, or add -m"),
+        (["hydra.run.dir="], "hydra.run.dir= is no folder: give one, or leave it out"),
+        (["-m", "seed=0,1", "hydra.sweep.dir="], "hydra.sweep.dir= is no folder: give one, or"),
         (["=3"], "=3: no option is named before the equals sign"),
         (
             ["embedding=[glove]"],

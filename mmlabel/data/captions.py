@@ -258,7 +258,8 @@ def tokenise(
         spelt = _split(captions)
         if lemmas == "none":
             return spelt
-        return _merge(spelt, *_lemmatise(spelt.words, {}, on_missing=on_missing))
+        forms, note = _lemmatise(spelt.words, {}, on_missing=on_missing)
+        return replace(spelt, notes=(note,)) if note else _merge(spelt, forms)
 
     key = fingerprint("captions", _VERSION, version("nltk"), lemmas, captions)
     path = Path(cache_dir) / "captions" / f"{key}.entry"
@@ -381,19 +382,12 @@ def _replacement(char: str) -> str:
     return " " if unicodedata.category(char)[0] in "PSC" else char
 
 
-def _merge(spelt: TokenisedCaptions, forms: dict[str, str], note: str | None) -> TokenisedCaptions:
+def _merge(spelt: TokenisedCaptions, forms: dict[str, str]) -> TokenisedCaptions:
     """Put every word's lemma in its place; words with one lemma become one word."""
     index: dict[str, int] = {}
     lemma_ids = [index.setdefault(forms[word], len(index)) for word in spelt.words]
-    return TokenisedCaptions(
-        words=list(index),
-        ids=np.asarray(lemma_ids, dtype=np.int32)[spelt.ids],
-        offsets=spelt.offsets,
-        forms=None if note else forms,
-        spelt=None if note else spelt.ids,
-        uncut=spelt.uncut,
-        notes=(*spelt.notes, note) if note else spelt.notes,
-    )
+    ids = np.asarray(lemma_ids, dtype=np.int32)[spelt.ids]
+    return replace(spelt, words=list(index), ids=ids, forms=forms, spelt=spelt.ids)
 
 
 def _lemmatise(

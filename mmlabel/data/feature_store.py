@@ -254,14 +254,11 @@ def detector_scores(
     # Once more, as a picture may have changed since: its scores belong to what was decoded.
     digests = picture_digests(pictures, memo)
     known = scored.rows([digest for digest in digests if digest is not None])
+    unknown = [n for n, digest in enumerate(digests) if digest not in known]
     array = np.zeros((len(pictures), detector.num_labels + 1), np.float32)
-    unknown = []
     for n, digest in enumerate(digests):
-        row = known.get(digest) if digest is not None else None
-        if row is None:
-            unknown.append(n)
-        else:
-            array[n] = row
+        if digest in known:
+            array[n] = known[digest]
     failed = {str(problem.path) for problem in bad}
     unreadable = {digests[n] for n in unknown if str(pictures[n]) in failed}
     if on_bad_image == "skip":

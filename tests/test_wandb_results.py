@@ -282,7 +282,7 @@ def test_the_use_of_the_processor_is_in_wandb_alone(settings_of: Callable, tmp_p
 
     resumed = [*stats, f"ckpt_path={tmp_path}/run/last.ckpt", "logger=csv"]
     results = train(settings_of(*resumed), tmp_path / "more", overrides=resumed)
-    assert any("callbacks.device_stats=true" in note for note in results["notes"])
+    assert sum("callbacks.device_stats=true" in note for note in results["notes"]) == 1
 
 
 def test_only_the_same_run_goes_on_in_its_wandb_run(

@@ -103,11 +103,6 @@ def build_trainer(
         callbacks.append(RoundedText())
     if settings.callbacks.device_stats and curves:
         callbacks.append(DeviceStatsMonitor())
-    elif settings.callbacks.device_stats and not settings.logger.has_curves:
-        prepared.note(
-            "callbacks.device_stats=true: its figures are kept by wandb and TensorBoard alone"
-            " (logger=wandb, logger=tensorboard)"
-        )
     if settings.trainer.profiler:
         # Lightning's word on what it has found is at this level, which is silenced elsewhere.
         logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)

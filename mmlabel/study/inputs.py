@@ -7,30 +7,23 @@ from typing import Any
 from mmlabel.run_folder import RunRecord
 from mmlabel.settings import flatten, is_among
 
-# What a digest depends on besides the thing that was read: other digests, and options.
 _ROWS = ("data", "splits")
-_DECIDED_BY: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "pictures": (_ROWS, ()),
-    "label order": (("data",), ("decoder",)),
-    "words": (_ROWS, ("captions", "embedding", "caption", "ckpt_path", "train")),
+_OF_WORDS = ("captions", "embedding", "caption", "ckpt_path", "train")
+_OF_BACKBONE = ("backbone", "data.on_missing", "ckpt_path", "seed")
+# What runs read: how a table says it, and what its digest depends on besides, other digests and
+# options.
+_INPUTS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
+    "pictures": ("pictures", _ROWS, ()),
+    "label order": ("order of the labels", ("data",), ("decoder",)),
+    "words": ("words (WordNet's lemmas of the captions)", _ROWS, _OF_WORDS),
     # Words without a vector get one that is drawn from the seed.
-    "vectors": (("words",), ("embedding", "seed")),
-    "ready-made vectors": (("words",), ("embedding",)),
-    "backbone": ((), ("backbone", "data.on_missing", "ckpt_path", "seed")),
-    "text transformer": ((), ("embedding", "caption")),
-    "detector": ((), ("detector",)),
+    "vectors": ("word vectors", ("words",), ("embedding", "seed")),
+    "ready-made vectors": ("word vectors", ("words",), ("embedding",)),
+    "backbone": ("weights of the backbone", (), _OF_BACKBONE),
+    "text transformer": ("weights of the text transformer", (), ("embedding", "caption")),
+    "detector": ("weights of the detector", (), ("detector",)),
 }
 _NO_PART = ("backbone.lr_scale", "embedding.frozen", "embedding.dropout")
-_NAMES = {
-    "pictures": "pictures",
-    "label order": "order of the labels",
-    "words": "words (WordNet's lemmas of the captions)",
-    "vectors": "word vectors",
-    "ready-made vectors": "word vectors",
-    "backbone": "weights of the backbone",
-    "text transformer": "weights of the text transformer",
-    "detector": "weights of the detector",
-}
 
 
 def differing_inputs(results: Mapping[Path, Mapping[str, Any]]) -> dict[str, tuple[Path, Path]]:
@@ -47,12 +40,13 @@ def differing_inputs(results: Mapping[Path, Mapping[str, Any]]) -> dict[str, tup
     found: dict[str, tuple[Path, Path]] = {}
     for folder, recorded in results.items():
         for name, digest in (recorded.get("inputs") or {}).items():
-            if name not in _DECIDED_BY:
+            if name not in _INPUTS:
                 continue
-            key = name, _told(recorded, *_DECIDED_BY[name])
+            said, digests, options = _INPUTS[name]
+            key = name, _told(recorded, digests, options)
             first, other = seen.setdefault(key, (digest, folder))
             if first != digest:
-                found.setdefault(_NAMES[name], (other, folder))
+                found.setdefault(said, (other, folder))
     return found
 
 

@@ -50,4 +50,7 @@ def draw_mix(rows: int, *, alpha: float) -> Mix:
     """A random order of so many rows, and one share for all of them, from Beta(alpha, alpha)."""
     single = torch.tensor(alpha, dtype=torch.float32)  # in bfloat16 torch draws none
     share = torch.distributions.Beta(single, single).sample().item()
+    if alpha < 1 and share == 0.5:
+        # It is made of two numbers, both too small to be told from 0: one is far below the other.
+        share = 1.0
     return Mix(torch.randperm(rows), share)

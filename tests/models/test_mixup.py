@@ -60,6 +60,14 @@ def test_a_share_and_an_order_are_drawn():
     assert shares.var().item() == pytest.approx(1 / 5.6, abs=0.01)
 
 
+@pytest.mark.parametrize("alpha", [0.001, 0.0001])
+def test_a_tiny_alpha_hardly_mixes(alpha: float):
+    torch.manual_seed(0)
+    shares = torch.tensor([draw_mix(5, alpha=alpha).share for _ in range(1000)])
+    # Of Beta(a, a) some a log 9 are in between.
+    assert ((shares > 0.1) & (shares < 0.9)).float().mean() < 0.02
+
+
 def test_the_loss_is_of_mixed_features_encodings_and_targets(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(fusion, "draw_mix", lambda rows, alpha: TURNED)
     model, seen = network(mixup=0.2), batch()

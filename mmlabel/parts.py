@@ -510,7 +510,8 @@ def new_classifier(
         configure=optimizer_for(settings),
         content=content,
         backbone=backbone if stored else None,
-        note=prepared.note,
+        # Of a method a copy, as averages of weights are, would have a copy of all rows.
+        note=lambda note: prepared.note(note),
     )
 
 

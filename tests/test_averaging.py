@@ -7,6 +7,7 @@ import torch
 from resumed_runs import CAPTIONS, Killed, history, run, run_killed_in_epoch
 from torch import Tensor
 
+from mmlabel.data.prepare import PreparedData
 from mmlabel.errors import UserError
 from mmlabel.lightning import callbacks
 from mmlabel.lightning.checkpoint_file import read_file
@@ -178,3 +179,14 @@ def test_a_resumed_run_keeps_its_average(settings_of, tmp_path: Path):
     with pytest.raises(UserError, match=r"callbacks.ema=0.9, but .* with callbacks.ema=0.6"):
         run(settings_of, tmp_path / "2", last, "callbacks.ema=0.9")
     run(settings_of, tmp_path / "3", last, "callbacks.model_summary=true")
+
+
+def test_the_network_that_is_averaged_has_no_copy_of_the_rows(
+    settings_of, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    copied: list[PreparedData] = []
+    monkeypatch.setattr(
+        PreparedData, "__deepcopy__", lambda self, _: copied.append(self) or self, raising=False
+    )
+    run(settings_of, tmp_path, *CAPTIONS, "callbacks.ema=0.5", "trainer.max_epochs=1")
+    assert not copied

@@ -30,7 +30,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from mmlabel.config_files import leave_out_of_other_kinds, repository
+from mmlabel.config_files import check_hidden, leave_out_of_other_kinds, repository
 from mmlabel.errors import (
     UserError,
     mistyped,
@@ -130,7 +130,7 @@ def _answered_run(
         sys.exit(stop.exit_code)
     except (UserError, HydraException, OmegaConfBaseException) as error:
         fail(error)
-    except (YAMLError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         fail(of_a_file(error))
     except OSError as error:
         if (problem := of_the_disk(error)) is None:
@@ -372,9 +372,18 @@ def _no_option(name: str) -> str:
     return unknown(name, Settings)
 
 
-def of_a_file(error: YAMLError | UnicodeDecodeError) -> UserError:
+UNREADABLE = (YAMLError, UnicodeDecodeError, RecursionError)  # of files, see `of_a_file`
+
+
+def of_a_file(error: Exception) -> UserError:
     """The message for a file of one's own that Hydra cannot read; raises `error` if it is none."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if isinstance(error, RecursionError):
+        paths = [f.f_locals["path"] for f in frames if f.f_code.co_name ==
+                 "_create_defaults_tree_impl" and "path" in f.f_locals]  # fmt: skip
+        if not paths:
+            raise error
+        return UserError(f"{paths[-1]}.yaml takes itself in by its defaults: leave that out")
     files = [f.f_locals["full_path"] for f in frames if f.f_code.co_name == "load_config"
              and "full_path" in f.f_locals]  # fmt: skip
     if not files:
@@ -485,7 +494,7 @@ def command_settings(overrides: Sequence[str]) -> Settings:
         return load_settings(overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error, overrides)) from error
-    except (YAMLError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise of_a_file(error) from error
 
 
@@ -515,7 +524,9 @@ def read_command_line(
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     values: dict[str, Any] = OmegaConf.to_container(own, resolve=True)  # type: ignore[assignment]
     _check_packages(values, given)
-    left_out = leave_out_of_other_kinds(values, given, repository(searchpath), to_come=to_come)
+    files = repository(searchpath)
+    check_hidden(files)
+    left_out = leave_out_of_other_kinds(values, given, files, to_come=to_come)
     if isinstance(values["repeat"], str | int):  # a folder's name; anything else is refused below
         names = [item.key_or_group for item in given]
         names = [name for name in names if name != "repeat" and not name.startswith("hydra.")]

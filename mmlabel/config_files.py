@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository
@@ -21,6 +22,7 @@ from omegaconf import OmegaConf
 from mmlabel.errors import UserError
 from mmlabel.options import Option, declared, shown
 from mmlabel.settings import CHOSEN_BY_GROUP, Settings, flatten, is_among, kinds_of
+from mmlabel.wording import listed
 
 _PRIMARY = "train"  # the configuration that all others change
 
@@ -72,10 +74,45 @@ def read_content(path: str, files: CachingConfigRepository) -> Content:
     own: Any = OmegaConf.to_container(found.config, resolve=False)
     if not isinstance(own, dict):
         raise UserError(f"{path}.yaml is a list: a file of options is made of lines of NAME: VALUE")
+    _check_keys(path, own)
     for name, value in flatten(own).items():
         content.values[name] = value
         content.meant[name] = content.choices.get(name.split(".")[0])
     return content
+
+
+def _check_keys(path: str, values: Mapping[Any, Any]) -> None:
+    """Refuse names of a file that Hydra takes for others than they are meant."""
+    for key, value in values.items():
+        if not isinstance(key, str):
+            raise UserError(f"{path}.yaml: {shown(key)}: the name of an option is a text")
+        group, dot, option = key.partition(".")
+        if dot:
+            raise UserError(
+                f"{path}.yaml: {key}: in a file options stand below their group:"
+                f" `{group}:`, and in the next line, two spaces in, `{option}: {shown(value)}`"
+            )
+        if isinstance(value, Mapping):
+            _check_keys(path, value)
+
+
+def check_hidden(files: CachingConfigRepository | None) -> None:
+    """Refuse files of one's own that are never read, as the project has others of their names."""
+    sources = [] if files is None else files.get_sources()
+    places = list(dict.fromkeys(Path(one.path) for one in sources if one.scheme() == "file"))
+    if len(places) < 2:
+        return
+    own = places[0]  # of several that have a file the first counts
+    hidden = [
+        str(place / name)
+        for name in sorted(file.relative_to(own) for file in own.rglob("*.yaml"))
+        for place in places[1:]
+        if (place / name).is_file() and (place / name).read_bytes() != (own / name).read_bytes()
+    ]
+    if hidden:
+        raise UserError(
+            f"{listed(hidden)}: never read, as files of {own} have these names: give others"
+        )
 
 
 def chosen_files(

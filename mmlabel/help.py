@@ -35,8 +35,9 @@ Train, select on validation, test once.
   python sweep.py study=NAME                           a whole table, with evidence
   python -m mmlabel.search                             look for better settings
 
-Files of one's own: --config-dir DIR, here and of sweep.py, holds experiment/NAME.yaml and the like;
-mmlabel.data and mmlabel.features fill are given 'hydra.searchpath=[DIR]', and a search has none.
+Files of one's own: --config-dir DIR, here and of sweep.py, holds experiment/NAME.yaml and the like
+(no NAME of conf's own); mmlabel.data and mmlabel.features fill are given 'hydra.searchpath=[DIR]',
+and a search has none.
 --cfg job prints the configuration instead of running; --hydra-help tells what Hydra can do.
 """
 

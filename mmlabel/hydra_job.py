@@ -19,9 +19,9 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from mmlabel.cli import (
+    UNREADABLE,
     fail,
     of_a_file,
     parse,
@@ -124,7 +124,7 @@ def _answered() -> Iterator[None]:
         yield
     except (UserError, HydraException, OmegaConfBaseException) as error:
         fail(error)
-    except (YAMLError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         fail(of_a_file(error))
 
 

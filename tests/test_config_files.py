@@ -138,6 +138,39 @@ def test_a_group_that_a_file_sets_to_a_name_is_told(group: str, name: str, tmp_p
         command_settings([f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine"])
 
 
+def test_a_file_with_a_name_of_the_projects_is_refused(tmp_path: Path):
+    """It is never read, which nothing would tell."""
+    (tmp_path / "experiment").mkdir()
+    mine, theirs = (place / "experiment" / "demo.yaml" for place in (tmp_path, CONF))
+    mine.write_text("# @package _global_\nseed: 7\n")
+    given = [f"hydra.searchpath=[file://{tmp_path}]", "seed=1"]
+    with pytest.raises(UserError, match="experiment/demo.yaml: never read, as files of .*/conf ha"):
+        command_settings(given)
+    mine.write_bytes(theirs.read_bytes())  # as in a copy of the folder with more files in it
+    assert command_settings(given).seed == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (
+            "lstm.layers: 2",
+            "mine.yaml: lstm.layers: in a file options stand .*: `lstm:`.*layers: 2`",
+        ),
+        ("model:\n  head.dropout: 0.1", "head.dropout: .*: `head:`, and .*, `dropout: 0.1`"),
+        ("5: 3", "mine.yaml: 5: the name of an option is a text"),
+        ("on: 3", "mine.yaml: true: the name of an option is a text"),
+        ("defaults:\n  - mine\n  - _self_", "experiment/mine.yaml takes itself in by its defaults"),
+    ],
+)
+def test_names_that_hydra_takes_for_others_are_told(content: str, said: str, tmp_path: Path):
+    (tmp_path / "experiment").mkdir()
+    file = tmp_path / "experiment" / "mine.yaml"
+    file.write_text(f"# @package _global_\n{content}\n")
+    with pytest.raises(UserError, match=said):
+        command_settings([f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine"])
+
+
 def test_a_run_says_what_it_goes_without(quick: list[str], folder: Path, train_py, tmp_path: Path):
     """Once, in its notes; and its page has the command that makes it again, files included."""
     given = [option for option in quick if not option.startswith(("backbone", "features"))]

@@ -30,6 +30,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from mmlabel import trainer_options
 from mmlabel.config_files import check_hidden, leave_out_of_other_kinds, repository
 from mmlabel.errors import (
     UserError,
@@ -59,7 +60,6 @@ from mmlabel.settings import (
 )
 from mmlabel.submitit_jobs import take_jobs_along
 from mmlabel.terminal import printable, ready_streams, while_somebody_reads
-from mmlabel.trainer_options import problem
 from mmlabel.training_options import Trainer
 from mmlabel.wording import listed
 
@@ -367,7 +367,7 @@ def _no_option(name: str) -> str:
             " give that, too, or leave it out"
         )
     if name.startswith("trainer."):
-        said = problem(name.removeprefix("trainer."), Trainer.model_fields)
+        said = trainer_options.problem(name.removeprefix("trainer."), Trainer.model_fields)
         return said or f"{name} is an option of Lightning's own: give it as +{name}=VALUE"
     return unknown(name, Settings)
 
@@ -469,8 +469,8 @@ def _is_plain(item: Override) -> bool:
 
 
 @cache
-def _composed(choices: tuple[str, ...]) -> DictConfig:
-    return compose("train", list(choices))
+def _composed(chosen: tuple[str, ...]) -> DictConfig:
+    return compose("train", list(chosen))
 
 
 @cache

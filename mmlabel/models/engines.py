@@ -91,7 +91,13 @@ def build_extract(
     network: Backbone | Trunk = backbone.trunk or backbone
     if engine.name == "openvino":
         shape = (size, size) if isinstance(size, int) else size
-        return _by_openvino(network, backbone.info.title, engine.precision, shape=shape)
+        try:
+            return _by_openvino(network, engine.precision, shape=shape)
+        except UserError:  # the backbone's own, of which the engine is no way out
+            raise
+        except Exception as error:  # the converter raises kinds of its own
+            reason = f"OpenVINO cannot compute {backbone.info.title} ({first_line(error)})"
+            raise NoOpenVino(reason, ": features.engine=torch") from error
     lower = engine.precision == "bfloat16"
 
     def extract(pictures: Tensor) -> Tensor:
@@ -137,9 +143,9 @@ def without_telemetry() -> None:
 
 
 def _by_openvino(
-    network: Backbone | Trunk, name: str, precision: Precision, *, shape: tuple[int, int]
+    network: Backbone | Trunk, precision: Precision, *, shape: tuple[int, int]
 ) -> Extract:
-    compiled = _compile(network, name, precision, shape=shape)
+    compiled = _compile(network, precision, shape=shape)
     parallel = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
     requests = [compiled.create_infer_request() for _ in range(parallel)]
 
@@ -155,67 +161,49 @@ def _by_openvino(
             rows.append(request.get_output_tensor().data.copy())
         return torch.from_numpy(np.concatenate(rows))  # (B, F)
 
-    _compare(network, name, extract, precision, shape=shape)
+    _compare(network, extract, precision, shape=shape)
     return extract
 
 
 def _compile(
-    network: Backbone | Trunk, name: str, precision: Precision, *, shape: tuple[int, int]
+    network: Backbone | Trunk, precision: Precision, *, shape: tuple[int, int]
 ) -> "CompiledModel":
-    try:
-        core = openvino_core()
-        import openvino
-        from openvino.preprocess import PrePostProcessor
+    core = openvino_core()
+    import openvino
+    from openvino.preprocess import PrePostProcessor
 
-        example = torch.zeros(2, 3, *shape, dtype=torch.uint8)
-        any_batch = openvino.PartialShape([-1, 3, *shape])
-        with warnings.catch_warnings(), torch.inference_mode():
-            # The tracer warns of every comparison of shapes, which do not change here.
-            warnings.simplefilter("ignore")
-            traced = torch.jit.trace(network, example, check_trace=False)
-            model = openvino.convert_model(traced, input=[(any_batch, openvino.Type.u8)])
-        layout = PrePostProcessor(model)
-        layout.input().tensor().set_layout(openvino.Layout("NHWC"))
-        layout.input().model().set_layout(openvino.Layout("NCHW"))
-        return core.compile_model(
-            layout.build(),
-            "CPU",
-            {
-                "PERFORMANCE_HINT": "THROUGHPUT",
-                "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
-                "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-                "ENABLE_CPU_PINNING": False,  # pictures are decoded on the same cores
-            },
-        )
-    except UserError:  # the backbone's own, of which the engine is no way out
-        raise
-    except Exception as error:  # the converter raises kinds of its own
-        raise _failed(name, first_line(error)) from error
+    example = torch.zeros(2, 3, *shape, dtype=torch.uint8)
+    any_batch = openvino.PartialShape([-1, 3, *shape])
+    with warnings.catch_warnings(), torch.inference_mode():
+        # The tracer warns of every comparison of shapes, which do not change here.
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(network, example, check_trace=False)
+        model = openvino.convert_model(traced, input=[(any_batch, openvino.Type.u8)])
+    layout = PrePostProcessor(model)
+    layout.input().tensor().set_layout(openvino.Layout("NHWC"))
+    layout.input().model().set_layout(openvino.Layout("NCHW"))
+    return core.compile_model(
+        layout.build(),
+        "CPU",
+        {
+            "PERFORMANCE_HINT": "THROUGHPUT",
+            "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "ENABLE_CPU_PINNING": False,  # pictures are decoded on the same cores
+        },
+    )
 
 
 def _compare(
-    network: Backbone | Trunk,
-    name: str,
-    extract: Extract,
-    precision: Precision,
-    *,
-    shape: tuple[int, int],
+    network: Backbone | Trunk, extract: Extract, precision: Precision, *, shape: tuple[int, int]
 ) -> None:
-    """Raise NoOpenVino unless a few made-up pictures have the same features as in torch."""
+    """Raise RuntimeError unless a few made-up pictures have the same features as in torch."""
     generator = torch.Generator().manual_seed(0)
     pictures = torch.randint(0, 256, (3, 3, *shape), dtype=torch.uint8, generator=generator)
     with torch.inference_mode():
         expected = network(pictures)
         # Features may all be 0, as those of random weights.
         length = expected.norm().clamp(min=torch.finfo(torch.float32).tiny)
-        try:
-            found = extract(pictures)
-        except Exception as problem:  # of a network that was converted, all the same
-            raise _failed(name, first_line(problem)) from problem
-        error = (found - expected).norm() / length
+        error = (extract(pictures) - expected).norm() / length
     if not error <= LARGEST_ERROR[precision]:
-        raise _failed(name, f"its features are {error:.1g} off torch's")
-
-
-def _failed(name: str, reason: str) -> NoOpenVino:
-    return NoOpenVino(f"OpenVINO cannot compute {name} ({reason})", ": features.engine=torch")
+        raise RuntimeError(f"its features are {error:.1g} off torch's")

@@ -72,6 +72,13 @@ class StoredFeatures:
     batch_size: int
     workers: int | None
 
+    @property
+    def dtype(self) -> Literal["float32", "float16"]:
+        """What the features are stored in."""
+        if self.storage == "auto":
+            return "float16" if self.extractor.maps else "float32"
+        return self.storage
+
 
 class CaptionedPictures(pl.LightningDataModule):
     """Batches of a data set's train, val and test splits.
@@ -168,11 +175,10 @@ class CaptionedPictures(pl.LightningDataModule):
         self.setup_seconds = time.monotonic() - start
 
     def _fill_states(self, states: StoredStates) -> None:
-        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         try:
             with pass_threads():
                 self._states, self._captions = caption_states(
-                    self.prepared.captions, states, cache_dir=self.cache_dir, device=device
+                    self.prepared.captions, states, cache_dir=self.cache_dir, device=self._device
                 )
         except StoreUnavailable as reason:
             self.prepared.note(f"{reason}; the text transformer runs in every epoch instead")
@@ -241,7 +247,7 @@ class CaptionedPictures(pl.LightningDataModule):
             key=key,
             size=self.image_size,
             width=stored.extractor.width,
-            dtype=_kept_as(stored),
+            dtype=stored.dtype,
             max_gigabytes=stored.max_gigabytes,
             upright=self.upright,
         )
@@ -282,9 +288,7 @@ class CaptionedPictures(pl.LightningDataModule):
         return filled
 
     def _fill_store(self, stored: StoredFeatures) -> None:
-        pictures = self.prepared.annotations.pictures
-        trainer = self.trainer
-        device = trainer.strategy.root_device if trainer else torch.device("cpu")
+        pictures, trainer, device = self.prepared.annotations.pictures, self.trainer, self._device
         store, key = self._open_store(stored, device)
         shares = [(0, 1)]
         if trainer is not None:
@@ -293,7 +297,7 @@ class CaptionedPictures(pl.LightningDataModule):
             shares += [(trainer.local_rank, trainer.num_devices)] * (trainer.num_nodes > 1)
         rows = self._rows(store, pictures)
         for rank, processes in shares:
-            if not self._agree(self._lacks(rows), every=False):
+            if not self._agree(len(self._missing(rows)) > 0, every=False):
                 break
             problem: StoreUnavailable | UserError | None = None
             try:
@@ -305,14 +309,12 @@ class CaptionedPictures(pl.LightningDataModule):
             rows = self._rows(store, pictures)
             if not agreed:
                 if problem is None:  # the first process speaks for all, and a picture may be it
-                    wanted = self._wanted()
-                    self._unreadable(wanted[self._no_row(wanted, rows)])
+                    self._unreadable(self._missing(rows))
                 raise problem or StoreUnavailable("another process could not store its features")
-        wanted = self._wanted()
         self.features = torch.from_numpy(store.array())
         self.features_key = key
         self._feature_rows = rows
-        self._leave_out(self._without_features(wanted, rows))
+        self._leave_out(self._without_features(rows))
         self._keep_on_gpu(device)
 
     def _rows(self, store: FeatureStore, pictures: list[Path]) -> np.ndarray:
@@ -326,17 +328,18 @@ class CaptionedPictures(pl.LightningDataModule):
             raise problem or StoreUnavailable("another process could not read its features")
         return rows
 
-    def _lacks(self, rows: np.ndarray) -> bool:
-        """Whether a view that the run needs has no row in the store."""
-        return bool(self._no_row(self._wanted(), rows).any())
+    def _missing(self, rows: np.ndarray) -> np.ndarray:
+        """The rows of which the store lacks a view that the run needs.
 
-    def _no_row(self, wanted: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """(len(wanted),) bool: of which the store lacks a view that the run needs."""
-        return (rows[wanted, 0] < 0) | (self._flipped()[wanted] & (rows[wanted, 1] < 0))
+        `rows` says where each picture's are, see `FeatureStore.rows`.
+        """
+        wanted = self._wanted()
+        lacks = (rows[wanted, 0] < 0) | (self._flipped()[wanted] & (rows[wanted, 1] < 0))
+        return wanted[lacks]
 
-    def _without_features(self, wanted: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    def _without_features(self, rows: np.ndarray) -> np.ndarray:
         """The rows whose pictures cannot be read; any other has its features by now."""
-        missing = wanted[self._no_row(wanted, rows)]
+        missing = self._missing(rows)
         bad = self._unreadable(missing)
         if len(bad) < len(missing):
             changed = next(row for at, row in enumerate(missing) if at not in bad)
@@ -346,6 +349,10 @@ class CaptionedPictures(pl.LightningDataModule):
                 f" to the cache {self.cache_dir} cannot be read again: start it again"
             )
         return missing
+
+    @property
+    def _device(self) -> torch.device:
+        return self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
 
     def _agree(self, decision: bool, *, every: bool) -> bool:
         """Whether every process of the run (or any) decides so; they wait for each other."""
@@ -447,9 +454,3 @@ class CaptionedPictures(pl.LightningDataModule):
 
     def test_dataloader(self) -> DataLoader:
         return self._loader("test")
-
-
-def _kept_as(stored: StoredFeatures) -> Literal["float32", "float16"]:
-    if stored.storage == "auto":
-        return "float16" if stored.extractor.maps else "float32"
-    return stored.storage

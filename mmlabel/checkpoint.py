@@ -28,7 +28,7 @@ from mmlabel.lightning.checkpoint_file import no_checkpoint, read_file, write_fi
 from mmlabel.lightning.classifier import BACKBONE, Classifier
 from mmlabel.lightning.half_precision import TRANSFORMER, text_in_half
 from mmlabel.losses import Bce
-from mmlabel.models.build import BackboneSource, build_network
+from mmlabel.models.build import BackboneSource, build_network, caption_encoders
 from mmlabel.models.text_model import TextModel
 from mmlabel.settings import Settings, read_settings
 
@@ -363,12 +363,14 @@ def _classifier_for(checkpoint: Checkpoint, source: BackboneSource | None) -> Cl
             image_features=image_features,
             backbone=backbone,
             attention=settings.backbone.attention if settings.backbone else None,
-            lstm=settings.lstm,
+            caption_encoder=caption_encoders(
+                settings.lstm,
+                num_words=len(checkpoint.vocabulary),
+                embedding_dim=None if embedding is None else embedding.shape[1],
+                text=checkpoint.text_model,
+                text_options=settings.text_transformer,
+            ),
             decoder=settings.decoder,
-            num_words=len(checkpoint.vocabulary),
-            embedding_dim=None if embedding is None else embedding.shape[1],
-            text=checkpoint.text_model,
-            text_options=settings.text_transformer,
         ),
         criterion=MeanOverKnown(
             settings.loss or Bce(name="bce"),

@@ -40,7 +40,13 @@ from mmlabel.distillation import (
 from mmlabel.errors import UserError
 from mmlabel.lightning.classifier import BACKBONE, Classifier
 from mmlabel.losses import Bce
-from mmlabel.models.build import BackboneSource, FrozenFeatures, build_network, check_backbone
+from mmlabel.models.build import (
+    BackboneSource,
+    FrozenFeatures,
+    build_network,
+    caption_encoders,
+    check_backbone,
+)
 from mmlabel.models.detectors import Detector, detector_digest, load_detector
 from mmlabel.models.text_model import FrozenStates, TextModel, load_text_model
 from mmlabel.models.text_options import ContextualEmbedding, TransformerCaption
@@ -473,30 +479,29 @@ def new_classifier(
     content: dict[str, Any],
 ) -> Classifier:
     """An untrained classifier for prepared data; `stored`: without the backbone in its network."""
-    targets, order, words = (
-        prepared.training_targets,
-        prepared.training_label_order,
-        prepared.embeddings,
-    )
+    targets, order = prepared.training_targets, prepared.training_label_order
+    vectors, embedding = prepared.embeddings, settings.embedding
+    frozen = getattr(embedding, "frozen", False)
     image_features = backbone.width if backbone else None
     if settings.detector is not None:
         image_features = prepared.annotations.num_labels
-    embedding = settings.embedding
     network = build_network(
         settings.model,
         num_labels=prepared.annotations.num_labels,
         image_features=image_features,
         backbone=None if stored or backbone is None else backbone.backbone,
         attention=settings.backbone.attention if settings.backbone else None,
-        lstm=settings.lstm,
+        caption_encoder=caption_encoders(
+            settings.lstm,
+            num_words=len(prepared.vocabulary),
+            embedding_dim=vectors.matrix.shape[1] if vectors else None,
+            embeddings=torch.from_numpy(vectors.matrix) if vectors else None,
+            freeze_embeddings=bool(vectors and vectors.pretrained and frozen),
+            embedding_dropout=embedding.dropout if embedding else 0.0,
+            text=text,
+            text_options=settings.text_transformer,
+        ),
         decoder=settings.decoder,
-        num_words=len(prepared.vocabulary),
-        embedding_dim=words.matrix.shape[1] if words else None,
-        text=text,
-        text_options=settings.text_transformer,
-        embeddings=torch.from_numpy(words.matrix) if words else None,
-        freeze_embeddings=bool(words and words.pretrained and getattr(embedding, "frozen", False)),
-        embedding_dropout=embedding.dropout if embedding else 0.0,
         label_frequency=targets.sum(axis=0),
         given_order=None if order is None else torch.from_numpy(order),
     )

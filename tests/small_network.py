@@ -10,7 +10,7 @@ from mmlabel.data.batches import Batch
 from mmlabel.losses import Bce
 from mmlabel.models import options
 from mmlabel.models.backbones import Backbone
-from mmlabel.models.build import build_network
+from mmlabel.models.build import build_network, caption_encoders
 
 LABELS = 5
 CRITERION = MeanOverKnown(Bce(name="bce"))
@@ -24,10 +24,8 @@ def network_of(model: options.Model, *, backbone: Backbone | None = None) -> Any
         num_labels=LABELS,
         image_features=12 if backbone is None else backbone.out_features,
         backbone=backbone,
-        lstm=options.Lstm(hidden=4),
+        caption_encoder=caption_encoders(options.Lstm(hidden=4), num_words=30, embedding_dim=7),
         decoder=None,
-        num_words=30,
-        embedding_dim=7,
     )
 
 

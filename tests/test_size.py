@@ -43,7 +43,7 @@ def test_the_label_order_of_the_training_rows_is_no_part_of_a_prediction() -> No
             num_labels=5,
             image_features=12,
             backbone=None,
-            lstm=None,
+            caption_encoder=None,
             decoder=options.Decoder(hidden=8, embedding_dim=4, order="as_given"),
             given_order=given_order,
         )

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Literal
 
@@ -281,6 +281,52 @@ class DetectorScores(nn.Module):
         return logits, criterion(logits, batch.targets, batch.known)
 
 
+def caption_encoders(
+    lstm: options.Lstm | None,
+    *,
+    num_words: int = 0,
+    embedding_dim: int | None = None,
+    embeddings: Tensor | None = None,
+    freeze_embeddings: bool = False,
+    embedding_dropout: float = 0.0,
+    text: TextModel | None = None,
+    text_options: TextTransformer | None = None,
+) -> Callable[[], Encoder] | None:
+    """A function that makes a new encoder of captions at each call; None: no captions are read.
+
+    Args:
+        lstm: None: there is none, or a transformer that is trained in its place.
+        num_words: size of the vocabulary, padding and unknown included.
+        embedding_dim: numbers a word.
+        embeddings: (num_words, embedding_dim) word vectors to begin with, or None for random ones.
+        freeze_embeddings: whether they stay as they are.
+        embedding_dropout: share of whole words left out in training.
+        text: a pretrained transformer that reads captions, or None.
+        text_options: how: trained itself, or frozen and read by the BiLSTM.
+    """
+    if lstm is None and text_options is None:
+        return None
+    if isinstance(text_options, TransformerCaption):
+        assert text is not None
+        layers, pooling = text_options.unfreeze, text_options.pooling
+        return lambda: TransformerEncoder(text.build(layers=layers), pooling=pooling)
+    assert lstm is not None
+    encoder = partial(CaptionEncoder, embedding_dropout=embedding_dropout, **lstm.model_dump())
+    if isinstance(text_options, ContextualEmbedding):
+        assert text is not None
+        # All networks of an ensemble read the states of this one.
+        frozen = text.build(layers=0)
+        return partial(encoder, transformer=frozen, states=getattr(torch, text_options.storage))
+    assert embedding_dim is not None
+    return partial(
+        encoder,
+        num_words=num_words,
+        embedding_dim=embedding_dim,
+        embeddings=embeddings,
+        freeze_embeddings=freeze_embeddings,
+    )
+
+
 def build_network(
     model: options.Model,
     *,
@@ -288,15 +334,8 @@ def build_network(
     image_features: int | None,
     backbone: Backbone | None,
     attention: str | None = None,
-    lstm: options.Lstm | None,
+    caption_encoder: Callable[[], Encoder] | None,
     decoder: options.Decoder | None,
-    num_words: int = 0,
-    embedding_dim: int | None = None,
-    text: TextModel | None = None,
-    text_options: TextTransformer | None = None,
-    embeddings: Tensor | None = None,
-    freeze_embeddings: bool = False,
-    embedding_dropout: float = 0.0,
     label_frequency: np.ndarray | None = None,
     given_order: Tensor | None = None,
 ) -> nn.Module:
@@ -309,48 +348,13 @@ def build_network(
             looks at no pictures.
         backbone: None when the image half of every batch holds features or scores.
         attention: of labels over the backbone's cells, one of ATTENTIONS; None: none.
-        lstm: of the caption half; None: it has none, or a transformer that is trained.
+        caption_encoder: makes one for each network, see `caption_encoders`; None: none is needed.
         decoder: options of model=decoder.
-        num_words: size of the vocabulary, padding and unknown included.
-        embedding_dim: numbers a word.
-        text: a pretrained transformer that reads captions, or None.
-        text_options: how: trained itself, or frozen and read by the BiLSTM.
-        embeddings: (num_words, embedding_dim) word vectors to begin with, or None for random ones.
-        freeze_embeddings: whether they stay as they are.
-        embedding_dropout: share of whole words left out in training.
         label_frequency: (num_labels,) of the training split; for model=decoder.
         given_order: (N, num_labels) of the training split, see `LabelDecoder`; for model=decoder.
     """
     if isinstance(model, options.DetectorModel):
         return DetectorScores()
-
-    # All networks of an ensemble read the states of one frozen transformer.
-    frozen = None
-    if text is not None and isinstance(text_options, ContextualEmbedding):
-        frozen = text.build(layers=0)
-
-    def captions() -> Encoder:
-        if isinstance(text_options, TransformerCaption):
-            assert text is not None
-            trained = text.build(layers=text_options.unfreeze)
-            return TransformerEncoder(trained, pooling=text_options.pooling)
-        assert lstm is not None
-        if isinstance(text_options, ContextualEmbedding):
-            return CaptionEncoder(
-                transformer=frozen,
-                states=getattr(torch, text_options.storage),
-                embedding_dropout=embedding_dropout,
-                **lstm.model_dump(),
-            )
-        assert embedding_dim is not None
-        return CaptionEncoder(
-            num_words=num_words,
-            embedding_dim=embedding_dim,
-            embeddings=embeddings,
-            freeze_embeddings=freeze_embeddings,
-            embedding_dropout=embedding_dropout,
-            **lstm.model_dump(),
-        )
 
     over_cells = None
     if attention is not None:
@@ -362,8 +366,8 @@ def build_network(
         encoders: dict[str, Encoder] = {
             "image": ImageEncoder(features=image_features, backbone=backbone, attention=over_cells)
         }
-        if lstm is not None or text is not None:
-            encoders["caption"] = captions()
+        if caption_encoder is not None:
+            encoders["caption"] = caption_encoder()
         return LabelDecoder(
             encoders=encoders,
             num_labels=num_labels,
@@ -386,7 +390,8 @@ def build_network(
                 batch_norm=model.head.batch_norm,
             )
         if name != "image_only":
-            encoders["caption"] = captions()
+            assert caption_encoder is not None
+            encoders["caption"] = caption_encoder()
         cells = backbone.cell_features if backbone else 0
         return late_fusion(encoders, model, num_labels=num_labels, cells=cells)
 

@@ -341,9 +341,11 @@ class CsvTable(Splits):
             is_table = os.path.samefile(file, os.path.expanduser(self.file))
         except OSError:
             is_table = False
-        form: dict[str, Any] = {"delimiter": self.delimiter}
+        form: dict[str, Any] = {"delimiter": self.delimiter, "encoding": self.encoding}
         if is_table:
-            return form | {"id_columns": own, "numbered": True, "encoding": self.encoding}
+            return form | {"id_columns": own, "numbered": True}
+        if _is_utf_8(file):
+            form["encoding"] = None  # whatever the table is in
         return form | {"id_columns": list(dict.fromkeys(["ImageID", *own]))}
 
     @field_validator("uncertain", mode="before")
@@ -386,6 +388,14 @@ class CsvTable(Splits):
             require_pictures=require_pictures,
             require_captions=require_captions,
         )
+
+
+def _is_utf_8(file: Path) -> bool:
+    try:
+        file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+    return True
 
 
 DataSource = Annotated[Scenes | Usyd | Coco | CsvTable, Field(discriminator="name")]

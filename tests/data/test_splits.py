@@ -272,10 +272,19 @@ def test_the_table_itself_is_read_as_it_is_for_its_rows(picture_column: str | No
     )
     read = data.read(cache_dir=tmp_path, require_pictures=False, require_captions=True)
     assert read.ids == (["кот0.jpg", "кот1.jpg", "кот2.jpg"] if picture_column else ["1", "2", "3"])
-    rows = data.divide(read, cache_dir=tmp_path)
-    assert {split: own.tolist() for split, own in rows.items()} == {
-        "train": [0], "val": [1], "test": [2],
-    }  # fmt: skip
+    beside = tmp_path / "splits.csv"  # in UTF-8, or as the table
+    lines = [
+        "ImageID,split",
+        *(f"{id},{split}" for id, split in zip(read.ids, SPLITS, strict=True)),
+    ]
+    for splits, encoding in ((file, None), (beside, "utf-8"), (beside, "cp1251")):
+        if encoding is not None:
+            splits.write_text("\n".join(lines), encoding=encoding)
+        chosen = data.model_copy(update={"splits": str(splits)})
+        rows = chosen.divide(read, cache_dir=tmp_path)
+        assert {split: own.tolist() for split, own in rows.items()} == {
+            "train": [0], "val": [1], "test": [2],
+        }  # fmt: skip
 
 
 def test_a_splits_file_in_another_encoding(tmp_path):

@@ -86,6 +86,12 @@ class MeanOverKnown(nn.Module):
         self.loss = loss
         self.register_buffer("pos_weight", weights)
 
+    def weigh(self, targets: np.ndarray, known: np.ndarray | None) -> None:
+        """Count the weights of positives, where the loss has them, on these training rows."""
+        if self.pos_weight is not None:
+            asked = self.loss.model_dump(include={"beta", "max_weight"})  # as far as it has them
+            self.pos_weight.copy_(torch.from_numpy(positive_weights(targets, known, **asked)))
+
     def forward(
         self,
         logits: Tensor,

@@ -13,7 +13,7 @@ from pytorch_lightning.utilities.types import LRSchedulerConfigType
 
 from mmlabel.cache import cache_folder, file_digest, fingerprint
 from mmlabel.checkpoint import Checkpoint, backbone_source, content, load_classifier
-from mmlabel.criterion import MeanOverKnown, positive_weights
+from mmlabel.criterion import MeanOverKnown
 from mmlabel.data.annotations import Annotations
 from mmlabel.data.caption_states import StoredStates
 from mmlabel.data.datamodule import CaptionedPictures, StoredFeatures
@@ -522,17 +522,18 @@ def new_classifier(
 
 def criterion_for(
     settings: Settings, targets: np.ndarray, known: np.ndarray | None
-) -> torch.nn.Module:
+) -> MeanOverKnown:
     """The loss; a model that has one of its own is evaluated with plain cross-entropy."""
     if settings.loss is None:
         return MeanOverKnown(Bce(name="bce"))
-    weighing = settings.loss.model_dump(include={"beta", "max_weight"})  # as far as it has them
-    return MeanOverKnown(
+    criterion = MeanOverKnown(
         settings.loss,
-        pos_weight=positive_weights(targets, known, **weighing),
+        pos_weight=np.ones(targets.shape[1]),
         teacher_weight=settings.distil.weight,
         temperature=settings.distil.temperature,
     )
+    criterion.weigh(targets, known)
+    return criterion
 
 
 def optimizer_for(settings: Settings) -> Callable[[torch.nn.Module, int], Any] | None:

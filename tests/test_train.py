@@ -17,6 +17,7 @@ from sklearn.metrics import average_precision_score, f1_score
 from mmlabel import load, training
 from mmlabel.checkpoint import load_classifier
 from mmlabel.cli import CONF, load_settings
+from mmlabel.criterion import positive_weights
 from mmlabel.data.datamodule import CaptionedPictures
 from mmlabel.errors import UserError
 from mmlabel.evidence import resampled_scores
@@ -407,6 +408,28 @@ def test_a_picture_that_is_none(scenes: Path, quick: list[str], tmp_path: Path, 
         results = train(settings, tmp_path / f"skip-{mode}")
         assert broken.name in results["notes"][0]
         assert len(shared) == 2 and shared[1] == shared[0] - 1 == sum(results["rows"].values())
+
+
+def test_positives_are_weighed_by_the_rows_that_are_left(settings_of, made: Path, tmp_path: Path):
+    """In the average of the weights, too, which begins as a copy of them."""
+    data = tmp_path / "data"
+    shutil.copytree(made, data)
+    options = ["data=csv", f"data.file={data}/rows.csv", "data.on_bad_image=skip"]
+    options += ["model=image_only", "loss=bce_pos_weight", "loss.max_weight=20"]
+    settings = settings_of(*options, "callbacks.ema=0.5", "trainer.max_epochs=1")
+    rows = settings.data.read(cache_dir=tmp_path, require_pictures=True, require_captions=False)
+    training = settings.data.divide(rows, cache_dir=tmp_path)["train"]
+    positives = training[rows.targets[training, 3] == 1]
+    for row in positives[1:]:
+        rows.pictures[row].write_bytes(b"no picture")
+    left = rows.targets[np.setdiff1d(training, positives[1:])]
+    results = train(settings, tmp_path / "run")
+    assert results["rows"]["train"] == len(left)
+    kept = torch.load(tmp_path / "run" / "best.ckpt", weights_only=True)
+    for state in (kept["state_dict"], kept["current_model_state"]):
+        weights = state["criterion.pos_weight"].numpy()
+        np.testing.assert_allclose(weights, positive_weights(left, max_weight=20.0), rtol=1e-6)
+    assert weights[3] == min(20, len(left) - 1)
 
 
 def test_pictures_in_two_splits_are_said(settings_of, made: Path, tmp_path: Path):

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from mmlabel.criterion import terms_of_a_process
+from mmlabel.criterion import MeanOverKnown, terms_of_a_process
 from mmlabel.data.batches import Batch
 from mmlabel.errors import no_numbers
 from mmlabel.metrics import score
@@ -81,7 +81,7 @@ class Classifier(pl.LightningModule):
         self,
         *,
         network: nn.Module,
-        criterion: nn.Module,
+        criterion: MeanOverKnown,
         label_names: list[str],
         threshold: float | list[float] | str,
         threshold_metric: Raised = "f1_micro",
@@ -122,8 +122,10 @@ class Classifier(pl.LightningModule):
         if self.backbone is not None and data.features is None:
             self.network.encoders["image"].backbone = self.backbone.backbone  # type: ignore[index]
             self.backbone = None
+        # The data may have left rows out since network and loss were made of them.
+        if stage == "fit":
+            self.criterion.weigh(data.prepared.training_targets, data.prepared.training_known)
         if getattr(self.network, "given_order", None) is not None:
-            # The data may have left rows out since the network was made of them.
             order = torch.from_numpy(data.prepared.training_label_order)
             self.network.given_order = order.to(self.device)
 

@@ -331,6 +331,12 @@ def _explain(error: Exception) -> str:
             return _no_choice(*found.groups(), of_files=error.options or ())
     if found := re.search(r"Could not override '([^']+)'", text):
         key = found[1].split("@")[0]
+        folder, slash, group = key.rpartition("/")
+        if slash and (CONF / group).is_dir():
+            return (
+                f"{key}: in a file of the folder {folder} a group is named with a slash before it:"
+                f" `{_LINE.replace('GROUP', group)}`"
+            )
         if key == "study":
             return "a study is run by sweep.py: python sweep.py study=NAME"
         if key in ("search", "hparams_search"):
@@ -339,6 +345,9 @@ def _explain(error: Exception) -> str:
             names = ", ".join(choices(key))
             return f"{key} has no default to replace: give +{key}=NAME, one of {names}"
         return _no_option(key)
+    if found := re.search(r"Multiple values for (\S+)\. To override a value use", text):
+        line = _LINE.replace("GROUP", found[1])
+        return f"{found[1]} is chosen before: a file chooses another by `{line}` in its defaults"
     if found := re.search(r"Cannot find primary config '([^']+)'", text):
         return (
             f'there is no configuration "{found[1]}": leave --config-name out, or give --config-dir'
@@ -372,7 +381,8 @@ def _no_option(name: str) -> str:
     return unknown(name, Settings)
 
 
-UNREADABLE = (YAMLError, UnicodeDecodeError, RecursionError)  # of files, see `of_a_file`
+_LINE = "- override /GROUP: NAME"  # of a file's defaults
+UNREADABLE = (YAMLError, ValueError, RecursionError)  # of files, see `of_a_file`
 
 
 def of_a_file(error: Exception) -> UserError:
@@ -384,6 +394,12 @@ def of_a_file(error: Exception) -> UserError:
         if not paths:
             raise error
         return UserError(f"{paths[-1]}.yaml takes itself in by its defaults: leave that out")
+    if isinstance(error, ValueError) and not isinstance(error, UnicodeDecodeError):
+        paths = [f.f_locals["config_path"] for f in frames if f.f_code.co_name == "load_config"
+                 and f.f_globals["__name__"].startswith("hydra.")]  # fmt: skip
+        if not paths:
+            raise error
+        return UserError(f"{paths[-1]}.yaml: {error}; a line of its defaults is `{_LINE}`")
     files = [f.f_locals["full_path"] for f in frames if f.f_code.co_name == "load_config"
              and "full_path" in f.f_locals]  # fmt: skip
     if not files:
@@ -551,8 +567,8 @@ def _check_packages(values: Mapping[str, Any], given: Sequence[Override]) -> Non
         if name not in Settings.model_fields and isinstance(values.get(name), dict):
             raise UserError(
                 f"{item.input_line}: the first line of that file has to be"
-                " # @package _global_ (without it, its options are looked for in a group"
-                f' "{name}", which there is not)'
+                " # @package _global_, without a byte order mark before it (otherwise its options"
+                f' are looked for in a group "{name}", which there is not)'
             )
 
 

@@ -88,9 +88,10 @@ def _check_keys(path: str, values: Mapping[Any, Any]) -> None:
             raise UserError(f"{path}.yaml: {shown(key)}: the name of an option is a text")
         group, dot, option = key.partition(".")
         if dot:
+            option, equals, given = option.partition("=")
             raise UserError(
-                f"{path}.yaml: {key}: in a file options stand below their group:"
-                f" `{group}:`, and in the next line, two spaces in, `{option}: {shown(value)}`"
+                f"{path}.yaml: {key}: in a file options stand below their group: `{group}:`, and in"
+                f" the next line, two spaces in, `{option}: {given if equals else shown(value)}`"
             )
         if isinstance(value, Mapping):
             _check_keys(path, value)

@@ -7,6 +7,7 @@ and in the answer to a mistake, is read off these declarations.
 from __future__ import annotations
 
 import difflib
+import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -270,6 +271,8 @@ def _message(problem: ErrorDetails, group: type[Group]) -> str:
         ]
         close = nearest(value, choices) if choices else ""
         hint = close if "did you mean" in close else ""
+        if re.fullmatch(r"[-+]?\.?\d[\d.e+-]*|true|false", value, re.IGNORECASE):
+            hint = "; it is a text here, as what is quoted and what ${oc.env:NAME} gives is"
     in_list = isinstance(problem["loc"][-1], int)
     given = f"{name}, {shown(value)}" if in_list else f"{name}={shown(value)}"
     # Hydra reads null, true and 1e3 as no texts.

@@ -159,6 +159,18 @@ def test_a_file_with_a_name_of_the_projects_is_refused(tmp_path: Path):
         ),
         ("model:\n  head.dropout: 0.1", "head.dropout: .*: `head:`, and .*, `dropout: 0.1`"),
         ("5: 3", "mine.yaml: 5: the name of an option is a text"),
+        ("optimizer.lr=3", "mine.yaml: optimizer.lr=3: .*: `optimizer:`, and .*, `lr: 3`$"),
+        ("lstm:\n  layers: '2'", "lstm.layers=2: give a whole number, .*; it is a text here, as "),
+        ("defaults:\n  - override optimizer: adamw", "`- override /optimizer: NAME`"),
+        ("defaults:\n  - /optimizer: adamw", "chosen before: .* `- override /optimizer: NAME`"),
+        (
+            "defaults:\n  override /optimizer: adamw",
+            "mine.yaml: .* defaults must be a list .*; a line",
+        ),
+        (
+            "defaults:\n  - override /optimizer.lr: 3",
+            "mine.yaml: Unsupported item value .*; a line",
+        ),
         ("on: 3", "mine.yaml: true: the name of an option is a text"),
         ("defaults:\n  - mine\n  - _self_", "experiment/mine.yaml takes itself in by its defaults"),
     ],

@@ -35,7 +35,9 @@ class Parser(argparse.ArgumentParser):
             for action in self._actions:
                 if isinstance(action.choices, Mapping):
                     parser = action.choices[getattr(found, action.dest)]
-            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+            if any(text.startswith("-") for text in rest) or not parser._takes_options:
+                parser.error(f"unrecognized arguments: {' '.join(rest)}")
+            found.options += rest  # those behind a flag
         return found
 
     def error(self, message: str) -> NoReturn:
@@ -46,7 +48,7 @@ class Parser(argparse.ArgumentParser):
         unknown = [text for text in rest.split() if text.startswith("-")]
         if not unknown:
             raise UserError(f"{rest}: too many; {self.prog} --help says what it takes")
-        if any(action.metavar == OPTIONS for action in self._actions):
+        if self._takes_options:
             from mmlabel.cli import refuse_flags
 
             refuse_flags(unknown, flags=self.flags)
@@ -54,6 +56,10 @@ class Parser(argparse.ArgumentParser):
         raise UserError(
             together(mistyped(text, self.flags) or f"{text}: {otherwise}" for text in unknown)
         )
+
+    @property
+    def _takes_options(self) -> bool:
+        return any(action.metavar == OPTIONS for action in self._actions)
 
     @property
     def flags(self) -> list[str]:

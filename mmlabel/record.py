@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mmlabel.cache import fingerprint
+from mmlabel.cache import fingerprint, library_versions
 from mmlabel.metrics import per_label
 from mmlabel.settings import Settings
 from mmlabel.size import Size, sizes
@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
 PACKAGES = (
     "mmlabel torch torchvision pytorch-lightning hydra-core omegaconf torchmetrics gensim nltk"
-    " wandb timm numpy"
+    " wandb timm numpy pillow"
 ).split()
+# Those of the extras, which need not be there.
+_OF_EXTRAS = "openvino transformers tokenizers ultralytics".split()
 
 
 def describe(
@@ -124,8 +126,9 @@ def size_of(run: "Run", settings: Settings) -> dict[str, Size]:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and the packages that a result may depend on."""
-    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+    """Of Python and the packages that a result may depend on, as far as they are installed."""
+    found = {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+    return found | {name: there for name, there in library_versions(*_OF_EXTRAS).items() if there}
 
 
 def machine() -> str:

@@ -148,9 +148,11 @@ def not_the_same(record: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
         if name.split(".")[0] not in _OWN and not is_same(value, then.get(name, _ABSENT)):
             was = shown(then[name]) if name in then else "not there"
             lines.append(f"{name}={shown(value)} (then {was})")
-    for name, version in now["versions"].items():
-        if version != (was := record.get("versions", {}).get(name)):
-            lines.append(f"{name} {version} (then {was or 'not recorded'})")
+    versions = record.get("versions", {})
+    for name in now["versions"] | versions:
+        version, was = now["versions"].get(name), versions.get(name)
+        if version != was:
+            lines.append(f"{name} {version or 'not installed'} (then {was or 'not recorded'})")
     for name, what in (("commit", "the code's commit is"), ("machine", "the machine is")):
         # Earlier versions wrote "1 threads".
         then_there = str(record.get(name)).replace(", 1 threads", ", 1 thread")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -206,6 +207,12 @@ def test_differences_and_scores_in_words(captions: Path):
     assert not_the_same(record, moved) == [
         f"the code's commit is abc (then {record['commit']})",
         f"the machine is another (then {record['machine']})",
+    ]
+    assert record["versions"]["pillow"] == version("pillow")
+    gone = {**record, "versions": record["versions"] | {"numpy": "1.0", "openvino-of-old": "2.0"}}
+    assert not_the_same(gone, now) == [
+        f"numpy {record['versions']['numpy']} (then 1.0)",
+        "openvino-of-old not installed (then 2.0)",
     ]
     limits = {"limit_train_batches": 1, "limit_test_batches": 1}  # of batches; 1.0: all of them
     trainer = record["settings"]["trainer"]

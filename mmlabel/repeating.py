@@ -149,10 +149,12 @@ def not_the_same(record: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
             was = shown(then[name]) if name in then else "not there"
             lines.append(f"{name}={shown(value)} (then {was})")
     versions = record.get("versions", {})
+    # Earlier versions told neither Pillow's version nor those of the extras.
+    absent = "not installed" if "pillow" in versions else "not recorded"
     for name in now["versions"] | versions:
         version, was = now["versions"].get(name), versions.get(name)
         if version != was:
-            lines.append(f"{name} {version or 'not installed'} (then {was or 'not recorded'})")
+            lines.append(f"{name} {version or 'not installed'} (then {was or absent})")
     for name, what in (("commit", "the code's commit is"), ("machine", "the machine is")):
         # Earlier versions wrote "1 threads".
         then_there = str(record.get(name)).replace(", 1 threads", ", 1 thread")

@@ -214,6 +214,11 @@ def test_differences_and_scores_in_words(captions: Path):
         f"numpy {record['versions']['numpy']} (then 1.0)",
         "openvino-of-old not installed (then 2.0)",
     ]
+    torch, pillow = (f"{name} {record['versions'][name]}" for name in ("torch", "pillow"))
+    added = {**record, "versions": {"pillow": "1.0"}}
+    assert {f"{torch} (then not installed)", f"{pillow} (then 1.0)"} <= {*not_the_same(added, now)}
+    earlier = {**record, "versions": {}}
+    assert f"{pillow} (then not recorded)" in not_the_same(earlier, now)
     limits = {"limit_train_batches": 1, "limit_test_batches": 1}  # of batches; 1.0: all of them
     trainer = record["settings"]["trainer"]
     short = {**record, "settings": record["settings"] | {"trainer": trainer | limits}}

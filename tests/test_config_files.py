@@ -117,6 +117,15 @@ def test_what_a_file_of_ones_own_takes_from_a_group_that_there_is_not_is_told(tm
         command_settings([f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine"])
 
 
+def assert_refused(content: str, said: str, folder: Path) -> None:
+    """An experiment of one's own with this content is answered so."""
+    (folder / "experiment").mkdir()
+    file = folder / "experiment" / "mine.yaml"
+    file.write_text(f"# @package _global_\n{content}\n")
+    with pytest.raises(UserError, match=said):
+        command_settings([f"hydra.searchpath=[file://{folder}]", "experiment=mine"])
+
+
 @pytest.mark.parametrize(
     ("group", "name"),
     [
@@ -130,12 +139,8 @@ def test_what_a_file_of_ones_own_takes_from_a_group_that_there_is_not_is_told(tm
     ],
 )
 def test_a_group_that_a_file_sets_to_a_name_is_told(group: str, name: str, tmp_path: Path):
-    (tmp_path / "experiment").mkdir()
-    file = tmp_path / "experiment" / "mine.yaml"
-    file.write_text(f"# @package _global_\n{group}: {name}\n")
     said = f"{group}={name}: this is a group of options, choose {group}=NAME, which is `- over"
-    with pytest.raises(UserError, match=said):
-        command_settings([f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine"])
+    assert_refused(f"{group}: {name}", said, tmp_path)
 
 
 def test_a_file_with_a_name_of_the_projects_is_refused(tmp_path: Path):
@@ -176,11 +181,7 @@ def test_a_file_with_a_name_of_the_projects_is_refused(tmp_path: Path):
     ],
 )
 def test_names_that_hydra_takes_for_others_are_told(content: str, said: str, tmp_path: Path):
-    (tmp_path / "experiment").mkdir()
-    file = tmp_path / "experiment" / "mine.yaml"
-    file.write_text(f"# @package _global_\n{content}\n")
-    with pytest.raises(UserError, match=said):
-        command_settings([f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine"])
+    assert_refused(content, said, tmp_path)
 
 
 def test_a_run_says_what_it_goes_without(quick: list[str], folder: Path, train_py, tmp_path: Path):

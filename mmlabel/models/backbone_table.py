@@ -6,8 +6,11 @@ checked at once.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+Pooling = Literal["mean", "mean_and_top"]  # see the option backbone.pooling
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,7 @@ class BackboneRow:
     package: tuple[str, str] | None = None
     mean: tuple[float, ...] = IMAGENET_MEAN  # of pictures scaled to 0..1, one number a channel
     std: tuple[float, ...] = IMAGENET_STD
+    map_features: int | None = None  # channels of the map that it pools; None: out_features
 
 
 # torchvision's weights are IMAGENET1K_V1, the report's `pretrained=True`.
@@ -47,6 +51,7 @@ BACKBONES = {
         "torchvision",
         "vgg16",
         1000,
+        map_features=512,
         url="https://download.pytorch.org/models/vgg16-397923af.pth",
     ),
     **{

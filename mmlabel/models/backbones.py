@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mmlabel.errors import UserError, first_line
+from mmlabel.models.backbone_table import Pooling
 from mmlabel.models.picture_networks import BackboneInfo, backbone_info, network_with_weights
 from mmlabel.models.side_by_side import Look, SideBySide
 from mmlabel.models.stages import flat, split, unflat, with_cells
@@ -243,6 +244,7 @@ def build_backbone(
     *,
     name: str,
     model_name: str | None = None,
+    pooling: Pooling = "mean",
     weights: ResolvedWeights,
     beside: Sequence[tuple[BackboneInfo, ResolvedWeights]] = (),
     pyramid: int = 1,
@@ -256,7 +258,7 @@ def build_backbone(
     """A backbone with its weights.
 
     Args:
-        name, model_name: as for `backbone_info`.
+        name, model_name, pooling: as for `backbone_info`.
         weights: as `resolve_weights` found them.
         beside: others, whose features follow its own.
         pyramid: in how many sizes each looks at a picture, every one half of the next; the smallest
@@ -269,7 +271,8 @@ def build_backbone(
         UserError: an unknown model of timm's, weights that do not fit, a shape too small for it, or
             one size where several are asked for.
     """
-    parts = [(backbone_info(name=name, model_name=model_name), weights), *beside]
+    first = backbone_info(name=name, model_name=model_name, pooling=pooling)
+    parts = [(first, weights), *beside]
     info = side_by_side([info for info, _ in parts], pyramid=pyramid)
     networks = [network_with_weights(info, found, seed=seed) for info, found in parts]
     network = networks[0]

@@ -101,7 +101,7 @@ class BackboneSource:
                 on_missing=on_missing,
                 option=option,
             )
-            info = backbone_info(name=name, model_name=model_name)
+            info = backbone_info(name=name, model_name=model_name, pooling=chosen.pooling)
             if found.kind == "file":
                 # One that does not fit is told before any picture is read.
                 network_with_weights(info, found, seed=self._seed)
@@ -136,6 +136,7 @@ class BackboneSource:
         return build_backbone(
             name=info.name,
             model_name=info.model_name,
+            pooling=info.pooling,
             weights=weights,
             beside=beside,
             pyramid=self._pyramid,
@@ -184,12 +185,14 @@ class BackboneSource:
     def _content(self) -> dict[str, object]:
         """What tells the whole network and its weights from any other."""
         sizes = {"pyramid": self._pyramid} if self._pyramid > 1 else {}
+        pooling = {"pooling": self.info.pooling} if self.info.pooling != "mean" else {}
         return {
             "backbone": self.info.title,
             "weights": self.digest,
             "libraries": library_versions(*{library_of(info.name) for info, _ in self._parts}),
             **self._colours(),
             **sizes,
+            **pooling,
         }
 
     def _colours(self) -> dict[str, object]:

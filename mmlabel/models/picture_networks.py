@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from mmlabel.errors import UserError, first_line
-from mmlabel.models.backbone_table import BACKBONES, BackboneRow
+from mmlabel.models.backbone_table import BACKBONES, BackboneRow, Pooling
+from mmlabel.models.stages import with_top
 from mmlabel.models.weights import ResolvedWeights, read_state, timm_config
 from mmlabel.wording import listed
 
@@ -30,6 +31,7 @@ class BackboneInfo:
     picture_size: int | None = None  # the only size in px that it takes; None: any
     parts: "tuple[BackboneInfo, ...]" = ()  # of backbones side by side, those of each
     pyramid: int = 1  # in how many sizes pictures are looked at
+    pooling: Pooling = "mean"  # what out_features are made of
 
     @property
     def title(self) -> str:
@@ -38,28 +40,41 @@ class BackboneInfo:
         return f"{name} in {self.pyramid} sizes" if self.pyramid > 1 else name
 
 
-def backbone_info(*, name: str, model_name: str | None = None) -> BackboneInfo:
+def backbone_info(
+    *, name: str, model_name: str | None = None, pooling: Pooling = "mean"
+) -> BackboneInfo:
     """A backbone's width and normalisation, without its weights.
 
     Args:
         name: of `BACKBONES`, or timm.
         model_name: with name="timm", any model that timm knows.
+        pooling: of its last map.
 
     Raises:
-        UserError: a model that timm does not know, or whose features are no vector.
+        UserError: a model that timm does not know, whose features are no vector, or which does not
+            pool as asked.
     """
     if name == "timm":
-        return _timm_info(model_name or "")
+        return _timm_info(model_name or "", pooling)
     row = BACKBONES[name]
-    return BackboneInfo(name, None, row.out_features, row.mean, row.std)
+    width = row.out_features
+    if pooling == "mean_and_top":
+        width += row.map_features or row.out_features
+    return BackboneInfo(name, None, width, row.mean, row.std, pooling=pooling)
 
 
 def network_with_weights(info: BackboneInfo, weights: ResolvedWeights, *, seed: int) -> nn.Module:
-    """A network without its classifier, as `resolve_weights` found its weights.
+    """A network without its classifier, as `resolve_weights` found its weights, that pools as its
+    `info` says.
 
     Random ones follow from the seed, and the caller's random state is left alone. Raises UserError
     for weights that do not fit.
     """
+    network = _as_pretrained(info, weights, seed=seed)
+    return network if info.pooling == "mean" else with_top(network, name=info.title)
+
+
+def _as_pretrained(info: BackboneInfo, weights: ResolvedWeights, *, seed: int) -> nn.Module:
     name, model_name = info.name, info.model_name
     row = BACKBONES.get(name) or BackboneRow("timm", model_name or "", info.out_features)
     if weights.path is None:
@@ -80,16 +95,16 @@ def network_with_weights(info: BackboneInfo, weights: ResolvedWeights, *, seed: 
 
 
 @lru_cache
-def _timm_info(model_name: str) -> BackboneInfo:
+def _timm_info(model_name: str, pooling: Pooling) -> BackboneInfo:
     config = timm_config(model_name)
     size = config.input_size[1:]
     # Without the storage, building takes milliseconds; a few models (and older versions of timm)
     # compute with numbers while they are built and need it.
     try:
-        shape = _features_shape(model_name, size, device="meta")
+        shape = _features_shape(model_name, size, pooling, device="meta")
     except RuntimeError:
         try:
-            shape = _features_shape(model_name, size, device="cpu")
+            shape = _features_shape(model_name, size, pooling, device="cpu")
         except RuntimeError as error:
             raise UserError(f"backbone {model_name} cannot be used: {error}") from error
     if len(shape) != 2:
@@ -98,14 +113,20 @@ def _timm_info(model_name: str) -> BackboneInfo:
             "picture: choose another model"
         )
     fixed = size[-1] if config.fixed_input_size else None
-    return BackboneInfo("timm", model_name, shape[1], config.mean, config.std, fixed)
+    return BackboneInfo(
+        "timm", model_name, shape[1], config.mean, config.std, fixed, pooling=pooling
+    )
 
 
-def _features_shape(model_name: str, size: tuple[int, int], *, device: str) -> torch.Size:
+def _features_shape(
+    model_name: str, size: tuple[int, int], pooling: Pooling, *, device: str
+) -> torch.Size:
     import timm
 
     with torch.device(device), torch.no_grad():
         network = timm.create_model(model_name, num_classes=0).eval()
+        if pooling == "mean_and_top":
+            network = with_top(network, name=model_name)
         return network(torch.empty(1, 3, *size)).shape
 
 

@@ -11,7 +11,7 @@ from annotated_types import Ge, Le
 from pydantic import Field, StrictBool, model_validator
 
 from mmlabel.errors import UserError
-from mmlabel.models.backbone_table import BACKBONES
+from mmlabel.models.backbone_table import BACKBONES, Pooling
 from mmlabel.options import Count, Group, Index, Positive, Share, Text
 
 
@@ -37,6 +37,11 @@ class Freezing(Group):
     timm), or of timm's models."""
     beside_weights: Text = "pretrained"
     """Of the second one: pretrained (ImageNet), none (random), or a file with a state dict."""
+
+    pooling: Pooling = "mean"
+    """What becomes of a picture's last map: mean, the features as pretrained, mostly its mean over
+    all cells; mean_and_top, these and each feature's mean over the sixteenth of the cells in which
+    it is highest, where small objects are (k-max pooling, Durand et al. 2016)."""
 
     pyramid: Annotated[int, Ge(1), Le(4)] = 1
     """In how many sizes pictures are looked at: data.image_size, half of it, and so on (an image

@@ -9,6 +9,7 @@ import inspect
 import re
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
@@ -107,6 +108,33 @@ def with_cells(network: nn.Module, *, name: str) -> nn.Module:
     return fx.GraphModule(network, new, "WithCells")
 
 
+def with_top(network: nn.Module, *, name: str) -> nn.Module:
+    """The network whose features are followed by each map feature's mean over its top cells.
+
+    It shares its weights, and maps pictures (B, 3, H, W) to features (B, F + C), where C is the
+    channels of the map that its own features F are pooled from; see `TopCells`.
+
+    Raises UserError for a network that pools no map, as transformers do.
+    """
+    graph, grid = _with_grid(network, stages(network), name)
+    network.add_module("top_cells", TopCells())
+    new, copies = fx.Graph(), {}
+    features = new.graph_copy(graph, copies)
+    top = new.call_module("top_cells", (copies[grid],))
+    new.output(new.call_function(torch.cat, ((features, top),), {"dim": 1}))
+    return fx.GraphModule(network, new, "WithTop")
+
+
+class TopCells(nn.Module):
+    """Each feature's mean over the sixteenth of the cells in which it is highest (k-max pooling,
+    Durand et al. 2016), rounded down, and at least one: an object may fill few of them."""
+
+    def forward(self, cells: Tensor) -> Tensor:
+        """(B, C, H', W') to (B, C)."""
+        columns = cells.flatten(2)
+        return columns.topk(max(1, columns.shape[2] // 16), dim=2).values.mean(dim=2)
+
+
 def flat(maps: Tensor) -> Tensor:
     """Maps (B, C, H, W) as rows (B, H*W*C), channels last; tokens (B, T, C) as (B, T*C)."""
     return (maps.permute(0, 2, 3, 1) if maps.ndim == 4 else maps).flatten(1)
@@ -174,8 +202,9 @@ def _with_grid(network: nn.Module, ends: list[str], name: str) -> tuple[fx.Graph
     pooled = [node for node in graph.nodes if poolings and node.target == poolings[-1]]
     if len(pooled) != 1:
         raise UserError(
-            f"backbone.attention and model.fusion=attention look at cells, and {name} does not pool"
-            " one map of cells at its end; leave them out, or choose another backbone"
+            "backbone.attention, backbone.pooling=mean_and_top and model.fusion=attention look at"
+            f" cells, and {name} does not pool one map of cells at its end; leave them out, or"
+            " choose another backbone"
         )
     return graph, pooled[0].all_input_nodes[0]
 

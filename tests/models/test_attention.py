@@ -143,5 +143,5 @@ def test_every_network_learns_its_attention(model: str, settings_of):
 
 def test_a_network_without_cells_is_refused():
     weights = resolve_weights(name="timm", model_name="vit_tiny_patch16_224", weights="none")
-    with pytest.raises(UserError, match="backbone.attention .* does not pool one map of cells"):
+    with pytest.raises(UserError, match="backbone.attention, .* does not pool one map of cells"):
         build_backbone(name="timm", model_name="vit_tiny_patch16_224", weights=weights, cells=True)

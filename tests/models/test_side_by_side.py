@@ -9,6 +9,7 @@ import torch
 
 from mmlabel import load
 from mmlabel.errors import UserError
+from mmlabel.models.backbone_table import BACKBONES, Pooling
 from mmlabel.models.backbones import Backbone, build_backbone
 from mmlabel.models.build import BackboneSource
 from mmlabel.models.engines import Engine, build_extract, choose_engine
@@ -23,16 +24,23 @@ NONE = resolve_weights(name="resnet18", weights="none")
 PAIRS = [("resnet18", "efficientnet_lite0"), ("efficientnet_lite0", "resnet10t")]
 
 
-def named(name: str) -> BackboneInfo:
-    known = name in ("resnet18", "efficientnet_lite0")
-    return backbone_info(name=name if known else "timm", model_name=None if known else name)
+def named(name: str, pooling: Pooling = "mean") -> BackboneInfo:
+    model = {"name": name} if name in BACKBONES else {"name": "timm", "model_name": name}
+    return backbone_info(**model, pooling=pooling)
 
 
-def built(*names: str, unfreeze: int = 0, pyramid: int = 1, frozen: bool = True) -> Backbone:
-    first, *others = (named(name) for name in names)
+def built(
+    *names: str,
+    unfreeze: int = 0,
+    pyramid: int = 1,
+    frozen: bool = True,
+    pooling: Pooling = "mean",
+) -> Backbone:
+    first, *others = (named(name, pooling) for name in names)
     return build_backbone(
         name=first.name,
         model_name=first.model_name,
+        pooling=pooling,
         weights=NONE,
         beside=[(info, NONE) for info in others],
         pyramid=pyramid,
@@ -64,9 +72,11 @@ def test_features_are_those_of_each(names: tuple[str, str], unfreeze: int):
 
 @pytest.mark.parametrize("unfreeze", [0, 1])
 @pytest.mark.parametrize("pyramid", [1, 2])
-def test_openvino_computes_them_as_torch_does(unfreeze: int, pyramid: int):
+@pytest.mark.parametrize("pooling", ["mean", "mean_and_top"])
+def test_openvino_computes_them_as_torch_does(unfreeze: int, pyramid: int, pooling: Pooling):
     pytest.importorskip("openvino")
-    both = built("test_resnet", "test_efficientnet", unfreeze=unfreeze, pyramid=pyramid)
+    names = ("test_resnet", "test_efficientnet")
+    both = built(*names, unfreeze=unfreeze, pyramid=pyramid, pooling=pooling)
     device = torch.device("cpu")
     rows = [
         build_extract(
@@ -131,7 +141,10 @@ def test_only_the_last_stages_of_both_are_trained():
 BESIDE = ("backbone.beside=resnet10t", "backbone.beside_weights=none")
 
 
-@pytest.mark.parametrize("looks", [BESIDE, ("backbone.pyramid=2", "data.image_size=64")])
+PYRAMID = ("backbone.pyramid=2", "data.image_size=64")
+
+
+@pytest.mark.parametrize("looks", [BESIDE, PYRAMID, (*PYRAMID, "backbone.pooling=mean_and_top")])
 @pytest.mark.parametrize("trained", [(), ("backbone.unfreeze=1",)])
 def test_a_run_is_the_same_from_the_store_and_live(
     looks: tuple[str, ...], trained: tuple[str, ...], settings_of: Callable, tmp_path: Path
@@ -158,8 +171,8 @@ def test_a_store_is_of_its_sizes():
         return source.key(Engine("torch", "float32"))
 
     assert key(pyramid=2)["backbone"] == "resnet18 in 2 sizes"
-    keys = [key(), key(pyramid=2), key(pyramid=3)]
-    assert keys[0] != keys[1] != keys[2] and keys[0] == key(pyramid=1)
+    keys = [key(), key(pyramid=2), key(pyramid=3), key(pooling="mean_and_top")]
+    assert all(keys.count(each) == 1 for each in keys) and keys[0] == key(pyramid=1, pooling="mean")
 
 
 def test_both_count_in_the_size(settings_of: Callable, tmp_path: Path):
@@ -190,6 +203,15 @@ def test_both_count_in_the_size(settings_of: Callable, tmp_path: Path):
         (("backbone.pyramid=3", "data.image_size=66"), "give multiples of 4"),
         (("backbone.pyramid=3", "data.image_size=96"), "the smallest size has 24 px, and needs 32"),
         (("backbone.pyramid=0",), "backbone.pyramid=0"),
+        (
+            (
+                "backbone=timm",
+                "backbone.model_name=vit_tiny_patch16_224",
+                "backbone.pooling=mean_and_top",
+                "data.image_size=224",
+            ),
+            "vit_tiny_patch16_224 does not pool one map of cells",
+        ),
         (
             (
                 "backbone=timm",

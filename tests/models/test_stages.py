@@ -11,7 +11,7 @@ from torchvision.models import get_model
 from mmlabel import parts
 from mmlabel.errors import UserError
 from mmlabel.models.backbones import Backbone, build_backbone
-from mmlabel.models.stages import flat, split, stages, unflat
+from mmlabel.models.stages import TopCells, flat, split, stages, unflat, with_cells, with_top
 from mmlabel.models.weights import resolve_weights
 
 timm = pytest.importorskip("timm")
@@ -71,6 +71,31 @@ def test_a_backbone_gives_the_same_from_pictures_and_from_maps():
         torch.testing.assert_close(backbone(rows), frozen(pictures))
         torch.testing.assert_close(backbone(pictures), frozen(pictures))
     assert backbone.state_dict().keys() == frozen.state_dict().keys()
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg11", "convnext_atto", "mobilenetv3_small_050"])
+def test_the_top_cells_stand_beside_the_features(name: str):
+    def network() -> nn.Module:
+        torch.manual_seed(0)
+        return get_model(name) if name in TORCHVISION else timm.create_model(name, num_classes=0)
+
+    pictures = torch.rand(2, 3, 128, 192, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        features, cells = with_cells(network().eval(), name="it")(pictures)
+        numbers = cells.flatten(2).sort(dim=2, descending=True).values
+        assert numbers.shape[2] < 16 or numbers.shape[2] == 24  # of 24 cells one is a sixteenth
+        expected = torch.cat([features, numbers[:, :, 0]], dim=1)
+        whole = with_top(network(), name="it").eval()
+        torch.testing.assert_close(whole(pictures), expected, rtol=1e-4, atol=1e-6)
+        assert whole.state_dict().keys() == network().state_dict().keys()
+        cut = split(whole, trained=2, name="it")
+        torch.testing.assert_close(cut.tail(cut.trunk(pictures)), whole(pictures))
+
+
+def test_of_64_cells_the_mean_of_the_highest_four_counts():
+    numbers = torch.arange(64.0).roll(7).view(1, 1, 8, 8)
+    cells = torch.cat([numbers, -numbers], dim=1)
+    assert TopCells()(cells).tolist() == [[(63 + 62 + 61 + 60) / 4, -(0 + 1 + 2 + 3) / 4]]
 
 
 class Dropping(nn.Module):

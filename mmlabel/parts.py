@@ -273,8 +273,13 @@ def text_model_for(settings: Settings, resumed: Checkpoint | None) -> TextModel 
     chosen = settings.text_transformer
     if chosen is None or resumed is not None:
         return resumed and resumed.text_model
-    option = "caption.model" if isinstance(chosen, TransformerCaption) else "embedding.model"
-    return load_text_model(chosen.model, option=option, max_length=chosen.max_length)
+    trained = isinstance(chosen, TransformerCaption)
+    return load_text_model(
+        chosen.model,
+        option="caption.model" if trained else "embedding.model",
+        max_length=chosen.max_length,
+        unfreeze=chosen.unfreeze if trained else None,
+    )
 
 
 def inputs_read(

@@ -6,8 +6,17 @@ import pytest
 from made_data import LABELS, WORDS
 
 
-def write_text_model(folder: Path, *, hidden: int = 16, layers: int = 2, seed: int = 0) -> Path:
-    """Write one of BERT's kind with its tokenizer into a new folder, and return that."""
+def write_text_model(
+    folder: Path,
+    *,
+    kind: str = "bert",
+    hidden: int = 16,
+    layers: int = 2,
+    seed: int = 0,
+    **further: int,
+) -> Path:
+    """Write one of a kind of transformers' with BERT's tokenizer into a new folder, and return
+    that; `further`: of its configuration."""
     reason = "pip install -e '.[transformer]'"
     transformers = pytest.importorskip("transformers", reason=f"no transformers: {reason}")
     import torch
@@ -22,7 +31,8 @@ def write_text_model(folder: Path, *, hidden: int = 16, layers: int = 2, seed: i
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
-    config = transformers.BertConfig(
+    config = transformers.AutoConfig.for_model(
+        kind,
         vocab_size=len(vocabulary),
         hidden_size=hidden,
         num_hidden_layers=layers,
@@ -30,9 +40,10 @@ def write_text_model(folder: Path, *, hidden: int = 16, layers: int = 2, seed: i
         intermediate_size=2 * hidden,
         max_position_embeddings=40,
         hidden_dropout_prob=0.3,
+        **further,
     )
     torch.manual_seed(seed)
-    transformers.BertModel(config).save_pretrained(folder)
+    transformers.AutoModel.from_config(config).save_pretrained(folder)
     transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]",
         cls_token="[CLS]", sep_token="[SEP]",

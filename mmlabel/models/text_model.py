@@ -15,6 +15,7 @@ from mmlabel import network
 from mmlabel.cache import fingerprint, library_versions
 from mmlabel.data.subwords import MISSING, Subwords
 from mmlabel.errors import UserError, first_line
+from mmlabel.wording import count
 
 _FILES = ("config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "*piece*")
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -69,21 +70,18 @@ class TextTransformer(nn.Module):
 
     Attributes:
         width: numbers a token.
+        layers: the parts of each, as far as they can be told apart; see `_check_layers`.
     """
 
     def __init__(self, model: nn.Module, *, layers: int | None) -> None:
         super().__init__()
         self.model = model
         self.width: int = model.config.hidden_size  # pyright: ignore
-        stack = max(_stacks(model), key=len)
-        if layers is not None and layers > len(stack):
-            raise UserError(
-                f"caption.unfreeze={layers}: the model has {len(stack)} layers; leave it out to"
-                " have all of it trained"
-            )
+        self.layers = _layers(model)
         self._trained: list[nn.Module] = [model]
         if layers is not None:
-            self._trained = list(stack)[len(stack) - layers :]
+            last = self.layers[max(len(self.layers) - layers, 0) :]
+            self._trained = [part for parts in last for part in parts]
             model.requires_grad_(False)
             for layer in self._trained:
                 layer.requires_grad_(True)
@@ -141,15 +139,19 @@ class FrozenStates:
         return states
 
 
-def load_text_model(name: str, *, option: str, max_length: int) -> TextModel:
+def load_text_model(
+    name: str, *, option: str, max_length: int, unfreeze: int | None = None
+) -> TextModel:
     """A model of the hub, or of a folder that is laid out as there.
 
     Args:
         name: of the folder or the hub's model.
         option: that names it, for messages ("caption.model").
         max_length: tokens of the longest caption that it has to read.
+        unfreeze: how many of its last layers are to be trained; None: all or nothing of it.
 
-    Raises UserError where it cannot be had, or is no model that reads text alone.
+    Raises UserError where it cannot be had, is no model that reads text alone, or has no such
+    layers.
     """
     transformers = _transformers()
     folder = _folder(name, option=option)
@@ -181,6 +183,8 @@ def load_text_model(name: str, *, option: str, max_length: int) -> TextModel:
     state = {key: value.contiguous() for key, value in model.state_dict().items()}
     found = TextModel(name, plain, definition, state)
     _check(found, option=option, max_length=max_length)
+    if unfreeze is not None:
+        _check_layers(found, unfreeze)
     return found
 
 
@@ -221,10 +225,46 @@ def _without_pooler(model: Any) -> Any:
     return model
 
 
-def _stacks(model: nn.Module) -> list[nn.ModuleList]:
-    return [part for part in model.modules() if isinstance(part, nn.ModuleList)] or [
-        nn.ModuleList()
-    ]
+def _layers(module: nn.Module) -> list[list[nn.Module]]:
+    """The parts of each layer, as far as lists of modules tell.
+
+    Of most models a layer is one part; of XLM several, each in a list of its own.
+    """
+    found: list[list[nn.Module]] = []
+    lists = []
+    for child in module.children():
+        if isinstance(child, nn.ModuleList):
+            lists.append(child)
+        else:
+            found += _layers(child)
+    if len({len(each) for each in lists}) == 1:
+        return found + [list(parts) for parts in zip(*lists, strict=True)]
+    return found + [[layer] for each in lists for layer in each]
+
+
+def _check_layers(text: TextModel, unfreeze: int) -> None:
+    """See that the last layers can be told from the rest; raises UserError.
+
+    They are where each is run once and one after another.
+    """
+    module = text.build(layers=0)
+    run: list[int] = []
+    for number, parts in enumerate(module.layers):
+        for part in parts:
+            part.register_forward_hook(lambda *_, number=number: run.append(number))
+    with torch.inference_mode():
+        module(torch.zeros(1, 4, dtype=torch.int64), torch.tensor([4]))
+    if not run or run != [number for number, parts in enumerate(module.layers) for _ in parts]:
+        raise UserError(
+            f"caption.unfreeze={unfreeze}: the layers of {text.name} ({text.config['model_type']})"
+            " cannot be told apart, or are one that is run several times; leave it out to have all"
+            " of it trained, or choose another caption.model"
+        )
+    if unfreeze > len(module.layers):
+        raise UserError(
+            f"caption.unfreeze={unfreeze}: {text.name} has {count(len(module.layers), 'layer')};"
+            " leave it out to have all of it trained"
+        )
 
 
 def _check(text: TextModel, *, option: str, max_length: int) -> None:

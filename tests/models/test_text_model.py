@@ -112,9 +112,33 @@ def test_only_the_last_layers_learn_and_drop_units(text: TextModel, layers: int 
     assert torch.equal(module(*batch(text)), module(*batch(text)))
 
 
-def test_more_layers_than_there_are(text: TextModel):
-    with pytest.raises(UserError, match=r"caption.unfreeze=3: the model has 2 layers"):
-        text.build(layers=3)
+@pytest.mark.parametrize(
+    ("kind", "further", "last"),
+    [
+        ("xlm", {}, ("attentions.1.", "layer_norm1.1.", "ffns.1.", "layer_norm2.1.")),
+        ("bart", {"decoder_layers": 1, "decoder_ffn_dim": 8}, ("decoder.layers.0.",)),
+    ],
+)
+def test_the_last_layers_of_other_kinds(
+    tmp_path: Path, kind: str, further: dict[str, int], last: tuple[str, ...]
+):
+    folder = str(write_text_model(tmp_path / kind, kind=kind, **further))
+    text = load_text_model(folder, option="caption.model", max_length=32, unfreeze=1)
+    weights = dict(text.build(layers=1).model.named_parameters())
+    learning = {name for name, weight in weights.items() if weight.requires_grad}
+    assert learning == {name for name in weights if name.startswith(last)} and learning
+
+
+def test_layers_that_cannot_be_told_apart(tmp_path: Path):
+    folder = str(write_text_model(tmp_path / "tiny", kind="albert"))
+    assert load_text_model(folder, option="caption.model", max_length=32)
+    with pytest.raises(UserError, match=r"caption.unfreeze=1: .*tiny \(albert\) .* leave it out"):
+        load_text_model(folder, option="caption.model", max_length=32, unfreeze=1)
+
+
+def test_more_layers_than_there_are(folder: Path):
+    with pytest.raises(UserError, match=r"caption.unfreeze=3: .*tiny has 2 layers; leave it out"):
+        load_text_model(str(folder), option="caption.model", max_length=32, unfreeze=3)
 
 
 def test_it_is_rebuilt_from_plain_values(text: TextModel):

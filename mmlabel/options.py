@@ -355,12 +355,16 @@ def nearest_option(name: str, names: Sequence[str]) -> str:
     return "; python train.py --help lists all"
 
 
-def validate(group: type[Group], values: Mapping[str, object]) -> Any:
+def validate(group: type[Group], values: Mapping[str, object], *, fitting: bool = True) -> Any:
     """An instance of `group` with these plain values.
 
-    Raises UserError with one message for what is wrong.
+    Raises UserError with one message for what is wrong; without `fitting` for values that are
+    wrong by themselves alone, and returns None where they do not go with each other.
     """
     try:
         return group.model_validate(values)
+    except UserError:
+        if fitting:
+            raise
     except ValidationError as error:
         raise UserError(message(error, group)) from None

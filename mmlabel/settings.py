@@ -283,8 +283,9 @@ def read_settings(values: Mapping[str, Any]) -> Settings:
     for group in used:
         if kept.get(group) is None:
             raise UserError(f"{group} is missing: model={kept['model']['name']} needs {group}=NAME")
-    checked: Settings = validate(Settings, kept)
-    return checked.model_copy(update=dict.fromkeys(unused))
+    validate(Settings, kept, fitting=False)
+    # What does not go together in a group that is not used is nothing to mend.
+    return validate(Settings, {key: value for key, value in kept.items() if key not in unused})
 
 
 def _sentence(name: str, values: Mapping[str, Any]) -> str:

@@ -35,6 +35,8 @@ IDLE = [
     ([], "lstm.dropout=0.2", ["lstm.layers=2"]),
     ([], "lstm.dropout=0.0", ["lstm.layers=2"]),
     (["model=caption_only"], "backbone.frozen=true", ["model=fusion"]),
+    (["model=caption_only"], "backbone.lr_scale=0.7", ["backbone.unfreeze=1"]),
+    (["model=caption_only"], "backbone.pyramid=4", ["data.image_size=256"]),
     (["model=caption_only"], "data.on_bad_image=skip", ["model=image_only"]),
     (["model=caption_only", *USYD], "data.crop=none", USYD),
     (["model=caption_only", *USYD], "data.image_size=64", ["model=caption_only"]),

@@ -179,8 +179,9 @@ class Trainer(Group):
     see that the model can learn them by heart; 0: do not."""
     fast_dev_run: StrictBool | Annotated[int, Ge(1)] = False
     """Run one batch (or so many) of everything, to see that it runs."""
-    val_check_interval: Limit | None = None
-    """Validate after so many batches or this share of an epoch; null: after each epoch."""
+    val_check_interval: Count | Annotated[float, Gt(0), Le(1)] | None = None
+    """Validate after so many batches or this share of an epoch, and at its end; null: after each
+    epoch."""
     check_val_every_n_epoch: Count | None = 1
     """Validate every so many epochs."""
     log_every_n_steps: Count = 50

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from resumed_runs import history
+from resumed_runs import CAPTIONS, history
 
 from mmlabel import training
 from mmlabel.errors import UserError
@@ -185,6 +185,24 @@ def test_validation_within_an_epoch_and_not_in_every_one(settings_of, tmp_path: 
     assert len(history(tmp_path / "some", "val/f1_micro")) == 2
     assert len(history(tmp_path / "some", "train/loss")) == 4
     assert results["best_epoch"] in (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "validated"),
+    [
+        (["trainer.val_check_interval=0.5"], 3),
+        (["trainer.val_check_interval=2", "trainer.max_steps=3"], 2),
+    ],
+)
+def test_what_is_validated_within_an_epoch_is_at_its_end(
+    options: list[str], validated: int, settings_of, tmp_path: Path
+):
+    """An interval of two of five batches: best.ckpt, of the epoch's end, is chosen by its score."""
+    options = [*CAPTIONS, *options, "data.batch_size=12", "trainer.max_epochs=1"]
+    results = run(settings_of, tmp_path, *options)
+    losses = history(tmp_path, "val/loss")
+    assert len(losses) == validated
+    assert results["scores"]["val/loss"] == pytest.approx(losses[-1], rel=1e-6) != losses[-2]
 
 
 @pytest.mark.parametrize(

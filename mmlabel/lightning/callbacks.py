@@ -388,6 +388,31 @@ class BestCheckpoint(ModelCheckpoint):
         return None
 
 
+class ValidatedAtItsEnd(Callback):
+    """Validates an epoch that has been validated within (trainer.val_check_interval) at its end.
+
+    The weights of its end are those that its checkpoint has and that are chosen by its score.
+    """
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.interval = trainer.val_check_batch
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        is_last = batch_idx + 1 == trainer.num_training_batches
+        if pl_module.validated and (is_last or trainer.global_step == trainer.max_steps):
+            trainer.val_check_batch = 1
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.val_check_batch = self.interval
+
+
 class WholeEpochs(Callback):
     """Sees that a resumed run begins with an epoch; Lightning would train on its last batches.
 

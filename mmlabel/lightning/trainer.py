@@ -30,6 +30,7 @@ from mmlabel.lightning.callbacks import (
     StepCurves,
     StopEarly,
     StopOnNaN,
+    ValidatedAtItsEnd,
     WholeEpochs,
     progress_callbacks,
 )
@@ -76,6 +77,7 @@ def build_trainer(
             note=prepared.note,
         ),
         LastCheckpoint(folder, resumed_from=resumed_from),
+        ValidatedAtItsEnd(),
         *progress_callbacks(),
         *further,
     ]

@@ -205,6 +205,15 @@ def test_what_is_validated_within_an_epoch_is_at_its_end(
     assert results["scores"]["val/loss"] == pytest.approx(losses[-1], rel=1e-6) != losses[-2]
 
 
+def test_a_shorter_last_group_of_batches_is_a_mean_too(settings_of, tmp_path: Path):
+    options = [*CAPTIONS, "optimizer=sgd", "optimizer.lr=0.5", "scheduler=none",
+               "model.head.batch_norm=false", "model.head.dropout=0"]  # fmt: skip
+    whole = run(settings_of, tmp_path / "whole", *options, "data.batch_size=60")
+    parts = ("data.batch_size=20", "trainer.accumulate_grad_batches=4")
+    found = run(settings_of, tmp_path / "parts", *options, *parts)
+    assert found["scores"]["val/loss"] == pytest.approx(whole["scores"]["val/loss"], rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("validates", "epochs"),
     [

@@ -153,7 +153,10 @@ class Classifier(pl.LightningModule):
             batch_size=self._weight(batch),
             sync_dist=self.trainer.world_size > 1,
         )
-        return loss
+        # Lightning divides by trainer.accumulate_grad_batches, also where fewer batches are left.
+        batches, every = self.trainer.num_training_batches, self.trainer.accumulate_grad_batches
+        left = int(batches) % every
+        return loss * (every / left) if batch_idx >= batches - left else loss
 
     def on_train_epoch_end(self) -> None:
         optimizer = self.optimizers()

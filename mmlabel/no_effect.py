@@ -133,6 +133,8 @@ def _training(settings: Settings) -> Found:
     if settings.distil.teacher is None:
         names = ("distil.weight", "distil.temperature", "distil.allow_seen_rows")
         yield from _all(names, "distil.teacher=null, as there is no teacher")
+    elif settings.distil.weight == 1:
+        yield "loss.smoothing", "distil.weight=1: training looks at no targets"
     if trainer.gradient_clip_val is None:
         yield "trainer.gradient_clip_algorithm", "trainer.gradient_clip_val=null: none is clipped"
     if trainer.devices == trainer.num_nodes == 1:

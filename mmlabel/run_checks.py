@@ -24,6 +24,7 @@ def check_before_reading(settings: Settings) -> None:
     check_precision(settings)
     check_schedule(settings)
     check_threshold(settings)
+    check_teaching(settings)
     check_strategy(settings.trainer.strategy)
     check_trainer(settings)
 
@@ -73,6 +74,15 @@ def check_threshold(settings: Settings) -> None:
         raise UserError(
             f"threshold={settings.answers_at} with trainer.limit_val_batches=0: it is found on"
             " validation, and nothing is validated; give a number, or leave one of the two out"
+        )
+
+
+def check_teaching(settings: Settings) -> None:
+    """See that something is learned from distil.teacher; raises UserError if not."""
+    if settings.train and settings.distil.teacher is not None and settings.distil.weight == 0:
+        raise UserError(
+            "distil.weight=0 with distil.teacher: nothing would be learned from the teacher; give"
+            " more than 0, or distil.teacher=null"
         )
 
 

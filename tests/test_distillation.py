@@ -322,6 +322,11 @@ def test_a_run_is_gone_on_with_repeated_and_evaluated(
     assert "the teacher has changed" in note
 
 
+def test_a_teacher_without_weight_is_refused_before_it_is_read(settings_of, tmp_path: Path):
+    with pytest.raises(UserError, match="distil.weight=0 with distil.teacher: nothing would be"):
+        run(settings_of, tmp_path, "distil.teacher=x.ckpt", "distil.weight=0")
+
+
 def test_models_without_a_probability_a_label_have_no_teacher(settings_of):
     for model in ("decoder", "detector"):
         with pytest.raises(UserError, match=f"distil.teacher with model={model}"):

@@ -73,6 +73,7 @@ IDLE = [
     (["threshold=0.4"], "threshold_metric=f1_micro", ["threshold=cv"]),
     ([], "distil.weight=0.5", ["distil.teacher=x"]),
     ([], "distil.allow_seen_rows=true", ["distil.teacher=[x,y]"]),
+    (["distil.teacher=x", "distil.weight=1"], "loss.smoothing=0.1", ["distil.teacher=x"]),
     ([], "trainer.gradient_clip_algorithm=value", ["trainer.gradient_clip_val=1"]),
     ([], "trainer.sync_batchnorm=true", ["trainer.devices=2"]),
     (["patience=null"], "trainer.min_epochs=2", []),

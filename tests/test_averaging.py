@@ -11,6 +11,7 @@ from mmlabel.data.prepare import PreparedData
 from mmlabel.errors import UserError
 from mmlabel.lightning import callbacks
 from mmlabel.lightning.checkpoint_file import read_file
+from mmlabel.models.backbones import Backbone
 
 LAYER = "network.head.layers.5.weight"
 HALVES = ("patience=null", "model.auxiliary_loss=0.3", "model.modality_dropout=0.4",
@@ -179,6 +180,18 @@ def test_a_resumed_run_keeps_its_average(settings_of, tmp_path: Path):
     with pytest.raises(UserError, match=r"callbacks.ema=0.9, but .* with callbacks.ema=0.6"):
         run(settings_of, tmp_path / "2", last, "callbacks.ema=0.9")
     run(settings_of, tmp_path / "3", last, "callbacks.model_summary=true")
+
+
+def test_the_network_that_is_averaged_has_no_copy_of_a_backbone_beside_it(
+    settings_of, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    copied: list[Backbone] = []
+    monkeypatch.setattr(
+        Backbone, "__deepcopy__", lambda self, _: copied.append(self) or self, raising=False
+    )
+    options = ["callbacks.ema=0.5", "trainer.max_epochs=1", f"cache_dir={tmp_path / 'cache'}"]
+    run(settings_of, tmp_path / "run", *options)
+    assert not copied
 
 
 def test_the_network_that_is_averaged_has_no_copy_of_the_rows(

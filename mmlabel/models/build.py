@@ -109,6 +109,10 @@ class BackboneSource:
         self._pyramid = chosen.pyramid
         self.info = side_by_side([info for info, _ in self._parts], pyramid=self._pyramid)
 
+    def __deepcopy__(self, memo: object) -> "BackboneSource":
+        # An average of weights is of a copy of the module that has it; what is frozen is one.
+        return self
+
     @property
     def weights(self) -> str:
         """Where they come from, in words."""

@@ -51,7 +51,8 @@ def side_by_side(
 ) -> Generator[tuple[Item, str | None]]:
     """Do `work` on each job, some at a time, and yield each with why it broke off, when it ends.
 
-    A process that dies takes its job with it and no other. Closing the iterator ends them all.
+    A process that dies takes the job that it has begun with it and no other: one that it was to
+    do next is begun by a new process. Closing the iterator ends them all.
 
     Args:
         jobs: in the order in which they are begun; they are pickled.
@@ -67,6 +68,7 @@ def side_by_side(
     waiting, threads = deque(jobs), threads_each(workers)
     processes: list[BaseProcess] = []
     busy: dict[Connection, tuple[Item, BaseProcess]] = {}
+    next_ones: set[Connection] = set()  # whose process has done a job, and not begun this one yet
 
     def hand_over(connection: Connection, process: BaseProcess) -> None:
         job = waiting.popleft()
@@ -85,16 +87,26 @@ def side_by_side(
                 hand_over(ours, process)
             for connection in wait(list(busy), timeout=1):
                 assert isinstance(connection, Connection)
-                job, process = busy.pop(connection)
+                job, process = busy[connection]
                 try:
                     error = connection.recv()
                 except (EOFError, ConnectionResetError):
+                    del busy[connection]
                     process.join()
                     connection.close()
                     _signal_group(process, signal.SIGKILL)  # what it had started
-                    yield job, _how_it_ended(process)
+                    # A new process that cannot begin its first job says so: the next could not.
+                    if connection in next_ones:
+                        waiting.appendleft(job)
+                    else:
+                        yield job, _how_it_ended(process)
                     continue
+                if error is True:  # no reason: it has begun
+                    next_ones.discard(connection)
+                    continue
+                del busy[connection]
                 if waiting:
+                    next_ones.add(connection)
                     hand_over(connection, process)
                 else:
                     connection.close()  # which the process takes for the end
@@ -155,6 +167,7 @@ def _do_jobs(connection: Connection, work: Callable[[Item], None]) -> None:
             job, log = connection.recv()
         except EOFError:
             return
+        connection.send(True)  # it has begun
         if log is not None:
             _redirect_output(log)
         reason = None

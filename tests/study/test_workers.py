@@ -113,6 +113,24 @@ def test_a_job_that_fails_says_why_and_takes_no_other_along(tmp_path: Path):
     }
 
 
+def test_a_process_that_dies_between_two_jobs_is_replaced(tmp_path: Path, monkeypatch):
+    """The next job is handed to it, and has not begun."""
+    seen = workers.wait
+
+    def wait_and_kill(connections: list, timeout: float) -> list:
+        ready = seen(connections, timeout)
+        if ready and (tmp_path / "a").exists() and not (tmp_path / "b").exists():
+            pid = int((tmp_path / "a").read_text().split()[0])
+            time.sleep(0.3)  # until it has said that the job is done, and waits for the next
+            if alive(pid):
+                os.kill(pid, signal.SIGKILL)
+            wait_for(lambda: not alive(pid))
+        return ready
+
+    monkeypatch.setattr(workers, "wait", wait_and_kill)
+    assert run(tmp_path, ["a", "b", "c"], count=1) == dict.fromkeys("abc")
+
+
 def test_a_job_hears_also_a_signal_whose_exception_is_lost(tmp_path: Path, capfd):
     reasons = run(tmp_path, ["lost", "a"], count=1)
     assert reasons == {"lost": "its process ended with exit code 143", "a": None}

@@ -6,7 +6,8 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
@@ -111,22 +112,45 @@ def export(options: argparse.Namespace) -> None:
         try:
             temporary.mkdir()
             said = _write(predictor, options, temporary, rows)
-            out.mkdir(exist_ok=True)
-            (out / "model.json").unlink(missing_ok=True)  # without it there is no model
-            files = [path for path in temporary.iterdir() if path.is_file()]
-            for name in GRAPHS - {path.name for path in files}:
-                (out / name).unlink(missing_ok=True)  # of an earlier export in another format
-            for path in sorted(files, key=lambda path: path.name == "model.json"):
-                os.replace(path, out / path.name)
+            megabytes = _move(temporary, out)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
         raise UserError(f"--out {out} cannot be written: {error.strerror}") from None
-    size = sum(path.stat().st_size for path in out.iterdir()) / 1e6
     for line in said:
         print(printable(line))
     command, _ = USE[predictor.settings.inputs]
-    print(f"{out}: {size:.1f} MB; python {shlex.quote(str(out / 'run.py'))} {command}")
+    print(f"{out}: {megabytes:.1f} MB; python {shlex.quote(str(out / 'run.py'))} {command}")
+
+
+def _move(made: Path, out: Path) -> float:
+    """Put the files of a whole export in the place of an earlier one's; returns their megabytes.
+
+    Of two calls that come to this at once, the second one's are there in the end, and no other.
+    """
+    out.mkdir(exist_ok=True)
+    with _turn(out):
+        (out / "model.json").unlink(missing_ok=True)  # without it there is no model
+        files = [path for path in made.iterdir() if path.is_file()]
+        for name in GRAPHS - {path.name for path in files}:
+            (out / name).unlink(missing_ok=True)  # of an earlier export in another format
+        for path in sorted(files, key=lambda path: path.name == "model.json"):
+            os.replace(path, out / path.name)
+        return sum(path.stat().st_size for path in out.iterdir()) / 1e6
+
+
+@contextmanager
+def _turn(folder: Path) -> Iterator[None]:
+    """Wait until no other process is in here; the lock is the folder's own, and leaves no file."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(ImportError, OSError):  # a system, or a file system, without such locks
+            import fcntl
+
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _real_rows(predictor: "Predictor", options: argparse.Namespace) -> "Annotations | None":

@@ -295,7 +295,7 @@ class CaptionedPictures(pl.LightningDataModule):
             # Nodes with a cache each have only their own shares after the first pass.
             shares = [(trainer.global_rank, trainer.world_size)]
             shares += [(trainer.local_rank, trainer.num_devices)] * (trainer.num_nodes > 1)
-        rows = self._rows(store, pictures)
+        rows, features = self._read(store, pictures)
         for rank, processes in shares:
             if not self._agree(len(self._missing(rows)) > 0, every=False):
                 break
@@ -306,27 +306,28 @@ class CaptionedPictures(pl.LightningDataModule):
                 problem = error
             # One process that goes on alone would leave the others waiting for it for ever.
             agreed = self._agree(problem is None, every=True)
-            rows = self._rows(store, pictures)
+            rows, features = self._read(store, pictures)
             if not agreed:
                 if problem is None:  # the first process speaks for all, and a picture may be it
                     self._unreadable(self._missing(rows))
                 raise problem or StoreUnavailable("another process could not store its features")
-        self.features = torch.from_numpy(store.array())
+        self.features = torch.from_numpy(features)
         self.features_key = key
         self._feature_rows = rows
         self._leave_out(self._without_features(rows))
         self._keep_on_gpu(device)
 
-    def _rows(self, store: FeatureStore, pictures: list[Path]) -> np.ndarray:
-        """`store.rows`; what one process cannot read is unavailable to all of them."""
-        rows, problem = np.empty((0, 2), np.int64), None
+    def _read(self, store: FeatureStore, pictures: list[Path]) -> tuple[np.ndarray, np.ndarray]:
+        """`store.rows` and `.array`; what one process cannot read is unavailable to all of them."""
+        rows, features, problem = np.empty((0, 2), np.int64), np.empty(0), None
         try:
             rows = store.rows(pictures)
+            features = store.array()
         except StoreUnavailable as error:
             problem = error
         if not self._agree(problem is None, every=True):
             raise problem or StoreUnavailable("another process could not read its features")
-        return rows
+        return rows, features
 
     def _missing(self, rows: np.ndarray) -> np.ndarray:
         """The rows of which the store lacks a view that the run needs.

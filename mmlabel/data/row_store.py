@@ -76,6 +76,7 @@ class RowStore:
         self._entries = folder / "entries.bin"
         self._row_bytes = width * self.dtype.itemsize
         self._whole = np.zeros(0, bool)  # of each row, whether its checksum was seen to match
+        self._found = 0  # so many rows have to be there, of those that `rows` has given
 
     @classmethod
     def open(cls, cache_dir: Path, *, key: dict[str, object], width: int, dtype: str) -> "RowStore":
@@ -107,17 +108,19 @@ class RowStore:
         # Of an entry's rows the last one counts: it was added because those before are damaged.
         table = {entry: row for row, entry in enumerate(_entries(known))}
         rows = np.array([table.get(entry, -1) for entry in entries], np.int64)
+        array = np.asarray(self._map())
+        rows[rows >= len(array)] = -1  # the store was removed meanwhile, see `remove_store`
         checksums = np.frombuffer(kept[: len(kept) // CHECKSUM_BYTES * CHECKSUM_BYTES], "<u4")
         self._whole = np.append(self._whole, np.zeros(max(0, count - len(self._whole)), bool))
         # Rows at the end without a checksum are of a version that wrote none.
         summed = np.flatnonzero((rows >= 0) & (rows < len(checksums)))
         unsure = summed[~self._whole[rows[summed]]]
         chosen = rows[unsure]
-        array = np.asarray(self.array())
         found = _checksums((entries[n] for n in unsure.tolist()), array, chosen.tolist())
         damaged = found != checksums[chosen]
         self._whole[chosen[~damaged]] = True
         rows[unsure[damaged]] = -1
+        self._found = int(rows.max(initial=-1)) + 1
         return rows
 
     def array(self) -> np.ndarray:
@@ -126,11 +129,22 @@ class RowStore:
         Take it after `rows`: rows are only ever added, so these stay valid. It maps the file anew
         at each call, so keep it. The map is copy-on-write: torch takes it without a complaint about
         read-only memory, and nothing written to it can reach the file.
+
+        Raises `StoreUnavailable`, also where the store was removed since `rows` was called.
         """
-        shape = (self._count(), self.width)
-        if 0 in shape:
-            return np.empty(shape, self.dtype)
-        return np.memmap(self._features, self.dtype, mode="c", shape=shape)
+        array = self._map()
+        if len(array) < self._found:
+            raise StoreUnavailable(f"the feature store in {self.folder} was removed meanwhile")
+        return array
+
+    def _map(self) -> np.ndarray:
+        try:
+            shape = (self._count(), self.width)
+            if 0 in shape:
+                return np.empty(shape, self.dtype)
+            return np.memmap(self._features, self.dtype, mode="c", shape=shape)
+        except (OSError, ValueError) as error:  # removed, or cut off, between the two
+            raise unavailable(self.folder, error) from error
 
     def entries(self) -> list[bytes]:
         """Of every row so far its entry, in their order. Raises `StoreUnavailable`."""
@@ -154,7 +168,7 @@ class RowStore:
             except OSError as error:
                 raise unavailable(self.folder, error) from error
             rows = range(start, start + known)
-            array = np.asarray(self.array())
+            array = np.asarray(self._map())
             matching[:known] = _checksums(entries[start : start + known], array, rows) == sums
         return matching, stop - start - known
 
@@ -190,7 +204,7 @@ class RowStore:
                 first = min(_size(self._checksums) // CHECKSUM_BYTES, count)
                 older = range(first, count)
                 known = self._entries.read_bytes() if older else b""
-                stored = np.asarray(self.array())
+                stored = np.asarray(self._map())
                 checksums = [
                     _checksums(list(_entries(known))[first:count], stored, older),
                     _checksums(entries, block, range(len(block))),

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmlabel.data import store_parts
-from mmlabel.data.row_store import RowStore, open_store, remove_store, stores
+from mmlabel.data import row_store, store_parts
+from mmlabel.data.row_store import RowStore, StoreUnavailable, open_store, remove_store, stores
 from mmlabel.data.store_parts import check, export, merge
 from mmlabel.errors import UserError
 
@@ -131,6 +131,22 @@ def test_what_a_prune_that_was_cut_short_leaves(tmp_path: Path, monkeypatch):
         [found] = stores(tmp_path)
         assert found.folder == folder and found.rows == (3 if number == 1 else 0)
         assert remove_store(folder) and not folder.exists()
+
+
+def test_a_store_that_is_pruned_while_it_is_read(tmp_path: Path, monkeypatch):
+    """A run that finds its rows holds no lock: it has to notice, wherever it is."""
+    store, entries = filled(tmp_path, range(3)), [entry(n) for n in range(3)]
+    assert store.rows(entries).tolist() == [0, 1, 2] and remove_store(store.folder)
+    with pytest.raises(StoreUnavailable, match="was removed meanwhile"):
+        store.array()
+    store, read = filled(tmp_path, range(3)), row_store._entries
+
+    def pruned(known: bytes):
+        remove_store(store.folder)
+        return read(known)
+
+    monkeypatch.setattr(row_store, "_entries", pruned)
+    assert store.rows(entries).tolist() == [-1, -1, -1] and store.array().shape == (0, 3)
 
 
 def test_a_merge_that_is_cut_short_goes_on(tmp_path: Path, monkeypatch):

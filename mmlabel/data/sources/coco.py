@@ -82,9 +82,16 @@ def read_coco(
     notes = [f"{instances_file.name}: {with_label:,} of {len(names):,} pictures have a label"]
     given: list[list[str]] = [[] for _ in image_ids]
     captions_file = _captions_file(root, instances_file, captions, required=require_captions)
+    if captions_file is not None:
+        try:
+            given = _captions(captions_file, image_ids)
+        except UserError as problem:
+            if require_captions:
+                raise
+            notes.append(f"no captions are read: {problem}")
+            captions_file = None
     name = captions_file.name if captions_file else ""
     if captions_file is not None:
-        given = _captions(captions_file, image_ids)
         with_captions = sum(bool(given[row]) for row in kept)
         notes.append(f"{name}: captions for {with_captions:,} of these {len(ids):,}")
         if require_captions and not with_captions:

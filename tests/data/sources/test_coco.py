@@ -218,6 +218,19 @@ def test_a_file_elsewhere_has_its_captions_beside_it(tmp_path, monkeypatch):
     assert read.captions == read_coco(tmp_path).captions
 
 
+@pytest.mark.parametrize("content", ["{", "[]", '{"annotations": [{"image_id": 5}]}', "\udce9"])
+def test_captions_that_nobody_looks_at_may_be_damaged(content: str, tmp_path):
+    coco(tmp_path, LABELS)
+    file = tmp_path / "annotations" / "captions_val2017.json"
+    file.write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(UserError, match="captions_val2017.json"):
+        read_coco(tmp_path)
+    read = read_coco(tmp_path, require_captions=False)
+    assert read.captions == ["", "", ""] and read.ids == [*read.first_rows]
+    [note] = [note for note in read.notes if "captions" in note]
+    assert note.startswith(f"no captions are read: {file}")
+
+
 def test_mistakes_in_coco_files(tmp_path):
     coco(tmp_path, {5: [20], 6: []})
     with pytest.raises(UserError, match="report's 18 labels; data.categories=all takes"):

@@ -96,7 +96,7 @@ def read_csv(
     Raises:
         UserError: a missing file, column or picture; text that is no valid CSV; a label out of
             range, not among the names or no plausible name; an image id that is there twice, or
-            with other labels; no rows.
+            with other labels; captions that are the labels; no rows.
     """
     file = Path(file)
     refuse_json(file)
@@ -114,6 +114,10 @@ def read_csv(
         },
         label_columns or [],
     )
+    if require_captions:
+        _check_caption(
+            table, caption_column, [label_column] if label_columns is None else label_columns
+        )
     ids, notes = _ids(table, picture_column, require_pictures)
     check_ids(file, ids, repeated=True)
     captions = _captions(table, caption_column, require_captions)
@@ -208,6 +212,15 @@ def _check_columns(
     missing |= {pattern: _LABELS for pattern in patterns if not _matching(table, pattern)}
     if missing:
         raise missing_columns(table.file, table.header, missing)
+
+
+def _check_caption(table: _Table, caption: str | None, labels: Sequence[str | None]) -> None:
+    """Refuse captions that are the labels: a model would read the answer."""
+    if any(caption in _matching(table, column) for column in labels if column and caption):
+        raise UserError(
+            f"{table.file}: the column {caption} is given for captions and for labels, which they"
+            " would tell: give another for one of the two, or take model=image_only"
+        )
 
 
 def _ids(table: _Table, column: str | None, required: bool) -> tuple[list[str], list[str]]:

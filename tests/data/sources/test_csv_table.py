@@ -728,6 +728,23 @@ def test_a_model_that_does_not_look_needs_no_captions_and_no_pictures(tmp_path):
         assert "rows are named by number" in annotations.notes[0]
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"caption_column": "tags"},
+        {"caption_column": "dog", "label_columns": ["cat", "dog"]},
+        {"caption_column": "dog", "label_columns": ["d*"], "label_column": None},
+    ],
+)
+def test_captions_that_are_the_labels_are_refused(options: dict, tmp_path):
+    """They would be learned by heart, on an option that is a slip."""
+    text = "path,tags,text,cat,dog\n1.png,a b,x,1,0\n2.png,b,y,0,1\n"
+    with pytest.raises(UserError, match="the column (tags|dog) is given for captions and for lab"):
+        any_csv(tmp_path, text, **options)
+    assert any_csv(tmp_path, text, require_captions=False, **options).ids == ["1.png", "2.png"]
+    assert any_csv(tmp_path, text, label_columns=["cat"]).captions == ["x", "y"]
+
+
 def test_empty_captions_are_counted(tmp_path):
     annotations = any_csv(tmp_path, COLUMNS + "1.png,cat,\n2.png,cat,nan\n3.png,cat,a\n")
     assert [note.partition(": ")[2] for note in annotations.notes] == [

@@ -31,7 +31,12 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from mmlabel import trainer_options
-from mmlabel.config_files import check_hidden, leave_out_of_other_kinds, repository
+from mmlabel.config_files import (
+    check_hidden,
+    leave_out_of_other_kinds,
+    refuse_hidden,
+    repository,
+)
 from mmlabel.errors import (
     UserError,
     mistyped,
@@ -119,6 +124,7 @@ def _answered_run(
             chosen, others = parser.parse_known_args(sys.argv[1:])
             refuse_flags(others, flags=flags)
             _check_flags(chosen)
+            _check_shown(chosen)
         _check_groups(sys.argv[1:])
         main()
     except Interrupted as stop:
@@ -157,6 +163,15 @@ def _check_flags(chosen: Namespace) -> None:
         raise UserError(f"{' and '.join(given)}: give one of them")
     if chosen.resolve and not chosen.cfg:
         raise UserError("--resolve is for --cfg job, which prints the configuration: give both")
+
+
+def _check_shown(chosen: Namespace) -> None:
+    """Refuse, where Hydra shows a configuration itself, the files that a run refuses as hidden."""
+    if (chosen.cfg or chosen.info) and not chosen.config_path:
+        given = [place for place in [chosen.config_dir] if place]
+        given += map(str, _searchpath(chosen.overrides))
+        folders = [Path(place.removeprefix("file://")) for place in given if "pkg://" not in place]
+        refuse_hidden([CONF, *map(Path.absolute, folders)])
 
 
 def _check_groups(arguments: Sequence[str]) -> None:

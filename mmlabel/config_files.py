@@ -100,14 +100,18 @@ def _check_keys(path: str, values: Mapping[Any, Any]) -> None:
 def check_hidden(files: CachingConfigRepository | None) -> None:
     """Refuse files of one's own that are never read, as the project has others of their names."""
     sources = [] if files is None else files.get_sources()
-    places = list(dict.fromkeys(Path(one.path) for one in sources if one.scheme() == "file"))
-    if len(places) < 2:
+    refuse_hidden(Path(one.path) for one in sources if one.scheme() == "file")
+
+
+def refuse_hidden(places: Iterable[Path]) -> None:
+    """Refuse files of these folders, the project's own first, that it has of the same names."""
+    own, *others = dict.fromkeys(places) or [Path()]  # of several that have a file the first counts
+    if not others:
         return
-    own = places[0]  # of several that have a file the first counts
     hidden = [
         str(place / name)
         for name in sorted(file.relative_to(own) for file in own.rglob("*.yaml"))
-        for place in places[1:]
+        for place in others
         if (place / name).is_file() and (place / name).read_bytes() != (own / name).read_bytes()
     ]
     if hidden:

@@ -155,6 +155,18 @@ def test_a_file_with_a_name_of_the_projects_is_refused(tmp_path: Path):
     assert command_settings(given).seed == 1
 
 
+def test_a_hidden_file_is_refused_where_options_are_printed_alone(train_py, tmp_path: Path):
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    file = tmp_path / "mine" / "experiment" / "demo.yaml"
+    file.write_text("# @package _global_\nseed: 7\n")
+    for given in (["--config-dir=mine"], ["hydra.searchpath=[mine]"]):
+        said, code = train_py("--cfg=job", *given, "experiment=demo")
+        assert code == 1 and f"{file}: never read" in said and len(said.splitlines()) == 1
+    file.rename(file.with_name("own.yaml"))
+    said, code = train_py("--cfg=job", "--config-dir=mine", "experiment=own")
+    assert code == 0 and "seed: 7\n" in said
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

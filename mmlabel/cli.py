@@ -53,6 +53,7 @@ from mmlabel.processes import (
     is_first_process,
     started,
 )
+from mmlabel.progress import say
 from mmlabel.ray_jobs import hear_signals
 from mmlabel.repeating import with_record
 from mmlabel.settings import (
@@ -126,6 +127,8 @@ def _answered_run(
             _check_flags(chosen)
             _check_shown(chosen)
         _check_groups(sys.argv[1:])
+        if is_first_process():
+            tell_repeated(sys.argv[1:])
         main()
     except Interrupted as stop:
         answer(stop)
@@ -252,6 +255,17 @@ def _no_flag(text: str, own: Sequence[str], flags: Sequence[str]) -> str:
     return mistyped(text, flags) or (
         f"{text}: options are given without dashes, as OPTION=VALUE, and {unknown(name, Settings)}"
     )
+
+
+def tell_repeated(arguments: Iterable[str]) -> None:
+    """Say which options are given several values, of which Hydra takes the last without a word."""
+    given: dict[str, list[str]] = {}
+    for text in arguments:
+        if "=" in text and not text.startswith(("-", "~")):
+            given.setdefault(override_key(text), []).append(text.lstrip("+"))
+    for *others, last in given.values():
+        if before := [text for text in dict.fromkeys(others) if text != last]:
+            say(printable(f"{' '.join(before)}: {last} comes after and is what counts"))
 
 
 _IMPATIENCE = 10.0  # seconds until another signal counts as a new one
@@ -521,6 +535,7 @@ def command_settings(overrides: Sequence[str]) -> Settings:
                 f"{text}: a checkpoint's options are not looked at here: give those of its run, or"
                 " repeat=FOLDER of the run"
             )
+    tell_repeated(overrides)
     try:
         return load_settings(overrides)
     except (HydraException, OmegaConfBaseException) as error:

@@ -31,6 +31,18 @@ def run(*options: str, cwd: Path, code: int = 0) -> str:
     return output
 
 
+def test_an_option_that_is_given_twice_is_told(train_py):
+    given = ["seed=1", "lstm.layers=2", "lstm.layers=2", "loss=focal", "seed=2", "loss=bce"]
+    given += ["seed=3", "+trainer.min_steps=1", "trainer.min_steps=2"]
+    said, code = train_py("--cfg=job", *given)
+    assert code == 0 and "\nseed: 3\n" in said
+    assert [line for line in said.splitlines() if "comes after" in line] == [
+        "seed=1 seed=2: seed=3 comes after and is what counts",
+        "loss=focal: loss=bce comes after and is what counts",
+        "trainer.min_steps=1: trainer.min_steps=2 comes after and is what counts",
+    ]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -86,9 +86,9 @@ class PreparedData:
             return
         names = dict.fromkeys(self.annotations.ids[row] for row in rows)
         self.note(f"{count(len(rows), 'row')} left out, {why}: {listed(list(names))}")
-        self.rows = {split: np.setdiff1d(own, rows) for split, own in self.rows.items()}
+        before, self.rows = self.rows, {s: np.setdiff1d(own, rows) for s, own in self.rows.items()}
         for split, own in self.rows.items():
-            if len(own) == 0:
+            if len(own) == 0 < len(before[split]):  # of data.splits=test there are no others
                 raise UserError(f"no row is left in the {split} split: {len(rows)} left out, {why}")
 
 

@@ -27,7 +27,7 @@ from mmlabel.data.prepare import (
     with_tokens,
     without_captions,
 )
-from mmlabel.data.splits import note_of_left_out
+from mmlabel.data.splits import SPLITS, note_of_left_out
 from mmlabel.data.subwords import Subwords
 from mmlabel.data.transforms import shape_of
 from mmlabel.distillation import (
@@ -210,7 +210,15 @@ def batches_for(
         detector=detector,
         states=states,
         first_epoch=first_epoch,
+        splits=looked_at(settings),
     )
+
+
+def looked_at(settings: Settings) -> list[str]:
+    """The splits that a run trains on or scores."""
+    trains = settings.train or settings.trainer.overfit_batches  # which validates on training rows
+    asked = {"train": trains, "val": True, "test": settings.test}
+    return [split for split in SPLITS if asked[split]]
 
 
 def where_from(

@@ -19,6 +19,7 @@ from mmlabel.checkpoint import load_classifier
 from mmlabel.cli import CONF, load_settings
 from mmlabel.criterion import positive_weights
 from mmlabel.data.datamodule import CaptionedPictures
+from mmlabel.data.row_store import stores
 from mmlabel.errors import UserError
 from mmlabel.evidence import resampled_scores
 from mmlabel.lightning.classifier import Evaluated
@@ -430,6 +431,29 @@ def test_positives_are_weighed_by_the_rows_that_are_left(settings_of, made: Path
         weights = state["criterion.pos_weight"].numpy()
         np.testing.assert_allclose(weights, positive_weights(left, max_weight=20.0), rtol=1e-6)
     assert weights[3] == min(20, len(left) - 1)
+
+
+def test_features_are_computed_of_what_is_asked_for_alone(settings_of, made: Path, tmp_path: Path):
+    options = ["data=csv", f"data.file={made}/rows.csv", "model=image_only", "trainer.max_epochs=1"]
+    cache = tmp_path / "cache"
+    trained = train(settings_of(*options, f"cache_dir={cache}", "test=false"), tmp_path / "run")
+    [store] = stores(cache)
+    assert store.rows == 2 * trained["rows"]["train"] + trained["rows"]["val"]
+    shutil.rmtree(cache)
+    evaluated = ["train=false", f"ckpt_path={tmp_path}/run/best.ckpt", f"cache_dir={cache}"]
+    again = train(settings_of(*evaluated), tmp_path / "evaluated")
+    [store] = stores(cache)
+    assert store.rows == again["rows"]["val"] + again["rows"]["test"]
+    assert again["scores"]["val/loss"] == pytest.approx(trained["scores"]["val/loss"], abs=1e-5)
+    # Of a table that is all for the test the other splits have no row, and need none.
+    shutil.copytree(made / "data", tmp_path / "other")
+    (tmp_path / "other" / "3.jpg").write_bytes(b"no picture")
+    new = tmp_path / "rows.csv"
+    new.write_text((made / "rows.csv").read_text().replace("data/", "other/"))
+    given = [*evaluated, "data=csv", f"data.file={new}", "data.splits=test"]
+    given += ["data.allow_other_rows=true", "data.on_bad_image=skip"]
+    other = train(settings_of(*given), tmp_path / "other-rows", overrides=given)
+    assert (other["rows"]["val"], other["rows"]["test"]) == (0, 71)
 
 
 def test_pictures_in_two_splits_are_said(settings_of, made: Path, tmp_path: Path):

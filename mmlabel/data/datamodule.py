@@ -99,6 +99,7 @@ class CaptionedPictures(pl.LightningDataModule):
         states: of the frozen text transformer, which stand in for captions, or None.
         augment: random changes of training pictures, which are then looked at live.
         first_epoch: that is trained; not 0 in a run that is gone on with.
+        splits: whose pictures are looked at; of no other are features computed.
 
     Attributes:
         detector_seconds: what detection took, now or when its scores were stored.
@@ -129,6 +130,7 @@ class CaptionedPictures(pl.LightningDataModule):
         states: StoredStates | None = None,
         augment: Sequence[Change] = (),
         first_epoch: int = 0,
+        splits: Sequence[str] = SPLITS,
     ) -> None:
         super().__init__()
         self.prepared = prepared
@@ -148,6 +150,7 @@ class CaptionedPictures(pl.LightningDataModule):
         self.check_rows: Callable[[Mapping[str, np.ndarray]], None] = lambda _: None
         self.augment = augment
         self.first_epoch = first_epoch
+        self.splits = splits
         self.detector_seconds = 0.0
         self.detected = 0
         self.setup_seconds = 0.0
@@ -209,7 +212,7 @@ class CaptionedPictures(pl.LightningDataModule):
         return bad
 
     def _wanted(self) -> np.ndarray:
-        return np.sort(np.concatenate([self.prepared.rows[split] for split in SPLITS]))
+        return np.sort(np.concatenate([self.prepared.rows[split] for split in self.splits]))
 
     def _detect(self, detector: PictureScorer) -> None:
         wanted, annotations = self._wanted(), self.prepared.annotations

@@ -17,7 +17,7 @@ from mmlabel.criterion import MeanOverKnown
 from mmlabel.data.annotations import Annotations
 from mmlabel.data.caption_states import StoredStates
 from mmlabel.data.datamodule import CaptionedPictures, StoredFeatures
-from mmlabel.data.digests import data_digests
+from mmlabel.data.digests import data_digests, unreadable_pictures
 from mmlabel.data.labels import label_summary, labels_without_rows
 from mmlabel.data.options import CsvTable
 from mmlabel.data.prepare import (
@@ -434,12 +434,31 @@ def read_captions(
     return with_captions(
         annotations,
         rows,
+        training=_training_rows(settings, annotations, rows),
         **captions.model_dump(exclude={"group_by_length"}),
         embedding=embedding.model_dump(exclude={"frozen", "dropout"}),
         seed=settings.seed,
         cache_dir=cache_folder(settings.cache_dir),
         on_missing=settings.data.on_missing,
     )
+
+
+def _training_rows(
+    settings: Settings, annotations: Annotations, rows: Mapping[str, np.ndarray]
+) -> np.ndarray:
+    """Those of the training split that will be trained on: without what cannot be read, if that is
+    skipped. The network is built before the batches meet it."""
+    training = rows["train"]
+    if settings.data.on_bad_image == "error" or "image" not in settings.inputs:
+        return training
+    # Of all that is looked at, so that it is remembered for where pictures are live.
+    wanted = np.sort(np.concatenate([rows[split] for split in looked_at(settings)]))
+    bad = unreadable_pictures(
+        [annotations.pictures[row] for row in wanted],
+        size=settings.data.view,
+        cache_dir=cache_folder(settings.cache_dir),
+    )
+    return np.setdiff1d(training, wanted[list(bad)])
 
 
 def check_labels(resumed: Checkpoint, annotations: Annotations, settings: Settings) -> None:

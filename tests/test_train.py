@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import cache
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from mmlabel.errors import UserError
 from mmlabel.evidence import resampled_scores
 from mmlabel.lightning.classifier import Evaluated
 from mmlabel.models.build import FrozenFeatures
+from mmlabel.models.decoder import label_rank
 from mmlabel.training import train
 
 
@@ -409,6 +411,34 @@ def test_a_picture_that_is_none(scenes: Path, quick: list[str], tmp_path: Path, 
         results = train(settings, tmp_path / f"skip-{mode}")
         assert broken.name in results["notes"][0]
         assert len(shared) == 2 and shared[1] == shared[0] - 1 == sum(results["rows"].values())
+
+
+def test_what_training_rows_decide_follows_from_those_that_are_left(
+    settings_of, made: Path, tmp_path: Path
+):
+    """The words of the captions, and the order in which model=decoder names labels."""
+    data = tmp_path / "data"
+    shutil.copytree(made, data)
+    options = ["data=csv", f"data.file={data}/rows.csv", "data.on_bad_image=skip"]
+    options += ["model=decoder", "decoder.order=frequent_first", "decoder.caption=true"]
+    settings = settings_of(*options, "trainer.max_epochs=1")
+    rows = settings.data.read(cache_dir=tmp_path, require_pictures=True, require_captions=True)
+    training = settings.data.divide(rows, cache_dir=tmp_path)["train"]
+    gone = training[rows.targets[training, 1] == 1][1:]
+    table = (data / "rows.csv").read_text().splitlines()
+    for row in gone:
+        rows.pictures[row].write_bytes(b"no picture")
+        table[row + 1] += " zeppelin"
+    (data / "rows.csv").write_text("\n".join(table))
+    train(settings, tmp_path / "run")
+    classifier, checkpoint = load_classifier(tmp_path / "run" / "best.ckpt")
+    assert "zeppelin" not in checkpoint.vocabulary.words and "street" in checkpoint.vocabulary.words
+    counts = rows.targets[np.setdiff1d(training, gone)].sum(axis=0)
+    every, order = rows.targets[training].sum(axis=0), "frequent_first"
+    ranks = [label_rank(order, len(each), each).tolist() for each in (counts, every)]
+    network: Any = classifier.network
+    assert network.rank.tolist() == ranks[0] != ranks[1]
+    assert checkpoint.rows is not None and len(checkpoint.rows["train"].ids) == len(training)
 
 
 def test_positives_are_weighed_by_the_rows_that_are_left(settings_of, made: Path, tmp_path: Path):

@@ -144,6 +144,7 @@ def with_captions(
     annotations: Annotations,
     rows: dict[str, np.ndarray],
     *,
+    training: np.ndarray,
     lemmas: Literal["wordnet", "none"],
     min_count: int,
     unknown_words: Literal["one", "similar"],
@@ -153,9 +154,10 @@ def with_captions(
     cache_dir: Path,
     on_missing: Literal["error", "continue"],
 ) -> PreparedData:
-    """Captions tokenised, numbered by the words of the training split, and their vectors.
+    """Captions tokenised, numbered by the words of the training rows, and their vectors.
 
     Args:
+        training: the rows that are trained on.
         lemmas, min_count, max_length: see `mmlabel.data.captions`.
         unknown_words: "one" number for all that training has not met, or that of a "similar" word.
         embedding: arguments of `load_embeddings`.
@@ -169,21 +171,21 @@ def with_captions(
         annotations.captions, lemmas=lemmas, cache_dir=cache_dir, on_missing=on_missing
     )
     similar = unknown_words == "similar"
-    vocabulary = Vocabulary.build(tokenised, rows["train"], min_count=min_count, similar=similar)
+    vocabulary = Vocabulary.build(tokenised, training, min_count=min_count, similar=similar)
     captions = encode(tokenised, vocabulary, max_length=max_length)
     prepared = _with(captions, annotations, rows, vocabulary)
-    training = tokenised.word_lists(rows["train"]) if embedding["kind"] == "word2vec" else None
+    trained_on = tokenised.word_lists(training) if embedding["kind"] == "word2vec" else None
     prepared.embeddings = load_embeddings(
         vocabulary,
         **embedding,
-        training_captions=training,
+        training_captions=trained_on,
         seed=seed,
         cache_dir=cache_dir,
         on_missing=on_missing,
     )
     prepared.note(prepared.embeddings.note)
     if prepared.embeddings.pretrained:
-        training_words = captions.take(rows["train"]).ids
+        training_words = captions.take(training).ids
         prepared.coverage = prepared.embeddings.coverage(training_words)
         prepared.note(check_coverage(prepared.embeddings, training_words, on_missing=on_missing))
     return prepared

@@ -124,7 +124,10 @@ class Classifier(pl.LightningModule):
             self.backbone = None
         # The data may have left rows out since network and loss were made of them.
         if stage == "fit":
-            self.criterion.weigh(data.prepared.training_targets, data.prepared.training_known)
+            targets = data.prepared.training_targets
+            self.criterion.weigh(targets, data.prepared.training_known)
+            if hasattr(self.network, "count_labels"):
+                self.network.count_labels(targets.sum(axis=0))  # type: ignore[operator]
         if getattr(self.network, "given_order", None) is not None:
             order = torch.from_numpy(data.prepared.training_label_order)
             self.network.given_order = order.to(self.device)

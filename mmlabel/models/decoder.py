@@ -85,12 +85,13 @@ class LabelDecoder(nn.Module):
         self.encoders = nn.ModuleDict(encoders)
         self.num_labels = num_labels
         self.start, self.end, self.padding = num_labels, num_labels + 1, num_labels + 2
-        self.order = order
+        self.order: Order = order
         self.counted = label_frequency is not None
         self.beam_width = beam_width
         self.length_penalty = length_penalty
         self.max_labels = num_labels if max_labels is None else min(max_labels, num_labels)
-        self.register_buffer("rank", label_rank(order, num_labels, label_frequency))
+        self.register_buffer("rank", torch.arange(num_labels))
+        self.count_labels(label_frequency)
         self.register_buffer("given_order", given_order, persistent=False)
 
         features = fused_features(encoders)
@@ -110,6 +111,10 @@ class LabelDecoder(nn.Module):
             dropout=dropout if layers > 1 else 0.0,
         )
         self.output = nn.Sequential(nn.Dropout(dropout), nn.Linear(hidden, num_labels + 1))
+
+    def count_labels(self, frequency: Sequence[float] | np.ndarray | None) -> None:
+        """Order the labels by how often each occurs in training, where that is their order."""
+        self.rank.copy_(label_rank(self.order, self.num_labels, frequency))
 
     def forward(self, batch: Batch) -> Tensor:
         """The answer and its probabilities, as logits (B, num_labels) without a gradient.

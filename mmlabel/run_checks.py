@@ -22,6 +22,7 @@ def check_before_reading(settings: Settings) -> None:
     Raises UserError if not.
     """
     check_precision(settings)
+    check_training(settings)
     check_schedule(settings)
     check_threshold(settings)
     check_teaching(settings)
@@ -50,6 +51,20 @@ def check_precision(settings: Settings) -> None:
         raise UserError(
             f"trainer.precision={precision}: an optimizer's steps are too small for weights in half"
             f" precision, which become NaN; {instead}"
+        )
+
+
+def check_training(settings: Settings) -> None:
+    """See that there will be a step of training; raises UserError if not."""
+    trainer = settings.trainer
+    if not settings.train or settings.optimizer is None or trainer.fast_dev_run:
+        return
+    batches = trainer.overfit_batches or trainer.limit_train_batches
+    limits = {"max_steps": trainer.max_steps, "limit_train_batches": batches}
+    for name in (name for name, limit in limits.items() if limit == 0):
+        raise UserError(
+            f"trainer.{name}=0: nothing would be trained, and random weights scored; leave it out,"
+            " or evaluate a checkpoint with train=false ckpt_path=FILE"
         )
 
 

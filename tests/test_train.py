@@ -45,6 +45,12 @@ def predictions_of(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     return values[:, :labels].astype(int), values[:, labels:]
 
 
+def test_captions_of_which_no_word_is_frequent_enough_are_refused(settings_of, tmp_path: Path):
+    options = ["model=caption_only", "captions.min_count=999"]
+    with pytest.raises(UserError, match="captions.min_count=999: no word of the 60 rows"):
+        train(settings_of(*options), tmp_path)
+
+
 def test_a_run_leaves_its_files(finished: Path):
     names = {path.name for path in finished.iterdir()}
     assert {

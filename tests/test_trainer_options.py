@@ -115,6 +115,13 @@ def test_what_was_not_looked_at_has_no_scores_and_no_file(settings_of, tmp_path:
     assert not (tmp_path / "auto").exists(), "it was trained first"
 
 
+@pytest.mark.parametrize("option", ["trainer.limit_train_batches=0", "trainer.max_steps=0"])
+def test_a_run_that_would_train_nothing_is_refused(option: str, settings_of, tmp_path: Path):
+    with pytest.raises(UserError, match=f"{option}: nothing would be trained"):
+        run(settings_of, tmp_path, option)
+    assert not list(tmp_path.iterdir())
+
+
 def test_overfitting_sees_the_same_rows_in_every_epoch(settings_of, tmp_path: Path, monkeypatch):
     seen: list[tuple[int, list[int]]] = []
     step = Classifier.training_step

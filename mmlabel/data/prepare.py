@@ -165,13 +165,18 @@ def with_captions(
         cache_dir: where all of it is kept between runs.
         on_missing: what to do without WordNet or vectors, "error" or "continue".
 
-    Raises UserError for what cannot be had.
+    Raises UserError for what cannot be had, and where no word is left.
     """
     tokenised = tokenise(
         annotations.captions, lemmas=lemmas, cache_dir=cache_dir, on_missing=on_missing
     )
     similar = unknown_words == "similar"
     vocabulary = Vocabulary.build(tokenised, training, min_count=min_count, similar=similar)
+    if min_count > 1 and vocabulary.words == SPECIAL_WORDS:
+        raise UserError(
+            f"captions.min_count={min_count}: no word of the {count(len(training), 'row')} to"
+            " train on occurs so often, so that captions would say nothing; give less"
+        )
     captions = encode(tokenised, vocabulary, max_length=max_length)
     prepared = _with(captions, annotations, rows, vocabulary)
     trained_on = tokenised.word_lists(training) if embedding["kind"] == "word2vec" else None

@@ -358,7 +358,7 @@ def test_a_folder_is_looked_through_with_what_it_links_to(
     (folder / "linked").symlink_to(elsewhere)
     (folder / "again").symlink_to(folder / "own")  # is come across as it is
     (elsewhere / "round").symlink_to(folder)
-    for name in ("a.avif", "b.AVIF", "notes", ".hidden"):
+    for name in ("a.avif", "b.AVIF", "notes", ".hidden", "own/._0.jpg"):
         (folder / name).touch()
     assert run(best, folder, "--out", tmp_path / "out.csv") == 0
     names = [row["ImageID"] for row in answers(tmp_path / "out.csv")]

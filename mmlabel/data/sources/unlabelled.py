@@ -132,9 +132,11 @@ def _folder(folder: Path) -> Rows:
     for place, names in sorted(_folders(folder)):
         for name in sorted(names):
             path = Path(place, name)
+            if name.startswith("."):
+                continue  # such as ._1.jpg, which a Mac writes beside 1.jpg on other disks
             if name.lower().endswith(PICTURES):
                 found.append(path)
-            elif not name.startswith("."):
+            else:
                 others[path.suffix.lower() or "without an ending"] += 1
     if not found:
         raise UserError(f"{folder} holds no pictures ({', '.join(PICTURES)})")

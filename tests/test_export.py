@@ -433,6 +433,7 @@ def test_the_runner_ends_without_a_word_when_nobody_reads(exported, made: Path):
         ("caption_only", (), "this model looks at captions alone: give --caption TEXT"),
         ("caption_only", ("a.jpg", "--caption", "a cat"), "looks at captions alone"),
         ("fusion", ("--caption", "a cat"), "give a picture"),
+        ("fusion", ("a.jpg", "b.jpg", "--caption", "a cat"), "--caption is of one picture"),
         ("fusion", ("--check", "a.jpg"), "--check has rows of its own"),
         ("image_only", ("a.jpg", "--caption", "a cat"), "looks at pictures alone"),
     ],

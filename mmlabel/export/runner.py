@@ -293,7 +293,7 @@ def check(folder: "str | Path" = "."):
 def main():
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("pictures", nargs="*", help="picture files")
-    parser.add_argument("--caption", help="of the picture")
+    parser.add_argument("--caption", help="of one picture")
     parser.add_argument("--check", action="store_true", help="compare with what training answered")
     options = parser.parse_args()
     folder = Path(__file__).resolve().parent
@@ -311,6 +311,8 @@ def main():
         parser.error("give a picture")
     if "caption" not in model.halves and options.caption is not None:
         parser.error("this model looks at pictures alone: leave --caption out")
+    if len(options.pictures) > 1 and options.caption is not None:
+        parser.error("--caption is of one picture: give that alone, or leave --caption out")
     failed = 0
     for picture in options.pictures or [None]:
         try:

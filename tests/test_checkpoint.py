@@ -430,7 +430,7 @@ def test_pictures_are_normalised_as_in_training_whatever_timm_says_by_now(
 
     now = picture_networks.backbone_info(name="timm", model_name="resnet10t")
     now = dataclasses.replace(now, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
-    monkeypatch.setattr(picture_networks, "_timm_info", lambda _: now)
+    monkeypatch.setattr(picture_networks, "_timm_info", lambda *_: now)
     assert mmlabel.load(tmp_path / "best.ckpt").predict(picture) == before
 
     # An earlier version's checkpoint does not hold it.

@@ -586,5 +586,6 @@ def test_what_an_experiments_file_inherits_is_known():
     with initialize_config_dir(str(CONF), version_base="1.3"):
         own = set(set_in_files(["experiment=best"]))
         assert {"optimizer.lr", "model.name", "threshold", "loss.smoothing"} <= own
-        assert own | {"model.head.hidden"} == set(set_in_files(["experiment=best_small"]))
+        further = {"backbone.pyramid", "backbone.pooling", "features.precision"}
+        assert own | further == set(set_in_files(["experiment=best_quick"]))
         assert own < set(set_in_files(["experiment=best_connected"]))

@@ -361,6 +361,7 @@ def _classifier_for(checkpoint: Checkpoint, source: BackboneSource | None) -> Cl
             settings.model,
             num_labels=len(checkpoint.label_names),
             image_features=image_features,
+            size_columns=source.info.size_columns if source else (),
             backbone=backbone,
             attention=settings.backbone.attention if settings.backbone else None,
             caption_encoder=caption_encoders(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from mmlabel.data.options import Splits
 from mmlabel.models.options import DecoderModel, DetectorModel, Ensemble
 from mmlabel.options import shown
+from mmlabel.wording import count
 
 if TYPE_CHECKING:
     from mmlabel.settings import Settings
@@ -65,7 +66,20 @@ def _pictures(settings: Settings) -> Iterator[str]:
 
 
 def _pyramid(settings: Settings) -> Iterator[str]:
-    levels = settings.backbone.pyramid if settings.backbone else 1
+    levels, model = settings.backbone.pyramid if settings.backbone else 1, settings.model
+    if isinstance(model, Ensemble) and model.one_size_each:
+        networks = max(model.fusion_networks, model.image_networks if model.image_weight else 0)
+        if levels == 1:
+            yield (
+                "model.one_size_each=true with backbone.pyramid=1, where pictures have one size:"
+                " give backbone.pyramid=2, or leave it out"
+            )
+        elif networks < levels:
+            yield (
+                f"model.one_size_each=true: of {levels} sizes (backbone.pyramid) the larger would"
+                f" be seen by none of {count(networks, 'network')}; give at least"
+                f" model.fusion_networks={levels}, or leave it out"
+            )
     if levels == 1:
         return
     option, factor = f"backbone.pyramid={levels}", 2 ** (levels - 1)

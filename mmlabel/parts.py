@@ -521,6 +521,7 @@ def new_classifier(
         settings.model,
         num_labels=prepared.annotations.num_labels,
         image_features=image_features,
+        size_columns=backbone.info.size_columns if backbone else (),
         backbone=None if stored or backbone is None else backbone.backbone,
         attention=settings.backbone.attention if settings.backbone else None,
         caption_encoder=caption_encoders(

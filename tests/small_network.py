@@ -23,6 +23,7 @@ def network_of(model: options.Model, *, backbone: Backbone | None = None) -> Any
         model,
         num_labels=LABELS,
         image_features=12 if backbone is None else backbone.out_features,
+        size_columns=() if backbone is None else backbone.info.size_columns,
         backbone=backbone,
         caption_encoder=caption_encoders(options.Lstm(hidden=4), num_words=30, embedding_dim=7),
         decoder=None,

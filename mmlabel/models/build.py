@@ -1,7 +1,7 @@
 """Networks from a run's options: which encoders, how wide, which head."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -339,6 +339,7 @@ def build_network(
     *,
     num_labels: int,
     image_features: int | None,
+    size_columns: Sequence[Sequence[int]] = (),
     backbone: Backbone | None,
     attention: str | None = None,
     caption_encoder: Callable[[], Encoder] | None,
@@ -353,6 +354,7 @@ def build_network(
         num_labels: logits.
         image_features: F, the width of the backbone or of the detector's scores; None: the model
             looks at no pictures.
+        size_columns: see `BackboneInfo`; for an ensemble of which each network looks at one size.
         backbone: None when the image half of every batch holds features or scores.
         attention: of labels over the backbone's cells, one of ATTENTIONS; None: none.
         caption_encoder: makes one for each network, see `caption_encoders`; None: none is needed.
@@ -383,8 +385,13 @@ def build_network(
             **decoder.model_dump(exclude={"caption"}),
         )
 
-    def member(name: str, looking: ImageEncoder | None = None) -> LateFusion:
-        """One network; `looking` gives it the picture's features, in place of its own backbone."""
+    def member(
+        name: str,
+        looking: ImageEncoder | None = None,
+        columns: Sequence[int] | None = None,
+    ) -> LateFusion:
+        """One network; `looking` gives it the picture's features, in place of its own backbone, of
+        which it sees the columns given."""
         encoders: dict[str, Encoder] = {}
         if name != "caption_only":
             assert image_features is not None
@@ -392,6 +399,7 @@ def build_network(
                 features=looking.seen if looking else image_features,
                 backbone=None if looking else backbone,
                 attention=None if looking else over_cells,
+                columns=columns,
                 projection=getattr(model, "image_projection", None),
                 dropout=model.head.dropout,
                 batch_norm=model.head.batch_norm,
@@ -408,10 +416,12 @@ def build_network(
         return network
     assert image_features is not None
     image = ImageEncoder(features=image_features, backbone=backbone, attention=over_cells)
+    # By turns, and from the first again where there are more networks than sizes.
+    turns = size_columns if model.one_size_each else [None]
     return Ensemble(
         image=image,
-        members=[member(name, image) for name, _ in model.members],
-        weights=[weight for _, weight in model.members],
+        members=[member(name, image, turns[n % len(turns)]) for name, _, n in model.members],
+        weights=[weight for _, weight, _ in model.members],
         mixup=model.mixup,  # rather than each member, whose mixtures would differ
     )
 

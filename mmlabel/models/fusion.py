@@ -1,6 +1,6 @@
 """Late fusion: an encoder per half of the input, concatenated, and a head (report section 3.1)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -23,13 +23,14 @@ class ImageEncoder(Encoder):
         features: F, the backbone's width.
         backbone: None when every batch will hold features.
         attention: scores of labels from the backbone's cells, which then stand beside the features.
+        columns: those of ready features that it looks at; None: all.
         projection: P, a width to which the features are brought by a fully connected layer;
             None: they go on as they are, as in the report.
         dropout: on both sides of the projection.
         batch_norm: before the projection.
 
     Attributes:
-        seen: F, and L more with attention: what goes on to the projection.
+        seen: F, and L more with attention, or as many as `columns`: what goes on to the projection.
         out_features: P, or `seen` without a projection.
     """
 
@@ -39,6 +40,7 @@ class ImageEncoder(Encoder):
         features: int,
         backbone: Backbone | None,
         attention: LabelAttention | None = None,
+        columns: Sequence[int] | None = None,
         projection: int | None = None,
         dropout: float = 0.0,
         batch_norm: bool = True,
@@ -47,7 +49,12 @@ class ImageEncoder(Encoder):
         if backbone is not None and backbone.out_features != features:
             raise ValueError(f"backbone of width {backbone.out_features}, not {features}")
         self.features = features
-        self.seen = features + (attention.num_labels if attention else 0)
+        self._given = features + (attention.num_labels if attention else 0)
+        self.seen = self._given if columns is None else len(columns)
+        # Goes with the others to a GPU, and into no checkpoint.
+        chosen = None if columns is None else torch.tensor(columns)
+        self._columns: Tensor | None
+        self.register_buffer("_columns", chosen, persistent=False)
         self.out_features = projection or self.seen
         self.backbone = backbone
         self.attention = attention
@@ -110,12 +117,12 @@ class ImageEncoder(Encoder):
             # From here they learn nothing: norms that follow make the slopes of scores, which
             # differ little at first, so steep that they would destroy the backbone's weights.
             return torch.cat([features, scores.detach()], dim=1), cells
-        if image.ndim != 2 or image.shape[1] != self.seen:
+        if image.ndim != 2 or image.shape[1] != self._given:
             raise UserError(
                 f"image features of shape {tuple(image.shape)} for a backbone with "
-                f"{self.seen} features: they belong to another backbone"
+                f"{self._given} features: they belong to another backbone"
             )
-        return image.float(), None
+        return (image if self._columns is None else image[:, self._columns]).float(), None
 
     def own_loss(self, criterion: Criterion, *truth: Tensor | None) -> Tensor | float:
         """With attention, the criterion's loss of its scores, which learn by nothing else.

@@ -182,18 +182,22 @@ class Ensemble(BothHalves):
     0: it has no say, and does no more than train the backbone."""
     caption_weight: Annotated[float, Ge(0), Le(1)] = 1.0
     """The same of each network of captions alone; above 0, as it trains nothing but itself."""
+    one_size_each: StrictBool = False
+    """Each network of one kind looks at another size of backbone.pyramid, the first at the
+    smallest, rather than at all: where what they see differs, so do their errors."""
     image_projection: Count | None = None
     """Width to which a layer of each network brings the picture's features first; null: none."""
 
     @property
-    def members(self) -> list[tuple[str, float]]:
-        """Which model each of its networks is, and how much it counts in the mean."""
+    def members(self) -> list[tuple[str, float, int]]:
+        """Which model each of its networks is, how much it counts in the mean, and its number among
+        those of its kind."""
         counts = [
             ("fusion", 1.0, self.fusion_networks),
             ("image_only", self.image_weight, self.image_networks),
             ("caption_only", self.caption_weight, self.caption_networks),
         ]
-        return [(name, weight) for name, weight, count in counts for _ in range(count)]
+        return [(name, weight, n) for name, weight, count in counts for n in range(count)]
 
     @model_validator(mode="after")
     def _several_of_both_halves(self) -> Ensemble:

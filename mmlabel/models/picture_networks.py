@@ -39,6 +39,18 @@ class BackboneInfo:
         name = "+".join(part.title for part in self.parts) or self.model_name or self.name
         return f"{name} in {self.pyramid} sizes" if self.pyramid > 1 else name
 
+    @property
+    def size_columns(self) -> list[list[int]]:
+        """Which of the features are of each size of pictures, the smallest first."""
+        sizes: list[list[int]] = [[] for _ in range(self.pyramid)]
+        first = 0
+        for part in self.parts or (self,):
+            width = part.out_features // part.pyramid
+            for columns in sizes:
+                columns += range(first, first + width)
+                first += width
+        return sizes
+
 
 def backbone_info(
     *, name: str, model_name: str | None = None, pooling: Pooling = "mean"

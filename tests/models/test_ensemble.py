@@ -1,9 +1,12 @@
 """Ensembles: the mean of the members' logits, one backbone for all, members of their own."""
 
+import re
+
 import pytest
 import torch
 from small_network import CRITERION, batch_of, network_of
 
+from mmlabel.errors import UserError
 from mmlabel.models import options
 from mmlabel.models.backbones import Backbone, build_backbone
 from mmlabel.models.ensemble import Ensemble
@@ -67,6 +70,34 @@ def test_a_network_without_weight_trains_the_backbone_and_has_no_say() -> None:
     asked = sum(size.parameters for size in sizes(network).values())
     silent = sum(weight.numel() for weight in image.parameters())
     assert asked == sum(weight.numel() for weight in network.parameters()) - silent
+
+
+def test_each_network_sees_one_size_by_turns() -> None:
+    weights = resolve_weights(name="resnet18", weights="none")
+    backbone = build_backbone(
+        name="resnet18", weights=weights, pyramid=2, unfreeze=1, shape=(64, 64)
+    )
+    chosen = {"fusion_networks": 3, "image_networks": 2, "image_weight": 0.5, "caption_networks": 1}
+    network = built(backbone=backbone, one_size_each=True, **chosen).eval()
+    rows = batch_of(4, torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8))
+    with torch.no_grad():
+        both = backbone(rows.image)  # (4, 2 * 512)
+    smaller, larger = both.clone(), both.clone()
+    smaller[:, 512:], larger[:, :512] = 0, 0
+    first, second, third, image_first, image_second, caption = network.members
+    for member, own, other in (
+        (first, smaller, larger),
+        (second, larger, smaller),
+        (third, smaller, larger),
+        (image_first, smaller, larger),
+        (image_second, larger, smaller),
+    ):
+        expected = member(rows._replace(image=both))
+        torch.testing.assert_close(member(rows._replace(image=own)), expected)
+        assert not torch.allclose(member(rows._replace(image=other)), expected)
+    logits = [member(rows._replace(image=both)) for member in network.members]
+    fused, images = sum(logits[:3]), sum(logits[3:5])
+    torch.testing.assert_close(network(rows), (fused + images / 2 + logits[5]) / 5)
 
 
 def test_members_are_drawn_apart_and_share_nothing_but_the_backbone() -> None:
@@ -145,10 +176,22 @@ def test_what_makes_no_ensemble_is_refused(chosen: dict, message: str) -> None:
         options.Ensemble(name="ensemble", **chosen)
 
 
+SIZES = ["model.one_size_each=true", "backbone.pyramid=2", "data.image_size=64"]
+NETWORKS = ["model.fusion_networks=2", "model.caption_networks=0"]
+
+
+@pytest.mark.parametrize(
+    "further",
+    [
+        [],
+        [*SIZES, *NETWORKS],
+        [*SIZES, *NETWORKS, "backbone.unfreeze=1", "features.storage=float32"],
+    ],
+)
 def test_a_run_of_one_is_the_same_from_the_store_and_live_and_from_its_checkpoint(
-    settings_of, tmp_path
+    further: list[str], settings_of, tmp_path
 ) -> None:
-    options = ["model=ensemble", "trainer.max_epochs=1"]
+    options = ["model=ensemble", "trainer.max_epochs=1", *further]
     stored = train(settings_of(*options), tmp_path / "stored")["scores"]
     live = train(settings_of(*options, "features=off"), tmp_path / "live")["scores"]
     again = train(
@@ -157,3 +200,17 @@ def test_a_run_of_one_is_the_same_from_the_store_and_live_and_from_its_checkpoin
     )["scores"]
     assert stored["test/loss"] == pytest.approx(live["test/loss"], rel=1e-4)
     assert stored["test/loss"] == pytest.approx(again["test/loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([*SIZES[:1], *NETWORKS], "backbone.pyramid=1, where pictures have one size"),
+        (SIZES, "of 2 sizes (backbone.pyramid) the larger would be seen by none of 1 network;"),
+        ([*SIZES, "model.image_networks=2", "model.image_weight=0", "backbone.unfreeze=1"],
+         "by none of 1 network;"),
+    ],
+)  # fmt: skip
+def test_one_size_each_needs_several_sizes_and_a_network_for_each(given, message, settings_of):
+    with pytest.raises(UserError, match=re.escape(message)):
+        settings_of("model=ensemble", *given)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from mmlabel import load
 from mmlabel.errors import UserError
@@ -118,6 +119,17 @@ def test_of_a_pyramid_the_last_stages_of_the_smallest_are_trained():
     after = whole.state_dict()  # batch norms have learnt, too, and only there
     changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
     assert changed and all(name.startswith("network.parts.0.layer4") for name in changed)
+
+
+@pytest.mark.parametrize("names", [("resnet18",), PAIRS[0]])
+def test_each_size_has_columns_of_its_own(names: tuple[str, ...]):
+    whole = built(*names, pyramid=2).eval()
+    small = functional.avg_pool2d(pictures().float(), 2)
+    with torch.no_grad():
+        features = whole(pictures())
+        for columns, seen in zip(whole.info.size_columns, (small, pictures()), strict=True):
+            own = torch.cat([built(name).eval()(seen) for name in names], dim=1)
+            torch.testing.assert_close(features[:, columns], own, rtol=1e-4, atol=1e-5)
 
 
 def test_a_backbone_that_is_trained_whole_is_one_in_all_sizes():

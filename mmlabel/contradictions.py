@@ -80,6 +80,12 @@ def _pyramid(settings: Settings) -> Iterator[str]:
                 f" be seen by none of {count(networks, 'network')}; give at least"
                 f" model.fusion_networks={levels}, or leave it out"
             )
+        elif model.image_weight == 0 and model.image_networks > 1 and settings.frozen_backbone:
+            yield (
+                f"model.one_size_each=true with model.image_networks={model.image_networks} and"
+                " model.image_weight=0: from the second on they look at larger sizes, which stay"
+                " frozen, so that they would train nothing; give model.image_networks=1"
+            )
     if levels == 1:
         return
     option, factor = f"backbone.pyramid={levels}", 2 ** (levels - 1)

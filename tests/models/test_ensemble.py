@@ -209,8 +209,15 @@ def test_a_run_of_one_is_the_same_from_the_store_and_live_and_from_its_checkpoin
         (SIZES, "of 2 sizes (backbone.pyramid) the larger would be seen by none of 1 network;"),
         ([*SIZES, "model.image_networks=2", "model.image_weight=0", "backbone.unfreeze=1"],
          "by none of 1 network;"),
+        ([*SIZES, *NETWORKS, "model.image_networks=2", "model.image_weight=0",
+          "backbone.unfreeze=1"], "they would train nothing; give model.image_networks=1"),
     ],
 )  # fmt: skip
 def test_one_size_each_needs_several_sizes_and_a_network_for_each(given, message, settings_of):
     with pytest.raises(UserError, match=re.escape(message)):
         settings_of("model=ensemble", *given)
+
+
+def test_a_backbone_that_is_trained_whole_learns_from_pictures_alone_in_every_size(settings_of):
+    idle = ["model.image_networks=2", "model.image_weight=0", "backbone.frozen=false"]
+    settings_of("model=ensemble", *SIZES, *NETWORKS, *idle)

@@ -63,12 +63,12 @@ def _data(settings: Settings) -> Found:
     shape = () if isinstance(data, Scenes) else ("data.crop", "data.image_size")
     if "image" not in settings.inputs:
         teacher = settings.distil.teacher is not None  # which may look at them
-        names = (*shape, "data.upright", "data.augment")
+        names = (*shape, "data.upright", "data.flip", "data.augment")
         names += () if teacher else ("data.on_bad_image",)
         yield from _all(names, f"model={model.name}, which looks at no pictures")
     if isinstance(model, DetectorModel | DetectorFusion):
         why = f"model={model.name}: a detector sees whole pictures upright, at detector.image_size"
-        yield from _all((*shape, "data.upright", "data.augment"), why)
+        yield from _all((*shape, "data.upright", "data.flip", "data.augment"), why)
     if isinstance(data, Splits) and data.splits is not None:
         names = ("data.fractions", "data.split_seed")
         yield from _all(names, "data.splits, which says which rows are in which split")

@@ -199,6 +199,7 @@ def batches_for(
         looks_at_pictures="image" in settings.inputs,
         image_size=settings.data.view,
         upright=settings.data.upright,
+        flip=settings.data.flip,
         batch_size=settings.data.batch_size,
         workers=settings.data.workers,
         on_bad_image=settings.data.on_bad_image,

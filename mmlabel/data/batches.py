@@ -63,6 +63,7 @@ class EpochBatches(Sampler):
         batch_size: rows a batch, all processes together; a multiple of their number.
         seed: of order and flips.
         training: whether rows are shuffled and flipped.
+        flip: whether every other row or so of a training epoch is flipped.
         lengths: (num_rows,) of the captions, for training batches of similar ones; None: as drawn.
         rank, world_size: which process this is, and how many there are.
     """
@@ -74,6 +75,7 @@ class EpochBatches(Sampler):
         batch_size: int,
         seed: int = 0,
         training: bool = False,
+        flip: bool = True,
         lengths: np.ndarray | None = None,
         rank: int = 0,
         world_size: int = 1,
@@ -83,6 +85,7 @@ class EpochBatches(Sampler):
         self.share = share_of_batch(batch_size, world_size)
         self.seed = seed
         self.training = training
+        self.flip = flip
         self.lengths = lengths
         self.rank = rank
         self.world_size = world_size
@@ -115,7 +118,8 @@ class EpochBatches(Sampler):
         if self.training:
             generator = np.random.default_rng([self.seed, self.epoch])
             order = generator.permutation(self.num_rows)
-            flipped = generator.random(self.num_rows) < 0.5
+            # Drawn in any case: with and without flips the order is the same.
+            flipped = (generator.random(self.num_rows) < 0.5) & self.flip
             order = np.resize(order, self._starts[-1] * self.world_size)
             if self.lengths is not None:
                 # Over all processes: in a step they wait for the longest caption.

@@ -88,6 +88,7 @@ class CaptionedPictures(pl.LightningDataModule):
         looks_at_pictures: False: no picture is read.
         image_size: of the views that the model sees, see `mmlabel.data.transforms`.
         upright: whether pictures are turned as their EXIF data says.
+        flip: whether training sees every other picture or so mirrored.
         batch_size: rows a step.
         workers: processes that decode pictures, as far as there are cores for them.
         on_bad_image: "error", or "skip" to leave out the row of a picture that cannot be read.
@@ -119,6 +120,7 @@ class CaptionedPictures(pl.LightningDataModule):
         looks_at_pictures: bool,
         image_size: Size,
         upright: bool,
+        flip: bool,
         batch_size: int,
         workers: int,
         on_bad_image: Literal["error", "skip"],
@@ -137,6 +139,7 @@ class CaptionedPictures(pl.LightningDataModule):
         self.looks_at_pictures = looks_at_pictures
         self.image_size = image_size
         self.upright = upright
+        self.flip = flip
         self.batch_size = batch_size
         self.workers = workers
         self.on_bad_image: Literal["error", "skip"] = on_bad_image
@@ -259,7 +262,7 @@ class CaptionedPictures(pl.LightningDataModule):
     def _flipped(self) -> np.ndarray:
         """(N,) bool: the rows of which training sees the mirrored picture, too."""
         flipped = np.zeros(len(self.prepared.annotations), dtype=bool)
-        flipped[self.prepared.rows["train"]] = True
+        flipped[self.prepared.rows["train"]] = self.flip
         return flipped
 
     def _fill(
@@ -413,6 +416,7 @@ class CaptionedPictures(pl.LightningDataModule):
             batch_size=self.batch_size,
             seed=self.seed,
             training=training,
+            flip=self.flip,
             lengths=dataset.captions.lengths if self.group_by_length else None,
             rank=trainer.global_rank if trainer else 0,
             world_size=trainer.world_size if trainer else 1,

@@ -35,6 +35,9 @@ class Batches(Group):
     picture, brought to that height and width."""
     upright: StrictBool = True
     """Turn pictures as their EXIF data says before anything else."""
+    flip: StrictBool = True
+    """Show each training picture mirrored in every other epoch or so, drawn anew; false: as it is,
+    for labels to which left and right matter, or for half of the features to compute."""
     augment: list[Literal["crop", "rand", "erase"]] = []
     """Changes of training pictures, drawn anew in every epoch, so that the backbone runs in each:
     crop (a random part), rand (RandAugment), erase (a random rectangle, as in cutout)."""

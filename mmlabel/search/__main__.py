@@ -147,7 +147,7 @@ def _check_trial(settings: Settings) -> None:
 # Of the data's options those that leave rows, their labels and splits as they are.
 _HARMLESS = {
     "data.augment", "data.batch_size", "data.caption_column", "data.caption_seed", "data.crop",
-    "data.image_size", "data.several_captions", "data.upright", "data.workers",
+    "data.flip", "data.image_size", "data.several_captions", "data.upright", "data.workers",
 }  # fmt: skip
 
 

@@ -26,6 +26,7 @@ def prepared(settings: Settings) -> CaptionedPictures:
         looks_at_pictures="image" in settings.inputs,
         image_size=settings.data.view,
         upright=settings.data.upright,
+        flip=settings.data.flip,
         batch_size=settings.data.batch_size,
         workers=0,
         on_bad_image="error",
@@ -80,6 +81,16 @@ def test_flips_and_order_change_by_epoch_and_repeat_by_seed():
     assert epochs(seed=4) != [first, second]
     flips = [flip for batch in first + second for flip in batch[1]]
     assert 5 < sum(flips) < 35
+
+
+def test_without_flips_the_order_is_the_same():
+    flips = {}
+    for flip in (False, True):
+        batches = list(EpochBatches(50, batch_size=8, seed=3, training=True, flip=flip))
+        flips[flip] = np.concatenate([flipped for _, flipped, _ in batches])
+        order = np.concatenate([rows for rows, *_ in batches])
+        assert order.tolist() == np.random.default_rng([3, 0]).permutation(50).tolist()
+    assert flips[True].any() and not flips[False].any()
 
 
 @pytest.mark.parametrize("rows", [2, 16, 17, 31, 32, 33])

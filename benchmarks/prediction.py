@@ -69,9 +69,11 @@ def _compare(
     size, device = predictor.settings.data.view, torch.device("cpu")
     weights = resolve_weights(name=BACKBONE, weights="pretrained")
     backbone = build_backbone(name=BACKBONE, weights=weights, frozen=True)
-    chosen = predictor.settings.features
-    assert chosen is not None
-    engine = choose_engine(chosen.engine, precision=chosen.precision, device=device)
+    settings = predictor.settings
+    assert settings.features is not None
+    engine = choose_engine(
+        settings.features.engine, precision=settings.frozen_precision, device=device
+    )
     extract = build_extract(backbone, engine, device=device, size=size)
     attempts = itertools.count()
 

@@ -13,6 +13,7 @@ from pytorch_lightning.loggers import Logger
 
 from mmlabel.checkpoint import Checkpoint, read_checkpoint
 from mmlabel.lightning.history import History
+from mmlabel.models.engines import device_for, has_bfloat16
 from mmlabel.repeating import read_record
 from mmlabel.resuming import (
     as_begun,
@@ -143,7 +144,34 @@ def begin(
             check_length(settings, checkpoint)
     if named := settings.ckpt_path or settings.repeat:
         check_data_is_there(settings, named)
+    if settings.train:
+        settings, slow = in_precision(settings)
+        notes = [*notes, *slow]
     return Beginning(settings, checkpoint, is_own, record, notes)
+
+
+def in_precision(settings: Settings) -> tuple[Settings, list[str]]:
+    """Settings that say in which precision a frozen backbone computes, and what there is to note.
+
+    Whoever evaluates the run's checkpoint, on whatever machine, needs to know what "auto" was.
+    """
+    device, notes = device_for(settings.trainer.accelerator), []
+    found = settings.frozen_precision
+    if settings.features is not None and settings.features.precision == "auto":
+        features = settings.features.model_copy(update={"precision": found})
+        settings = settings.model_copy(update={"features": features})
+    slow = {}
+    if device.type == "cpu" and not has_bfloat16(device):
+        if found == "bfloat16":
+            slow["features.precision=bfloat16"] = "features.precision=auto"
+        if (asked := settings.trainer.precision).startswith(("16", "bf16")):
+            slow[f"trainer.precision={asked}"] = "trainer.precision=32-true"
+    for option, instead in slow.items():
+        notes.append(
+            f"{option}: this processor has no instructions for it and takes many times as long as"
+            f" in single precision: {instead}"
+        )
+    return settings, notes
 
 
 def begins_with(settings: Settings, folder: Path) -> Path | None:

@@ -29,6 +29,7 @@ from mmlabel.lightning.classifier import BACKBONE, Classifier
 from mmlabel.lightning.half_precision import TRANSFORMER, text_in_half
 from mmlabel.losses import Bce
 from mmlabel.models.build import BackboneSource, build_network, caption_encoders
+from mmlabel.models.engines import Precision, has_bfloat16
 from mmlabel.models.text_model import TextModel
 from mmlabel.settings import Settings, read_settings
 
@@ -240,11 +241,15 @@ def _finished_epochs(checkpoint: Mapping[str, Any], epoch: int) -> int:
     return 0 if checkpoint.get("global_step") == 0 else epoch + 1
 
 
-def load_classifier(path: str | Path, *, double: bool = False) -> tuple[Classifier, Checkpoint]:
+def load_classifier(
+    path: str | Path, *, device: torch.device | None = None, double: bool = False
+) -> tuple[Classifier, Checkpoint]:
     """A classifier as it was saved, ready to predict.
 
     Args:
         path: of the checkpoint.
+        device: on which it will run: what is frozen of its backbone looks at pictures in float32
+            where that has no bfloat16, with a note; None: in the run's precision in any case.
         double: whether its weights, which may be in double precision, stay so.
 
     Raises UserError as `read_checkpoint` does, and for a backbone that the checkpoint does not hold
@@ -252,8 +257,15 @@ def load_classifier(path: str | Path, *, double: bool = False) -> tuple[Classifi
     """
     checkpoint = read_checkpoint(path)
     settings, state = checkpoint.settings, dict(checkpoint.state_dict)
+    precision, lowered = settings.frozen_precision, []
+    if precision == "bfloat16" and device is not None and not has_bfloat16(device):
+        precision = "float32"
+        lowered.append(
+            "the run's frozen backbone looked at pictures in bfloat16, for which this processor has"
+            " no instructions: here it computes in float32, so that answers differ a little"
+        )
     try:
-        source = _source_of(checkpoint)
+        source = _source_of(checkpoint, precision)
         classifier = _classifier_for(checkpoint, source)
     except UserError:
         raise
@@ -281,7 +293,7 @@ def load_classifier(path: str | Path, *, double: bool = False) -> tuple[Classifi
     if source is not None:
         known = not _holds_backbone(checkpoint) or "backbone" in (checkpoint.inputs or {})
         found = source if known and as_now else None
-        checkpoint = replace(checkpoint, backbone=found, notes=tuple(source.notes))
+        checkpoint = replace(checkpoint, backbone=found, notes=(*source.notes, *lowered))
     return classifier.eval(), checkpoint
 
 
@@ -300,12 +312,17 @@ def _holds_backbone(checkpoint: Checkpoint) -> bool:
 
 
 def backbone_source(
-    settings: Settings, *, built_in: bool = False, digest: str | None = None
+    settings: Settings,
+    *,
+    precision: Precision | None = None,
+    built_in: bool = False,
+    digest: str | None = None,
 ) -> BackboneSource | None:
     """The backbone of these settings, if any.
 
     Args:
         settings: of a run.
+        precision: in which what is frozen of it looks at pictures; None: that of the settings.
         built_in: with weights that will come from a checkpoint.
         digest: of those, see `BackboneSource`.
     """
@@ -317,13 +334,13 @@ def backbone_source(
         on_missing=settings.data.on_missing,
         cells=settings.looks_at_cells,
         shape=shape_of(settings.data.view),
-        precision=settings.frozen_precision,
+        precision=precision or settings.frozen_precision,
         built_in=built_in,
         digest=digest,
     )
 
 
-def _source_of(checkpoint: Checkpoint) -> BackboneSource | None:
+def _source_of(checkpoint: Checkpoint, precision: Precision) -> BackboneSource | None:
     """The checkpoint's backbone.
 
     Of stored features only a finished run's best.ckpt holds it: for any other it is fetched anew.
@@ -331,7 +348,9 @@ def _source_of(checkpoint: Checkpoint) -> BackboneSource | None:
     built_in = _holds_backbone(checkpoint)
     then = (checkpoint.inputs or {}).get("backbone")
     digest = then if built_in else None
-    source = backbone_source(checkpoint.settings, built_in=built_in, digest=digest)
+    source = backbone_source(
+        checkpoint.settings, precision=precision, built_in=built_in, digest=digest
+    )
     if source is not None and not built_in and then not in (None, source.digest):
         now = "; ".join([source.weights, *source.notes])
         raise UserError(

@@ -330,9 +330,8 @@ def _export(options: argparse.Namespace) -> int:
 def _fill(options: argparse.Namespace) -> int:
     # Each takes seconds to load, which the other commands need not pay.
     import_large("mmlabel.lean_torchmetrics", "mmlabel.parts")
-    import torch
-
     from mmlabel.cli import command_settings
+    from mmlabel.models.engines import device_for
     from mmlabel.parts import build
     from mmlabel.settings import read_settings
 
@@ -352,10 +351,8 @@ def _fill(options: argparse.Namespace) -> int:
             "nothing is stored with these options: features are kept of a frozen backbone, with"
             " features=auto or on"
         )
-    gpu = settings.trainer.accelerator != "cpu" and torch.cuda.is_available()
-    folder, filled = run.data.fill_part(
-        part, parts, device=torch.device("cuda:0" if gpu else "cpu")
-    )
+    device = device_for(settings.trainer.accelerator)
+    folder, filled = run.data.fill_part(part, parts, device=device)
     print(f"part {part + 1} of {parts}: {filled.views:,} views in {filled.seconds:.1f} s, {folder}")
     return 0
 

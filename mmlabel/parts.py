@@ -48,6 +48,7 @@ from mmlabel.models.build import (
     check_backbone,
 )
 from mmlabel.models.detectors import Detector, detector_digest, load_detector
+from mmlabel.models.engines import device_for
 from mmlabel.models.text_model import FrozenStates, TextModel, load_text_model
 from mmlabel.models.text_options import ContextualEmbedding, TransformerCaption
 from mmlabel.optimizers import build_optimizer, build_scheduler, parameter_groups
@@ -159,7 +160,9 @@ def to_evaluate(settings: Settings) -> Run:
     """The classifier of a checkpoint, and the data to score it on."""
     assert settings.ckpt_path is not None
     double = settings.trainer.precision in ("64", "64-true")
-    classifier, checkpoint = load_classifier(settings.ckpt_path, double=double)
+    classifier, checkpoint = load_classifier(
+        settings.ckpt_path, device=device_for(settings.trainer.accelerator), double=double
+    )
     prepared = prepare(settings, checkpoint, checkpoint.text_model)
     detector = detector_for(settings, prepared)
     for note in checkpoint.notes:
@@ -268,7 +271,7 @@ def stored_features(
     if chosen.mode == "off":
         return None
     return StoredFeatures(
-        extractor=FrozenFeatures(backbone, chosen.engine, chosen.precision),
+        extractor=FrozenFeatures(backbone, chosen.engine),
         storage=chosen.storage,
         max_gigabytes=chosen.max_gigabytes,
         required=chosen.mode == "on",

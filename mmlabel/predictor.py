@@ -108,7 +108,8 @@ class Predictor:
         checkpoint: best.ckpt of a run.
         device: where it runs, such as "cuda"; None: a GPU if there is one.
         fastest: whether what computes features fastest is used, which takes seconds to make ready.
-        precision: in which features are computed; None: that of those it was trained on.
+        precision: in which features are computed; None: that of those it was trained on, or
+            float32, which `weights_notes` say, where the device has no bfloat16.
 
     Attributes:
         label_names: of the labels that it can answer.
@@ -119,7 +120,8 @@ class Predictor:
         pretrained: where the weights of its parts come from, in words.
         rows: of each split of its run, in hashes; None: an earlier version did not record them.
         uncalibrated: what to know of thresholds that were not found yet; None if they were.
-        weights_notes: which weights, of those not in the checkpoint, are not what was asked for.
+        weights_notes: which weights, of those not in the checkpoint, are not what was asked for;
+            and that the backbone computes in another precision than the run's, where it does.
         lacking: what the captions read so far had to go without, such as WordNet, each once.
 
     Raises UserError for what is no checkpoint, and for a device that is not there.
@@ -137,7 +139,9 @@ class Predictor:
             what = f"a checkpoint is {_shown(checkpoint)}"
             raise UserError(f"{what}, no path: give a run's best.ckpt")
         self.device = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        classifier, read = load_classifier(checkpoint)
+        classifier, read = load_classifier(
+            checkpoint, device=self.device if precision is None else None
+        )
         self.settings = read.settings
         self.label_numbers = [n for n, name in enumerate(read.label_names) if name]
         self.label_names = [read.label_names[n] for n in self.label_numbers]

@@ -51,7 +51,8 @@ def _bar(work: str, total: int | None, unit: str) -> Iterator[Advance]:
 
     class Speed(Column):
         def render(self, task: Task) -> Text:
-            return Text(f"{_amount(task.finished_speed or task.speed or 0, unit)}/s")
+            speed = _speed(task.finished_speed or task.speed or 0, unit)
+            return Text(f"{speed} {_named(unit)}/s")
 
     # Markup is off: the name of the work may come from outside.
     title = TextColumn("{task.description}", markup=False)
@@ -74,9 +75,9 @@ def _lines(work: str, total: int | None, unit: str) -> Advance:
         said = now
         speed = done / max(now - start, 1e-9)
         of = "" if total is None else f" of {_number(total, unit)}"
-        line = f"{work}: {_number(done, unit)}{of} {_named(unit)}, {_number(speed, unit)} a second"
+        line = f"{work}: {_number(done, unit)}{of} {_named(unit)}, {_speed(speed, unit)} a second"
         if total is not None and speed:
-            line += f", {max(total - done, 0) / speed:,.0f} s left"
+            line += f", {_time(max(total - done, 0) / speed)} left"
         say(line)
 
     return advance
@@ -86,9 +87,15 @@ def _number(units: float, unit: str) -> str:
     return f"{units / 1e6:,.1f}" if unit == "bytes" else f"{units:,.0f}"
 
 
+def _speed(units: float, unit: str) -> str:
+    return f"{units:.2g}" if unit != "bytes" and units < 10 else _number(units, unit)
+
+
+def _time(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:,.0f} s"
+    return f"{seconds / 60:,.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
+
+
 def _named(unit: str) -> str:
     return "MB" if unit == "bytes" else unit
-
-
-def _amount(units: float, unit: str) -> str:
-    return f"{_number(units, unit)} {_named(unit)}"

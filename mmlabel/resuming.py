@@ -99,6 +99,8 @@ def with_checkpoint(
     given = _given(settings, flat_asked, flat_own, overrides, set_in_files)
     for name, value in given.items():
         theirs = flat_own.get(name)
+        if _suits_any(name, value):
+            continue
         rows = name.startswith("data.") and name not in _SEEN
         if "." in name and name.partition(".")[0] not in own and is_among(name, may_change):
             continue  # the checkpoint's model has no use for it, see `told_idle`
@@ -145,6 +147,11 @@ def told_idle(settings: Settings, overrides: Sequence[str]) -> list[str]:
     reasons = [idle.get(key) or idle.get(key.partition(".")[0]) for key in keys]
     told = zip(overrides, reasons, strict=True)
     return [f"{text}: no effect with {why}" for text, why in told if why is not None]
+
+
+def _suits_any(name: str, value: object) -> bool:
+    """Whether an option left open what the checkpoint's run has then found."""
+    return name == "features.precision" and value == "auto"
 
 
 def _answer_at_own_threshold(
@@ -246,7 +253,9 @@ def check_same_run(settings: Settings, left: Checkpoint) -> None:
     may_differ = (*_RESUMING, *_files(left), "resume", "repeat", "cache_dir")
     for name in _kinds_first(asked | theirs):
         value, then = asked.get(name), theirs.get(name)
-        if not is_among(name, may_differ) and not _is_same(value, then):
+        if _suits_any(name, value) or is_among(name, may_differ):
+            continue
+        if not _is_same(value, then):
             raise UserError(
                 f"{_as_typed(name, value)}, but the checkpoint was trained with"
                 f" {_as_typed(name, then)}: resume=true goes on with what the same command has"

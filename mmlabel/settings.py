@@ -168,7 +168,13 @@ class Settings(Group):
         """
         if self.features is None or self.features.mode == "off" or self.data.augment:
             return "float32"
-        return self.features.precision if self.frozen_backbone else "float32"
+        if not self.frozen_backbone:
+            return "float32"
+        if self.features.precision != "auto":
+            return self.features.precision
+        from mmlabel.models.engines import device_for, precision_on
+
+        return precision_on(device_for(self.trainer.accelerator), "auto")
 
     @property
     def looks_at_cells(self) -> bool:

@@ -31,6 +31,23 @@ def test_lines_come_now_and_then(capsys, monkeypatch):
     ]
 
 
+@pytest.mark.parametrize(
+    ("after", "total", "said"),
+    [
+        (400.0, 16_200, "0.1 a second, 44.9 h left"),
+        (9.1, 400, "4.4 a second, 82 s left"),
+        (11.0, 2_000, "3.6 a second, 9 min left"),
+    ],
+)
+def test_slow_work_says_how_slow(after: float, total: int, said: str, capsys, monkeypatch):
+    clock = iter([0.0, after])
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(module, "LINE_SECONDS", 5.0)
+    with progress("features", total) as advance:
+        advance(40)
+    assert capsys.readouterr().err == f"features: 40 of {total:,} pictures, {said}\n"
+
+
 def test_bytes_are_megabytes_and_a_total_may_be_unknown(capsys, monkeypatch):
     clock = iter([0.0, 10.0])
     monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import platform
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -1054,16 +1055,94 @@ def test_a_run_that_is_refused_or_only_tried_leaves_what_was_there(left: Path, s
 # ---- The precision of what is frozen ------------------------------------------------------------
 
 
+@pytest.fixture
+def processor(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
+    """Says whether it has bfloat16; it computes in it in any case, if slowly."""
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+
+    def has(bfloat16: bool) -> None:
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bfloat16)
+
+    has(True)
+    return has
+
+
 def in_bfloat16(made: Path, cache: Path, *own: str) -> list[str]:
     rows = ["model=image_only", "data=csv", f"data.file={made}/rows.csv", f"cache_dir={cache}"]
     rows.append("backbone=resnet18")  # deep enough for it to show
-    return [*rows, "features.precision=bfloat16", "trainer.max_epochs=1", *own]
+    return [*rows, "features.precision=bfloat16", "trainer.max_epochs=1", "scheduler=none", *own]
+
+
+def precision_of(folder: Path) -> object:
+    features = read_checkpoint(folder / "best.ckpt").settings.features
+    assert (
+        features is not None and results_of(folder)["settings"]["features"] == features.model_dump()
+    )
+    return features.precision
+
+
+@pytest.mark.parametrize("limit", ["50", "1e-4"])
+@pytest.mark.parametrize("has", [True, False])
+def test_auto_is_what_the_processor_has_and_goes_into_the_record(
+    has: bool, limit: str, settings_of, made: Path, tmp_path: Path, processor
+):
+    processor(has)
+    plain, found = in_bfloat16(made, tmp_path), "bfloat16" if has else "float32"
+    for name in ("auto", found):
+        options = [f"features.precision={name}", f"features.max_gigabytes={limit}"]
+        results = run(settings_of, tmp_path / name, *plain, *options)
+        assert not [note for note in results["notes"] if "precision" in note]
+        assert precision_of(tmp_path / name) == found
+    assert np.array_equal(*(predictions(tmp_path / name)[2] for name in ("auto", found)))
+    # It leaves open what the run has found, to whoever evaluates it or goes on with it.
+    for folder, work in (("scored", "train=false"), ("on", "trainer.max_epochs=2")):
+        given = [f"ckpt_path={tmp_path}/auto/last.ckpt", work, f"cache_dir={tmp_path}"]
+        run(settings_of, tmp_path / folder, *given, "features.precision=auto")
+    assert np.array_equal(*(predictions(tmp_path / name)[2] for name in ("auto", "scored")))
+    assert precision_of(tmp_path / "on") == found
+
+
+@pytest.mark.parametrize("limit", ["50", "1e-4"])
+def test_without_bfloat16_a_run_in_it_is_answered_in_float32(
+    limit: str, settings_of, made: Path, tmp_path: Path, processor
+):
+    """Which is said wherever it is: bfloat16 would take a hundred times as long."""
+    options = in_bfloat16(made, tmp_path, f"features.max_gigabytes={limit}")
+    run(settings_of, tmp_path / "run", *options)
+    best = tmp_path / "run" / "best.ckpt"
+    ids, _, then = predictions(tmp_path / "run")
+    pictures = [made / name for name in ids]
+    expected = Predictor(best, precision="float32").predict(pictures)
+    processor(False)
+    said = "no instructions: here it computes in float32"
+    here = Predictor(best)
+    assert [said in note for note in here.cautions] == [True]
+    assert here.predict(pictures) == expected
+    again = evaluate(settings_of, best, tmp_path / "again", f"cache_dir={tmp_path}")
+    assert [said in note for note in again["notes"]] == [True]
+    scored = predictions(tmp_path / "again")[2]
+    known = np.array([list(one.probabilities.values()) for one in expected])
+    assert abs(scored - known).max() < 1e-5 < 1e-4 < abs(scored - then).max()
+
+
+def test_bfloat16_that_the_processor_lacks_is_told(
+    settings_of, made: Path, tmp_path: Path, processor
+):
+    processor(False)
+    for option, instead in (
+        ("features.precision=bfloat16", "features.precision=auto"),
+        ("trainer.precision=bf16-mixed", "trainer.precision=32-true"),
+    ):
+        chosen = [*in_bfloat16(made, tmp_path), "features.precision=auto", option]
+        notes = run(settings_of, tmp_path / "run", *chosen)["notes"]
+        assert [note for note in notes if note.startswith(f"{option}: ") and instead in note]
+        assert sum("no instructions" in note for note in notes) == 1
 
 
 @pytest.mark.parametrize("own", [(), ("backbone.unfreeze=1",)])
 @pytest.mark.parametrize("limit", ["50", "1e-4"])
 def test_bfloat16_is_kept_to_whether_features_are_stored_or_not(
-    limit: str, own: tuple[str, ...], settings_of, made: Path, tmp_path: Path
+    limit: str, own: tuple[str, ...], settings_of, made: Path, tmp_path: Path, processor
 ):
     """In training and its test, in predicting and in evaluating."""
     folder, options = tmp_path / "run", [*own, f"features.max_gigabytes={limit}"]
@@ -1081,7 +1160,9 @@ def test_bfloat16_is_kept_to_whether_features_are_stored_or_not(
     assert abs(predictions(tmp_path / "again")[2] - expected).max() < 1e-5
 
 
-def test_a_run_does_not_go_on_in_another_precision(settings_of, made: Path, tmp_path: Path):
+def test_a_run_does_not_go_on_in_another_precision(
+    settings_of, made: Path, tmp_path: Path, processor
+):
     run(settings_of, tmp_path / "run", *in_bfloat16(made, tmp_path), "scheduler=none")
     on = [f"ckpt_path={tmp_path}/run/last.ckpt", f"cache_dir={tmp_path}", "trainer.max_epochs=2"]
     said = "features=off: the frozen backbone would go on in float32, .* trained in bfloat16"

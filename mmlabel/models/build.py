@@ -82,7 +82,7 @@ class BackboneSource:
         self.unfreeze = chosen.unfreeze
         self.cells = cells
         self._shape = shape
-        self._precision: Precision = precision
+        self.precision: Precision = precision
         self._digest = digest
         # A frozen network of random weights stands in for a pretrained one: the same in every run.
         self._seed = 0 if self.frozen else seed
@@ -148,7 +148,7 @@ class BackboneSource:
             unfreeze=self.unfreeze,
             cells=self.cells,
             shape=self._shape,
-            precision=self._precision,
+            precision=self.precision,
             seed=self._seed,
         )
 
@@ -247,7 +247,6 @@ class FrozenFeatures:
 
     source: BackboneSource
     engine: EngineName
-    precision: Precision
 
     @property
     def width(self) -> int:
@@ -262,16 +261,19 @@ class FrozenFeatures:
 
     def key(self, device: torch.device) -> dict[str, object]:
         """All that a stored feature depends on besides the picture, as plain values."""
-        return self.source.key(choose_engine(self.engine, precision=self.precision, device=device))
+        return self.source.key(self._engine_on(device))
 
     def extract(self, device: torch.device, *, size: Size) -> Callable[[Tensor], Tensor]:
         """A function from pictures (B, 3, H, W) uint8 on `device` to features (B, F).
 
         Raises UserError where the engine cannot be had, or cannot compute this backbone.
         """
-        engine = choose_engine(self.engine, precision=self.precision, device=device)
+        engine = self._engine_on(device)
         log.info("%s are computed by %s", "maps" if self.maps else "features", engine)
         return build_extract(self.source.backbone, engine, device=device, size=size)
+
+    def _engine_on(self, device: torch.device) -> Engine:
+        return choose_engine(self.engine, precision=self.source.precision, device=device)
 
 
 class DetectorScores(nn.Module):

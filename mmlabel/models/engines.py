@@ -5,6 +5,7 @@ made the features is part of the key under which they are stored.
 """
 
 import importlib.util
+import platform
 import sys
 import warnings
 from collections.abc import Callable
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from openvino import CompiledModel, Core
 
 EngineName = Literal["auto", "torch", "openvino"]
+PrecisionName = Literal["auto", "float32", "bfloat16"]
 Extract = Callable[[Tensor], Tensor]
 
 # By which OpenVINO's features may differ from torch's in float32, relative to their length: more is
@@ -75,6 +77,33 @@ def choose_engine(name: EngineName, *, precision: Precision, device: torch.devic
     if name == "openvino":
         raise NoOpenVino(f"features.engine=openvino: {problem}", "; or features.engine=torch")
     return Engine("torch", precision)
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device has instructions for bfloat16.
+
+    A processor without them computes in it one number at a time, which takes about a hundred times
+    as long as float32.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        # oneDNN's own question, below, is answered by any AVX-512, with which it is no faster.
+        return torch.cpu._is_avx512_bf16_supported()
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def precision_on(device: torch.device, asked: PrecisionName) -> Precision:
+    """`asked`, and of "auto" the one that the device is fast in."""
+    if asked == "auto":
+        return "bfloat16" if has_bfloat16(device) else "float32"
+    return asked
+
+
+def device_for(accelerator: str) -> torch.device:
+    """Where a frozen backbone computes in a run with this trainer.accelerator."""
+    gpu = accelerator != "cpu" and torch.cuda.is_available()
+    return torch.device("cuda:0" if gpu else "cpu")
 
 
 def build_extract(

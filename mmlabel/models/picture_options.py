@@ -120,9 +120,10 @@ class Features(Group):
     engine: Literal["auto", "torch", "openvino"] = "auto"
     """What computes them, in predicting, too; auto: the fastest that is installed (openvino, on a
     CPU)."""
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["auto", "float32", "bfloat16"] = "float32"
     """Of the frozen backbone's arithmetic, whatever trainer.precision is, also where there is no
-    room to store what it gives."""
+    room to store what it gives; auto: bfloat16 on a processor or GPU that has it, which is faster,
+    float32 on any other."""
     storage: Literal["auto", "float32", "float16"] = "auto"
     """On disk; float16 takes half the space; auto: float32, maps (backbone.unfreeze) in float16."""
     max_gigabytes: Positive = 50.0

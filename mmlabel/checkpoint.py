@@ -81,6 +81,9 @@ class Content(_Plain):
     """Whether that is final: threshold=auto and per_label find theirs when training has ended."""
     rows: dict[str, SplitRecord] | None = None
     """By split, what the run was trained, selected and tested on; None in older checkpoints."""
+    taught: dict[str, Annotated[torch.Tensor, AfterValidator(_hashes_only)]] | None = None
+    """In hashes, the rows that its teachers, and theirs, were trained ("train") and selected
+    ("val") on; None where it has none, and where one of them does not tell."""
     inputs: dict[str, str] | None = None
     """A digest of each thing that the run has read; None in older checkpoints."""
     wandb_id: str | None = None
@@ -95,7 +98,8 @@ class Checkpoint:
     Attributes:
         path: of its file.
         settings: of the run that wrote it, completed with what they lack.
-        vocabulary, label_names, pretrained, threshold, calibrated, rows, inputs: see `Content`.
+        vocabulary, label_names, pretrained, threshold, calibrated, rows, taught, inputs: see
+            `Content`.
         epochs: finished epochs.
         wandb_id: of the run in wandb, if it was logged there.
         text_model: that reads captions, with its pretrained weights where they are frozen.
@@ -113,6 +117,7 @@ class Checkpoint:
     threshold: float | list[float]
     calibrated: bool
     rows: dict[str, SplitRecord] | None
+    taught: dict[str, torch.Tensor] | None
     inputs: dict[str, str] | None
     epochs: int
     wandb_id: str | None
@@ -121,6 +126,26 @@ class Checkpoint:
     backbone: BackboneSource | None = None
     notes: tuple[str, ...] = ()
 
+    @property
+    def seen(self) -> dict[str, np.ndarray] | None:
+        """In hashes, the rows that it, or what it has learned from, was trained and selected on.
+
+        By "train" and "val"; None where it does not tell.
+        """
+        if self.rows is None or ("teacher" in self.pretrained and self.taught is None):
+            return None
+        own = {split: record.ids for split, record in self.rows.items()}
+        return joined([own, self.taught or {}])
+
+
+def joined(rows: Iterable[Mapping[str, torch.Tensor | np.ndarray]]) -> dict[str, np.ndarray]:
+    """The rows of several networks that are in "train" and in "val", each once."""
+    found = {split: np.zeros(0, dtype=np.int64) for split in ("train", "val")}
+    for one in rows:
+        for split in found.keys() & one.keys():
+            found[split] = np.union1d(found[split], one[split])
+    return found
+
 
 def content(
     settings: Settings,
@@ -128,10 +153,11 @@ def content(
     *,
     pretrained: dict[str, str],
     inputs: dict[str, str],
+    taught: Mapping[str, np.ndarray] | None = None,
     wandb_id: str | None = None,
     text_model: TextModel | None = None,
 ) -> dict[str, Any]:
-    """What a run's checkpoints keep beside weights and threshold."""
+    """What a run's checkpoints keep beside weights and threshold, see `Content`."""
     return {
         "settings": settings.plain(),
         "vocabulary": prepared.vocabulary.words,
@@ -139,6 +165,7 @@ def content(
         "label_names": prepared.label_names,
         "pretrained": pretrained,
         "rows": {split: record.model_dump() for split, record in record_rows(prepared).items()},
+        "taught": taught and {split: torch.from_numpy(ids) for split, ids in taught.items()},
         "inputs": inputs,
         "wandb_id": wandb_id,
         "text_model": text_model and text_model.plain(),
@@ -214,6 +241,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         threshold=own.threshold,
         calibrated=own.calibrated,
         rows=own.rows,
+        taught=own.taught,
         inputs=own.inputs,
         epochs=_finished_epochs(found, epoch),
         wandb_id=own.wandb_id,

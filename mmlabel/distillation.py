@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from mmlabel.cache import file_digest, fingerprint, kept, library_versions
-from mmlabel.checkpoint import SplitRecord, hashes, read_checkpoint
+from mmlabel.checkpoint import SplitRecord, hashes, joined, read_checkpoint
 from mmlabel.data.annotations import Annotations
 from mmlabel.data.batches import TeacherLogits
 from mmlabel.data.digests import digests_folder, picture_digests
@@ -23,6 +23,7 @@ from mmlabel.data.prepare import PreparedData
 from mmlabel.data.sources.unlabelled import Row, Rows
 from mmlabel.data.transforms import decoder_key
 from mmlabel.errors import UserError
+from mmlabel.models.engines import device_for, has_bfloat16
 from mmlabel.predictor import BATCH, Predictor
 from mmlabel.streaming import answers
 from mmlabel.wording import listed
@@ -43,6 +44,8 @@ class Teacher:
         inputs: what it looks at: "image", "caption" or both.
         label_names: of the labels that it answers.
         rows: by split, what it was trained, selected and tested on; None: it does not tell.
+        seen: in hashes, the rows that it, or a teacher of its own, was trained ("train") and
+            selected ("val") on; None: it does not tell.
     """
 
     path: Path
@@ -51,6 +54,7 @@ class Teacher:
     inputs: tuple[str, ...]
     label_names: list[str]
     rows: dict[str, SplitRecord] | None
+    seen: dict[str, np.ndarray] | None
 
 
 def read_teachers(paths: Sequence[str]) -> list[Teacher]:
@@ -78,6 +82,7 @@ def read_teachers(paths: Sequence[str]) -> list[Teacher]:
                 inputs=read.settings.inputs,
                 label_names=[name for name in read.label_names if name],
                 rows=read.rows,
+                seen=read.seen,
             )
         )
     return teachers
@@ -86,6 +91,12 @@ def read_teachers(paths: Sequence[str]) -> list[Teacher]:
 def in_words(teachers: Sequence[Teacher]) -> str:
     """Which they are, wherever their files lie: "ensemble 0f3a…"."""
     return ", ".join(f"{teacher.model} {teacher.digest}" for teacher in teachers)
+
+
+def taught_by(teachers: Sequence[Teacher]) -> dict[str, np.ndarray] | None:
+    """What a run's checkpoints tell of its teachers' rows, see `checkpoint.Content.taught`."""
+    seen = [teacher.seen for teacher in teachers if teacher.seen is not None]
+    return joined(seen) if teachers and len(seen) == len(teachers) else None
 
 
 def check_teacher(teacher: Teacher, prepared: PreparedData, *, allow_seen_rows: bool) -> None:
@@ -123,14 +134,18 @@ def _problem(teacher: Teacher, prepared: PreparedData) -> str | None:
     """Why this run's scores cannot be trusted with the teacher, in words."""
     if teacher.rows is None:
         return "it is of an earlier version and does not tell which rows it was trained on"
+    if teacher.seen is None:
+        return (
+            "it has learned from a teacher of its own, and is of an earlier version that does not"
+            " tell which rows that one was trained on"
+        )
     ids = prepared.annotations.ids
     own = {
         split: hashes(ids[row] for row in rows) for split, rows in prepared.rows.items()
     }  # of each row (n,) int64
-    theirs = {split: record.ids.numpy() for split, record in teacher.rows.items()}
-    none = np.zeros(0, dtype=np.int64)
-    trained, selected = theirs.get("train", none), theirs.get("val", none)
-    if not np.isin(np.concatenate([*own.values()]), np.concatenate([none, *theirs.values()])).any():
+    trained, selected = teacher.seen["train"], teacher.seen["val"]
+    known = [trained, selected, *(record.ids.numpy() for record in teacher.rows.values())]
+    if not np.isin(np.concatenate([*own.values()]), np.concatenate(known)).any():
         return (
             "it knows none of this run's pictures by their names, so that it cannot be told which"
             " of them it was trained on"
@@ -139,9 +154,9 @@ def _problem(teacher: Teacher, prepared: PreparedData) -> str | None:
     chosen = int(np.isin(own["test"], selected).sum())
     if seen["val"] or seen["test"] or chosen:
         return (
-            f"it was trained on {seen['val']} of the {len(own['val'])} validation rows and"
-            f" {seen['test']} of the {len(own['test'])} test rows of this run, and selected on"
-            f" {chosen} of its test rows"
+            f"it, or a teacher of its own, was trained on {seen['val']} of the {len(own['val'])}"
+            f" validation rows and {seen['test']} of the {len(own['test'])} test rows of this run,"
+            f" and selected on {chosen} of its test rows"
         )
     log.info(
         "%s was trained on %d of the %d training rows", teacher.path, seen["train"],
@@ -223,6 +238,7 @@ def _computed_by(teacher: Teacher) -> dict[str, object]:
     key: dict[str, object] = dict(library_versions("torch"))
     if "image" in teacher.inputs:
         key |= {**decoder_key(), **library_versions("torchvision", "timm", "openvino")}
+        key["bfloat16"] = has_bfloat16(device_for("auto"))  # without it one in it is in float32
     if teacher.model.startswith("detector"):
         key |= library_versions("ultralytics")
     if "caption" in teacher.inputs:

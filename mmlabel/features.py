@@ -337,20 +337,22 @@ def _fill(options: argparse.Namespace) -> int:
 
     part, parts = options.part
     settings = command_settings(options.options)
-    if settings.backbone is not None:
-        # Of a model without captions, so that neither word vectors nor WordNet are needed; one that
-        # looks at the same maps, and learns from no teacher, whose answers are not asked for.
-        own = {"model": {"name": "image_only"}, "distil": {}}
-        plain = {"loss": {"name": "bce"}, **settings.plain(), **own}
-        if settings.looks_at_cells:
-            plain["backbone"] = {**plain["backbone"], "attention": "residual"}
-        settings = read_settings(plain)
+    nothing = UserError(
+        "nothing is stored with these options: features are kept of a frozen backbone, with"
+        " features=auto or on"
+    )
+    if settings.backbone is None:
+        raise nothing
+    # Of a model without captions, so that neither word vectors nor WordNet are needed; one that
+    # looks at the same maps, and learns from no teacher, whose answers are not asked for.
+    own = {"model": {"name": "image_only"}, "distil": {}}
+    plain = {"loss": {"name": "bce"}, **settings.plain(), **own}
+    if settings.looks_at_cells:
+        plain["backbone"] = {**plain["backbone"], "attention": "residual"}
+    settings = read_settings(plain)
     run = build(settings, None, wandb_id=None)
     if run.data.stored is None:
-        raise UserError(
-            "nothing is stored with these options: features are kept of a frozen backbone, with"
-            " features=auto or on"
-        )
+        raise nothing
     device = device_for(settings.trainer.accelerator)
     folder, filled = run.data.fill_part(part, parts, device=device)
     print(f"part {part + 1} of {parts}: {filled.views:,} views in {filled.seconds:.1f} s, {folder}")

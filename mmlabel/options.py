@@ -262,7 +262,8 @@ def _message(problem: ErrorDetails, group: type[Group]) -> str:
     hint = ""
     if isinstance(value, str):
         parts = [part for part, _ in members(field.annotation, ())]
-        parts += [item for part in parts if get_origin(part) is list for item in get_args(part)]
+        items = [item for part in parts if get_origin(part) is list for item in get_args(part)]
+        parts += items
         choices = [
             str(choice)
             for part in parts
@@ -271,6 +272,9 @@ def _message(problem: ErrorDetails, group: type[Group]) -> str:
         ]
         close = nearest(value, choices) if choices else ""
         hint = close if "did you mean" in close else ""
+        of_lists = [get_args(item) for item in items if get_origin(item) is Literal]
+        if not isinstance(problem["loc"][-1], int) and any(value in found for found in of_lists):
+            hint = f'; did you mean "{name}=[{value}]"?'
         if re.fullmatch(r"[-+]?\.?\d[\d.e+-]*|true|false", value, re.IGNORECASE):
             hint = "; it is a text here, as what is quoted and what ${oc.env:NAME} gives is"
     in_list = isinstance(problem["loc"][-1], int)

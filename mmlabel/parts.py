@@ -35,6 +35,7 @@ from mmlabel.distillation import (
     check_teacher,
     in_words,
     read_teachers,
+    taught_by,
     teacher_logits,
 )
 from mmlabel.errors import UserError
@@ -141,6 +142,7 @@ def to_train(settings: Settings, resumed: Checkpoint | None, *, wandb_id: str | 
             prepared,
             pretrained=pretrained,
             inputs=inputs,
+            taught=taught_by(teachers),
             wandb_id=wandb_id,
             text_model=text,
         ),

@@ -13,7 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from mmlabel.checkpoint import Checkpoint, SplitRecord, hashes, read_checkpoint, record_rows
+from mmlabel.checkpoint import (
+    Checkpoint,
+    SplitRecord,
+    hashes,
+    joined,
+    read_checkpoint,
+    record_rows,
+)
 from mmlabel.data.options import Splits
 from mmlabel.data.prepare import PreparedData
 from mmlabel.errors import UserError
@@ -114,6 +121,7 @@ def with_checkpoint(
             )
     for name in always:
         put(kept, name, _get(asked, name))
+    asked_for: Collection[str] = ()
     if not settings.train:
         # A file that sets what the checkpoint's run had asked for asks for nothing else.
         keys = set(map(override_key, overrides))
@@ -126,6 +134,9 @@ def with_checkpoint(
     if kept["data"]["name"] != flat_own["data.name"]:
         kept["data"] = asked["data"] | {name.partition(".")[2]: flat_own[name] for name in _SEEN}
     found = read_settings(kept)
+    if not settings.train and "threshold" in asked_for and found.threshold is None:
+        # By itself, null is the checkpoint's own.
+        found = found.model_copy(update={"threshold": found.answers_at})
     then, now = checkpoint.settings.frozen_precision, found.frozen_precision
     if settings.train and found.features is not None and now != then:
         raise UserError(
@@ -361,6 +372,8 @@ def check_rows(checkpoint: Checkpoint, prepared: PreparedData, settings: Setting
         return
     changed = list(_changed(record_rows(prepared), checkpoint.rows, settings))
     if not changed:
+        if not settings.train:
+            _note_teachers(checkpoint, prepared)
         return
     if not settings.data.allow_other_rows:
         hint = (
@@ -375,7 +388,7 @@ def check_rows(checkpoint: Checkpoint, prepared: PreparedData, settings: Setting
             f"{_elsewhere(checkpoint.settings, settings)}the data's {_listed(changed)} are not"
             f" those that {checkpoint.path} was trained, selected and tested with; {hint}"
         )
-    _leave_out_known(checkpoint.rows, prepared)
+    _leave_out_known(checkpoint, prepared)
     if settings.test and not len(prepared.rows["test"]):
         raise UserError(
             f"no row is left in the test split that {checkpoint.path} was not trained or selected"
@@ -441,20 +454,43 @@ def _elsewhere(own: Settings, settings: Settings) -> str:
     return f"{', '.join(said)}: "
 
 
-def _leave_out_known(known: Mapping[str, SplitRecord], prepared: PreparedData) -> None:
-    seen = np.concatenate(
-        [known[split].ids.numpy() for split in ("train", "val") if split in known]
+def _note_teachers(checkpoint: Checkpoint, prepared: PreparedData) -> None:
+    """Say where a network has learned from one that knew, or may have known, its test rows."""
+    if checkpoint.taught is None:
+        if "teacher" in checkpoint.pretrained:
+            prepared.note(
+                f"{checkpoint.path} has learned from a teacher that does not tell which rows it was"
+                " trained on: if these were among them, the scores are too high"
+            )
+        return
+    ids = hashes(prepared.annotations.ids[row] for row in prepared.rows["test"])
+    known = int(np.isin(ids, np.concatenate([*map(np.asarray, checkpoint.taught.values())])).sum())
+    if known:
+        prepared.note(
+            f"{checkpoint.path} has learned from a teacher that was trained or selected on {known}"
+            f" of these {count(len(ids), 'test row')}: the scores may be too high"
+        )
+
+
+def _leave_out_known(checkpoint: Checkpoint, prepared: PreparedData) -> None:
+    """Leave out what the checkpoint, or a teacher of it, was trained or selected on."""
+    assert checkpoint.rows is not None
+    own = {split: record.ids for split, record in checkpoint.rows.items()}
+    seen = joined([own, checkpoint.taught or {}])
+    trained = np.flatnonzero(
+        np.isin(hashes(prepared.annotations.ids), np.concatenate([*seen.values()]))
     )
-    trained = np.flatnonzero(np.isin(hashes(prepared.annotations.ids), seen))
     scored = np.concatenate([prepared.rows["val"], prepared.rows["test"]])
     left_out = len(np.intersect1d(trained, scored))
+    taught = ", or a teacher of it," if checkpoint.taught else ""
     prepared.note(
         f"data.allow_other_rows: scored on other rows than the checkpoint's run; of {len(scored)}"
-        f" validation and test rows, {left_out} that it was trained or selected on are left out"
-        + (f": {_BY_NAME}" if left_out else "")
+        f" validation and test rows, {left_out} that it{taught} was trained or selected on are left"
+        " out" + (f": {_BY_NAME}" if left_out else "")
     )
     for split in ("val", "test"):
         prepared.rows[split] = np.setdiff1d(prepared.rows[split], trained)
+    _note_teachers(checkpoint, prepared)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -162,6 +162,12 @@ def fit(run: Run, trainer: pl.Trainer, begun: Beginning, loggers: Sequence[Logge
     best = getattr(trainer.checkpoint_callback, "best_model_path", None)
     if not best and not begun.settings.trainer.fast_dev_run:
         run.prepared.note("no epoch was validated: the scores are those of the last weights")
+    start = begun.settings.callbacks.swa_start
+    if best and start is not None and (epoch := read_checkpoint(best).epochs - 1) <= start:
+        run.prepared.note(
+            f"callbacks.swa_start={start}: the best epoch is {epoch}, whose weights are no mean of"
+            " several epochs' but its own"
+        )
     return Path(best) if best else None
 
 

@@ -67,6 +67,8 @@ def test_before_it_begins_the_weights_stand_for_themselves(settings_of, tmp_path
         settings_of, tmp_path / "late", "trainer.max_epochs=3", "callbacks.swa_start=2"
     )
     assert late["scores"] == plain["scores"]
+    assert any(said.startswith("callbacks.swa_start=2: the best epoch") for said in late["notes"])
+    assert not any("swa_start" in said for said in plain["notes"])
 
 
 def test_within_an_epoch_before_it_begins_the_weights_of_now_are_validated(

@@ -64,6 +64,8 @@ def test_an_option_that_is_given_twice_is_told(train_py):
         (["optimizer.lr=fast"], "optimizer.lr=fast: give a number, at least 0"),
         (["features.mode=sometimes"], "features.mode=sometimes: give one of auto, on, off"),
         (["loss.name=bec"], 'give loss=bec; did you mean "bce"?'),
+        (["data.augment=crop"], 'did you mean "data.augment=[crop]"?'),
+        (["data.augment=[crop,crob]"], 'did you mean "crop"?'),
         (["train=false"], "train=false evaluates a checkpoint: add ckpt_path=FILE"),
         (["ckpt_path=nothing.ckpt"], "there is no file nothing.ckpt"),
         (["data.separator=,"], "data.separator=, cannot be read as OPTION=VALUE"),

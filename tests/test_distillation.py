@@ -13,7 +13,7 @@ from resumed_runs import history, results_of, run, run_killed_in_epoch
 
 from mmlabel import cache as cache_module
 from mmlabel import distillation
-from mmlabel.checkpoint import SplitRecord, hashes, read_checkpoint
+from mmlabel.checkpoint import SplitRecord, hashes, joined, read_checkpoint
 from mmlabel.cli import load_settings
 from mmlabel.criterion import MeanOverKnown
 from mmlabel.data import captions
@@ -80,7 +80,8 @@ def teacher_of(rows: dict[str, list[str]] | None, names: tuple[str, ...] = ("dog
         split: SplitRecord(digest="", captions="", ids=torch.from_numpy(hashes(ids)))
         for split, ids in rows.items()
     }
-    return Teacher(Path("best.ckpt"), "0", "fusion", ("image",), list(names), records)
+    seen = records and joined([{split: record.ids for split, record in records.items()}])
+    return Teacher(Path("best.ckpt"), "0", "fusion", ("image",), list(names), records, seen)
 
 
 OURS = data_of(train=[0, 1, 2], val=[3, 4], test=[5, 6])
@@ -110,6 +111,49 @@ def test_a_teacher_of_the_same_split_or_of_more_rows_is_taken():
     for trained in (["0.jpg", "1.jpg", "2.jpg"], ["0.jpg", "19.jpg"]):
         rows = {"train": trained, "val": ["3.jpg"], "test": ["5.jpg"]}
         check_teacher(teacher_of(rows), OURS, allow_seen_rows=False)
+
+
+def test_what_a_teachers_teacher_knew_counts_wherever_it_is_scored(
+    settings_of, made: Path, tmp_path: Path
+):
+    """Also two steps on: a network learns of rows through all that it has learned from."""
+    header, *rows = (made / "rows.csv").read_text().splitlines(keepends=True)
+    tables = {"all": rows, "first": rows[:36], "last": rows[36:]}
+    for name, lines in tables.items():
+        (tmp_path / f"{name}.csv").write_text(header + "".join(lines))
+
+    def made_on(table: str, name: str, *options: str) -> Path:
+        given = ["data=csv", f"data.file={tmp_path}/{table}.csv", "trainer.max_epochs=1", *options]
+        run(settings_of, tmp_path / name, *STUDENT, *given)
+        return tmp_path / name / "best.ckpt"
+
+    first = made_on("all", "first", "data.fractions=[0.9,0.05,0.05]")
+    further = "distil.allow_seen_rows=true"
+    second = made_on("first", "second", f"distil.teacher={first}", further)
+    third = made_on("first", "third", f"distil.teacher={second}", further)
+    known = read_checkpoint(first).seen
+    for path in (second, third):
+        seen, notes = read_checkpoint(path).seen, results_of(path.parent)["notes"]
+        assert known is not None and seen is not None
+        assert all(np.isin(known[split], seen[split]).all() for split in known)
+        assert any("allow_seen_rows" in note and "may be too high" in note for note in notes)
+    # Evaluated on the rows of its own test, and on others, that are none to it.
+    own = run(settings_of, tmp_path / "own", "train=false", f"ckpt_path={third}")
+    assert any("learned from a teacher that was trained" in note for note in own["notes"])
+    other = ["train=false", f"ckpt_path={third}", "data=csv", f"data.file={tmp_path}/last.csv"]
+    other += ["data.splits=test", "data.allow_other_rows=true"]
+    left = run(settings_of, tmp_path / "left", *other)["rows"]["test"]
+    ids = hashes(line.split(",")[0] for line in tables["last"])
+    assert known is not None
+    assert left == len(ids) - np.isin(ids, np.concatenate([*known.values()])).sum() < 5
+    # One of an earlier version does not tell.
+    older = torch.load(second, weights_only=True)
+    del older["mmlabel"]["taught"]
+    torch.save(older, tmp_path / "older.ckpt")
+    with pytest.raises(UserError, match="learned from a teacher of its own"):
+        made_on("first", "fourth", f"distil.teacher={tmp_path}/older.ckpt")
+    untold = run(settings_of, tmp_path / "u", "train=false", f"ckpt_path={tmp_path}/older.ckpt")
+    assert any("does not tell which rows" in note for note in untold["notes"])
 
 
 def test_other_labels_are_refused():

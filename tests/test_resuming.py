@@ -814,6 +814,24 @@ def test_a_checkpoint_without_a_record_of_its_rows_says_so(base: Path, settings_
 # ---- Thresholds --------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def at_03(settings_of, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("at_03")
+    run(settings_of, folder, *CAPTIONS, "threshold=0.3")
+    return folder
+
+
+def test_null_is_a_half_where_it_is_given(at_03: Path, settings_of, tmp_path: Path):
+    """By itself an evaluation answers at the checkpoint's own."""
+    for given, expected in (((), 0.3), (("threshold=null",), 0.5)):
+        results = evaluate(settings_of, at_03 / "best.ckpt", tmp_path / "run", *given)
+        assert results["threshold"] == expected
+        _, targets, probabilities = predictions(tmp_path / "run")
+        answers = probabilities.astype(np.float32) >= np.float32(expected)
+        f1 = f1_score(targets, answers, average="micro", zero_division=0)
+        assert results["scores"]["test/f1_micro"] == pytest.approx(f1, abs=1e-6)
+
+
 @pytest.mark.parametrize("threshold", ["0.3", "auto", "per_label", "cv", "cv_per_label"])
 def test_another_threshold_when_evaluating(base: Path, settings_of, tmp_path: Path, threshold: str):
     results = evaluate(settings_of, base / "best.ckpt", tmp_path, f"threshold={threshold}")

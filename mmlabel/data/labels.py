@@ -158,7 +158,7 @@ def _implausible(label: str, separator: str, labels: Set[str] | None = None) -> 
         return "is written for no label; leave the cell empty"
     if _FRACTION.fullmatch(label):
         return "is a fraction; label numbers are whole, so save that column as text"
-    if not label.isprintable():
+    if not label.replace("\t", " ").isprintable():
         return "has a character that cannot be printed; check data.encoding"
     if separator == JSON:
         return None
@@ -172,9 +172,13 @@ def _implausible(label: str, separator: str, labels: Set[str] | None = None) -> 
             within = [part.strip() for part in label.split(other)]
             if labels is not None and all(within) and labels.isdisjoint(within):
                 continue
-            option = f"data.separator='{other}'"
+            option = _separated_by(other)
             return f'has {name} in it; separate labels there with "{option}"'
     return None
+
+
+def _separated_by(sign: str) -> str:
+    return "data.separator=" + ("tab" if sign == "\t" else f"'{sign}'")
 
 
 def _unbalanced(text: str) -> bool:
@@ -241,7 +245,7 @@ def _wrong_label(label: str, numbers: Mapping[str, int], allowed: str, separable
     for sign, word in _SEPARATORS.items() if separable else ():
         parts = [part for part in map(str.strip, label.split(sign)) if part]
         if sign in label and parts and all(part in numbers or part.isdecimal() for part in parts):
-            option = f"data.separator='{sign}'"
+            option = _separated_by(sign)
             return f'"{label[:60]}" has {word} between labels: give "{option}"'
     names = [name for name in numbers if not name.isdigit()]
     if _INTEGER.fullmatch(label):

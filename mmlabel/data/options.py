@@ -318,7 +318,7 @@ class CsvTable(Splits):
     uncertain: Literal["mask", 0, 1] = "mask"
     """What -1 or an empty cell in label_columns means: not known (counts nowhere), 0 or 1."""
     separator: Annotated[Text, Field(min_length=1)] = " "
-    """What stands between the labels of a row; json: each cell is a JSON list."""
+    """What stands between the labels of a row, such as ; or tab; json: each cell is a JSON list."""
     label_names: Annotated[list[Text], Field(min_length=1)] | None = None
     """The labels' names; null: numbers, or the names found in the file."""
     num_labels: Count | None = None

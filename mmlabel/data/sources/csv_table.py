@@ -102,7 +102,8 @@ def read_csv(
     refuse_json(file)
     names = None if label_names is None else [str(name) for name in label_names]
     delimiter = _TABS.get(delimiter or "", delimiter)
-    _check_options(names, num_labels, delimiter)
+    separator = _TABS.get(separator, separator)
+    _check_options(names, num_labels, delimiter, separator)
     columns = [picture_column, caption_column, label_column, *(label_columns or [])]
     table = _read_table(file, [c for c in columns if c], delimiter=delimiter, encoding=encoding)
     _check_columns(
@@ -167,10 +168,15 @@ class _Labels(NamedTuple):
 
 
 def _check_options(
-    label_names: list[str] | None, num_labels: int | None, delimiter: str | None
+    label_names: list[str] | None, num_labels: int | None, delimiter: str | None, separator: str
 ) -> None:
     if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n'):
         raise UserError(f"the delimiter {delimiter!r} is not one character, such as ; or a tab")
+    if separator.isalnum() and separator != JSON:
+        raise UserError(
+            f"data.separator={separator} would part labels wherever that is a part of their names;"
+            " give the sign that stands between two of them, such as ',' or tab"
+        )
     if label_names is None:
         return
     if num_labels not in (None, len(label_names)):

@@ -304,6 +304,12 @@ def test_an_encoding_that_is_not_sure_is_asked_for(content, message, tmp_path):
         any_csv(tmp_path, content)
 
 
+@pytest.mark.parametrize("separator", ["tab", "\\t", "\t"])
+def test_a_tab_between_labels_as_it_can_be_typed(separator: str, tmp_path):
+    text = COLUMNS + "1.png,hot dog\tcat,a\n2.png,table,b\n"
+    assert any_csv(tmp_path, text, separator=separator).label_names == ["cat", "hot dog", "table"]
+
+
 @pytest.mark.parametrize("encoding", ["nonsense", "hex", "rot13"])
 def test_no_encoding(encoding, tmp_path):
     with pytest.raises(UserError, match=f"{encoding} is not the name of an encoding"):
@@ -324,6 +330,13 @@ def test_no_encoding(encoding, tmp_path):
         ("cat;dog", {}, "data.separator=';'"),
         ("cat|dog", {}, "has an upright"),
         ("cat;dog", {"separator": ","}, "has a semicolon"),
+        (
+            "cat\tdog",
+            {"separator": ","},
+            'a tab in it; separate labels there with "data.separator=tab"',
+        ),
+        ("cat", {"separator": "a"}, "data.separator=a would part labels wherever"),
+        ("cat", {"separator": "comma"}, "data.separator=comma would part"),
         ("truck (large)", {}, "a bracket that belongs to more"),
         ("nan", {}, "is written for no label; leave the cell empty"),
         ("None", {}, "is written for no label"),

@@ -22,8 +22,9 @@ class AnsweredRows:
         labels: K label numbers.
         targets: (N, K) bool.
         known: (N, K) bool: which of the targets are.
-        probs: (N, K) float, 0..1.
-        thresholds: (N, K) float, from which probability on a label is answered.
+        probs: (N, K) float, 0..1: what thresholds are compared with.
+        probabilities: (N, K) float, 0..1, of the labels; `probs` but for a label decoder.
+        thresholds: (N, K) float, from which of `probs` on a label is answered.
         runs: how many runs they are of.
     """
 
@@ -32,6 +33,7 @@ class AnsweredRows:
     targets: np.ndarray
     known: np.ndarray
     probs: np.ndarray
+    probabilities: np.ndarray
     thresholds: np.ndarray
     runs: int
 
@@ -48,7 +50,7 @@ class AnsweredRows:
     @cached_property
     def sureness(self) -> np.ndarray:
         """(N,) float, see `sureness`."""
-        return sureness(self.probs, self.answered, self.wrong)
+        return sureness(self.probabilities, self.answered, self.wrong)
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,8 @@ def answered_rows(runs: Sequence[RunRecord]) -> AnsweredRows:
             place.setdefault(id, len(place))
     shape = len(place), len(first.predictions.labels)
     targets, known = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
-    probs, thresholds, times = np.zeros(shape), np.zeros(shape), np.zeros(len(place))
+    probs, probabilities, thresholds = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+    times = np.zeros(len(place))
     for run in runs:
         found = run.predictions
         rows = np.array([place[id] for id in found.ids])
@@ -122,6 +125,7 @@ def answered_rows(runs: Sequence[RunRecord]) -> AnsweredRows:
             )
         targets[rows], known[rows] = found.targets, found.known
         probs[rows] += found.probs
+        probabilities[rows] += run.probabilities
         thresholds[rows] += run.thresholds
         times[rows] += 1
     return AnsweredRows(
@@ -130,6 +134,7 @@ def answered_rows(runs: Sequence[RunRecord]) -> AnsweredRows:
         targets=targets,
         known=known,
         probs=probs / times[:, None],
+        probabilities=probabilities / times[:, None],
         thresholds=thresholds / times[:, None],
         runs=len(runs),
     )
@@ -156,7 +161,7 @@ def suspicion(rows: AnsweredRows) -> Suspicion:
         raise UserError("cleanlab needs two labels that some rows have and others lack")
     if some.any():
         lists = [np.flatnonzero(row).tolist() for row in rows.targets[whole][:, some]]
-        probs = rows.probs[whole][:, some]
+        probs = rows.probabilities[whole][:, some]
         with warnings.catch_warnings():
             # It warns once a label that a row or two have, and does not say which.
             warnings.filterwarnings("ignore", "May not flag all label issues", UserWarning)

@@ -26,6 +26,7 @@ from filelock import FileLock, Timeout
 
 from mmlabel.cache import atomic_write, file_digest, is_temporary
 from mmlabel.errors import UserError
+from mmlabel.marginals import marginals
 from mmlabel.spreadsheet import from_cell, to_cell
 from mmlabel.wording import other_labels, quoted
 
@@ -54,7 +55,7 @@ class Predictions:
         ids: N image ids, of the rows of which any target is known.
         labels: K label numbers, one per column.
         targets: (N, K) bool; false where it is not known.
-        probs: (N, K) float, 0..1.
+        probs: (N, K) float, 0..1: what thresholds are compared with, prob_N in the file.
         known: (N, K) bool: which of the targets are.
     """
 
@@ -103,7 +104,7 @@ class RunRecord(RunResults):
 
     @property
     def thresholds(self) -> np.ndarray:
-        """(K,) float: the probability from which on each label is answered."""
+        """(K,) float: the number of `predictions.probs` from which on each label is answered."""
         threshold = np.asarray(self.results["threshold"], dtype=float)
         if threshold.ndim:  # one for each label number
             return threshold[self.predictions.labels]
@@ -111,11 +112,25 @@ class RunRecord(RunResults):
 
     @property
     def answers(self) -> np.ndarray:
-        """(N, K) bool: the labels whose probability reaches the run's threshold.
+        """(N, K) bool: the labels whose number in `predictions.probs` reaches the run's threshold.
 
         None where the target is not known, so that such a label is neither right nor wrong.
         """
         return reached(self.predictions.probs, self.thresholds) & self.predictions.known
+
+    @property
+    def is_of_decoder(self) -> bool:
+        """Whether a label decoder answered, whose `predictions.probs` are no probabilities."""
+        return self._model == "decoder"
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """(N, K) float, 0..1: what the model takes for the probabilities of labels."""
+        return marginals(self.predictions.probs, model=self._model)
+
+    @property
+    def _model(self) -> str | None:
+        return self.results.get("settings", {}).get("model", {}).get("name")
 
     def other_rows(self, other: "RunRecord") -> str | None:
         """How another run's test rows differ from these, in words; None if they are the same."""

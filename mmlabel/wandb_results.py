@@ -113,6 +113,7 @@ def _log_predictions(
     import wandb
 
     predictions, answers = record.predictions, record.answers
+    probabilities = record.probabilities
     count = min(rows, len(predictions.ids))
     columns = ["id", "picture", "caption", "truth", "answer", "right", "probabilities"]
     table = wandb.Table(columns=[*columns])
@@ -134,7 +135,7 @@ def _log_predictions(
             listed(answer),
             bool((truth == answer).all()),
             json.dumps(
-                {labels[k]: round(float(predictions.probs[row, k]), 4) for k in concerned},
+                {labels[k]: round(float(probabilities[row, k]), 4) for k in concerned},
                 ensure_ascii=False,
             ),
         )

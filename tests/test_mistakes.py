@@ -122,6 +122,35 @@ def test_several_runs_on_a_row_are_averaged():
     assert rows.sureness.tolist() == pytest.approx([0, 0.8])
 
 
+def of_model(name: str) -> dict:
+    return {"settings": {"model": {"name": name}}}
+
+
+def test_a_decoders_label_errors_are_those_of_its_probabilities(tmp_path: Path):
+    """Its file has p / 2, and 0.5 more for a label of the answer: see `LabelDecoder.forward`."""
+    targets, own, _ = planted()
+    answers = np.random.default_rng(1).random(own.shape) < 0.5
+    ids = ids_of(np.arange(300))
+    alone = record(ids, targets, (own + answers) / 2, **of_model("decoder"))
+    found, expected = answered_rows([alone]), suspicion(answered_rows([record(ids, targets, own)]))
+    assert (found.answered == answers).all()
+    np.testing.assert_array_equal(suspicion(found).cells, expected.cells)
+    np.testing.assert_allclose(suspicion(found).quality, expected.quality)
+    wrong = answers != targets
+    sure = np.where(wrong, np.where(answers, own, 1 - own), 0).max(axis=1)
+    np.testing.assert_allclose(found.sureness, sure)
+    page = Mistakes(found, None, None, {1: "cat", 3: "dog", 17: "bird"}, [])
+    write_mistakes_page(tmp_path / "report.html", page, runs=[alone], most=9, command="c")
+    card = re.findall("<figure.*?</figure>", (tmp_path / "report.html").read_text(), re.S)[0]
+    row = page.mistaken()[0]
+    for k in np.flatnonzero(wrong[row]):
+        assert f"{page.label_names[k]} {own[row, k]:.2f}" in card
+
+    # Beside another model's, on one scale.
+    other = record(ids, targets, 1 - own, **of_model("fusion"))
+    np.testing.assert_allclose(answered_rows([alone, other]).probabilities, 0.5)
+
+
 def test_runs_that_contradict_each_other_are_refused():
     targets, probs, _ = planted()
     first = record(ids_of(np.arange(300)), targets, probs)

@@ -12,6 +12,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import wandb
+from fake_runs import write_fake_run
 from PIL import Image
 from sklearn.metrics import average_precision_score
 from wandb_records import records
@@ -23,6 +24,7 @@ from mmlabel.run_folder import finished, read_history, read_run
 from mmlabel.tracking import run_name, wandb_logger
 from mmlabel.training import train
 from mmlabel.training_options import Wandb
+from mmlabel.wandb_results import log_results
 
 OFFLINE = ["logger=wandb", "logger.wandb.mode=offline", "trainer.max_epochs=1"]
 
@@ -56,6 +58,28 @@ def table(folder: Path, name: str) -> list[dict]:
     (file,) = folder.glob(f"wandb/offline-run-*/files/media/table/test/{name}_*.table.json")
     found = json.loads(file.read_text())
     return [dict(zip(found["columns"], row, strict=True)) for row in found["data"]]
+
+
+def test_a_decoders_predictions_have_its_own_probabilities(made: Path, tmp_path: Path):
+    """In the place of the halves of them, which are in predictions.csv."""
+    settings = load_settings(["data=usyd", f"data.root={made}", "model=decoder"])
+    write_fake_run(tmp_path, seed=0, noise=0.2, settings=settings.plain())
+    logged = {}
+
+    class Run:
+        offline = True
+
+        def log(self, values: dict) -> None:
+            logged.update(values)
+
+    annotations = settings.data.read(
+        cache_dir=tmp_path, require_pictures=False, require_captions=False
+    )
+    chosen = Wandb(labels=False, predictions=5)
+    log_results(Run(), chosen, settings, folder=tmp_path, annotations=annotations)
+    rows = logged["test/predictions"].data
+    found = {value for row in rows for value in json.loads(row[-1]).values()}
+    assert found == {0.2, 0.8}, "of 0.1, and of 0.9 for a label of the answer"
 
 
 def test_tables_and_artifacts_are_those_of_the_run(

@@ -122,7 +122,8 @@ class LabelDecoder(nn.Module):
         The answer is the best hypothesis of the beam. With p the marginal probability of a label
         (`Hypotheses.marginals`), sigmoid(logit) is 0.5 + p / 2 for a label of the answer and p / 2
         for any other: at threshold 0.5 the answer comes out exactly, and within either group the
-        labels rank by p, which is what mean average precision reads.
+        labels rank by p, which is what mean average precision reads. `mmlabel.marginals` gives
+        p back.
         """
         return self._answer(self.encode(batch))
 

@@ -36,7 +36,7 @@ class Answers:
     targets: np.ndarray  # (N, K) bool
     names: list[str]  # V variants
     answers: np.ndarray  # (V, N, K) bool
-    probs: np.ndarray | None  # (N, K), of a single run
+    probs: np.ndarray | None  # (N, K) probabilities, of a single run
 
     @cached_property
     def right(self) -> np.ndarray:
@@ -154,7 +154,7 @@ def _collect(variants: Sequence[tuple[str, list[RunRecord]]]) -> Answers | None:
         targets=first.targets[rows(first)],
         names=[name for name, _ in variants],
         answers=np.stack(votes) > 0.5,
-        probs=first.probs[rows(first)] if len(everyone) == 1 else None,
+        probs=variants[0][1][0].probabilities[rows(first)] if len(everyone) == 1 else None,
     )
 
 

@@ -147,11 +147,17 @@ def thresholds(run: RunRecord) -> Markup:
     threshold = run.results["threshold"]
     one = None if isinstance(threshold, list) else threshold
     used = "" if one is None else f" Dotted: the threshold used, {one:g}."
+    of_file = ""
+    if run.is_of_decoder:
+        of_file = (
+            " Thresholds of model=decoder are of prob_N in predictions.csv: half of a label's"
+            " probability, and 0.5 more for one of the best set of labels that was found."
+        )
     curves = line_chart(
         id="threshold-curve",
         heading="Precision and recall by threshold",
         note=f"Micro-averaged on the test rows.{used} F1 is highest at {steps[f1.argmax()]:.2f}. "
-        "To choose a threshold, use the validation rows.",
+        f"To choose a threshold, use the validation rows.{of_file}",
         series=[
             Series("F1", steps.tolist(), f1.tolist(), 0),
             Series("precision", steps[some].tolist(), precision[some].tolist(), 1),
@@ -161,16 +167,7 @@ def thresholds(run: RunRecord) -> Markup:
         y_label="share",
         reference=one,
     )
-    return chart_row(curves, _calibration(targets, _probabilities(run, probs)))
-
-
-def _probabilities(run: RunRecord, probs: np.ndarray) -> np.ndarray:
-    """What the model takes for the probabilities of labels, of those in its file.
-
-    There a label decoder's are halved, and 0.5 more for a label of its answer.
-    """
-    model = run.results.get("settings", {}).get("model", {}).get("name")
-    return 2 * probs - (probs >= 0.5) if model == "decoder" else probs
+    return chart_row(curves, _calibration(targets, run.probabilities[known]))
 
 
 def _calibration(targets: np.ndarray, probs: np.ndarray) -> Markup:

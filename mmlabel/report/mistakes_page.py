@@ -166,7 +166,7 @@ def _gallery(found: Mistakes, most: int, *, upright: bool) -> Markup:
 def _card(found: Mistakes, row: int, caption: str, picture: str | None) -> Card:
     rows = found.rows
     given, answered, wrong = rows.targets[row], rows.answered[row], rows.wrong[row]
-    chips = answer_chips(answered, given, rows.probs[row], found.label_names)
+    chips = answer_chips(answered, given, rows.probabilities[row], found.label_names)
     lines = [Line("Model", not wrong.any(), chips)]
     missing, not_there = found.doubted(row)
     if found.suspected is not None and (missing or not_there):

@@ -51,12 +51,14 @@ def pages(annotations: Annotations, tmp_path_factory: pytest.TempPathFactory) ->
     targets = annotations.targets[:, labels].astype(bool)
     cells = np.zeros(targets.shape, dtype=bool)
     cells[:5, 2] = True
+    probs = np.where(targets ^ (random.random(targets.shape) < 0.05), 0.9, 0.1)
     answered = AnsweredRows(
         ids=annotations.ids,
         labels=labels,
         targets=targets,
         known=np.ones(targets.shape, dtype=bool),
-        probs=np.where(targets ^ (random.random(targets.shape) < 0.05), 0.9, 0.1),
+        probs=probs,
+        probabilities=probs,
         thresholds=np.full(targets.shape, 0.5),
         runs=1,
     )

@@ -163,6 +163,22 @@ def test_a_decoders_calibration_is_of_its_own_probabilities(tmp_path):
     assert said["fusion"] > 0.2
 
 
+def test_a_decoders_answers_are_shown_with_its_own_probabilities(tmp_path):
+    targets, own = (
+        np.array([[1, 0, 0], [0, 1, 1]], bool),
+        np.array([[0.3, 0.1, 0.2], [0.4, 0.7, 1]]),
+    )
+    probs = (own + np.array([[0, 1, 0], [0, 1, 1]])) / 2
+    settings = {"model": {"name": "decoder"}, "data": {"name": "usyd"}}
+    ids = ["0.jpg", "1.jpg"]
+    write_run(tmp_path / "run", ids=ids, targets=targets, probs=probs, settings=settings)
+    annotations = pictures(tmp_path / "pictures", ["one", "two"])
+    html = write_run_report(tmp_path / "run", annotations).read_text()
+    chips = re.findall(r'<span class="chip .*?>.*? ([\d.]+)</span>', html)
+    assert sorted(chips) == ["0.10", "0.30"]  # an extra label and a missed one
+    assert "half of a label's probability, and 0.5 more" in unescape(html)
+
+
 def test_which_label_is_answered_for_which(tmp_path):
     targets = np.array([[0, 1, 0], [0, 1, 0], [1, 0, 0], [0, 1, 1], [0, 1, 0]], bool)
     answers = np.array([[0, 0, 1], [0, 0, 1], [1, 0, 0], [1, 0, 1], [0, 0, 0]])

@@ -82,7 +82,7 @@ def _compare(
         rows = open_rows(table, columns=columns, pictures=files[0].parent)
         found = answers(predictor, rows, batch_size=BATCH)
         names = predictor.label_names
-        Answers(io.StringIO(), predictor, form="csv", names=names, probabilities=True).write(found)
+        Answers(io.StringIO(), form="csv", names=names, probabilities=True).write(found)
 
     def fill() -> None:
         store = FeatureStore(

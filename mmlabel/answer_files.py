@@ -18,7 +18,6 @@ from mmlabel.spreadsheet import separator_of, to_cell
 from mmlabel.terminal import printable
 
 if TYPE_CHECKING:
-    from mmlabel.predictor import Predictor
     from mmlabel.streaming import Answer
 
 PARQUET = (".parquet", ".pq")
@@ -82,7 +81,6 @@ class Answers:
 
     Args:
         file: is written to; in JSON lines, of which `write_parquet` makes a file, for "parquet".
-        predictor: gives the answers.
         form: of the file.
         names: of its labels, as they are to be written.
         probabilities: whether those of all labels are written, too.
@@ -96,7 +94,6 @@ class Answers:
     def __init__(
         self,
         file: _Writable,
-        predictor: "Predictor",
         *,
         form: Form,
         names: Sequence[str],
@@ -106,7 +103,6 @@ class Answers:
         self.unreadable: int = before["unreadable"] if before else 0
         self.examples: list[str] = before["examples"] if before else []
         self._names = names
-        self._thresholds = predictor.thresholds
         writer = _csv_writer if form == "csv" else _json_writer
         self._write = writer(file, names, probabilities=probabilities, begun=before is not None)
 
@@ -119,14 +115,13 @@ class Answers:
         """Add a row for each."""
         for answer in answers:
             labels = None
-            if answer.probabilities is None:
+            if answer.labels is None:
                 self.unreadable += 1
                 self.examples += [answer.row.id][: SHOWN - len(self.examples)]
                 problem = answer.problem or "its picture cannot be read"
                 say(printable(f"{answer.row.id} has no answer: {problem}"))
             else:
-                reached = answer.probabilities >= self._thresholds
-                labels = [name for name, has in zip(self._names, reached, strict=True) if has]
+                labels = [n for n, has in zip(self._names, answer.labels, strict=True) if has]
             self._write(answer, labels)
 
 

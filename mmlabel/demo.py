@@ -171,7 +171,7 @@ def answer_of(predictor: "Predictor", content: bytes, caption: str) -> dict[str,
     from mmlabel.explain import MOST_WORDS, contributions, words_of
 
     picture = _picture(predictor, content)
-    neither, of_picture, of_caption = contributions(predictor, picture, caption)
+    neither, of_picture, of_caption, answered = contributions(predictor, picture, caption)
     probabilities = 1 / (1 + np.exp(-(neither + of_picture + of_caption)))
     looked_at = caption.split()[:MOST_WORDS] if predictor.looks_at_captions else []
     words = words_of(predictor, picture, caption) if looked_at else []
@@ -179,7 +179,7 @@ def answer_of(predictor: "Predictor", content: bytes, caption: str) -> dict[str,
         {
             "name": name,
             "probability": round(float(probabilities[at]), 4),
-            "answered": bool(probabilities[at] >= predictor.thresholds[at]),
+            "answered": bool(answered[at]),
             "neither": round(float(neither[at]), 2),
             "picture": round(float(of_picture[at]), 2),
             "caption": round(float(of_caption[at]), 2),

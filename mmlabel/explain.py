@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from PIL import Image
 
-from mmlabel.predictor import Predictor, join
+from mmlabel.predictor import Answered, Predictor, join
 
 ABSENT = (124, 116, 104)  # the colour of a picture that is not there
 CELLS = 8  # of a heat map, along each side
@@ -22,11 +22,12 @@ Values = TypeVar("Values", float, np.ndarray)
 
 
 class Contributions(NamedTuple):
-    """Each (L,) logits: neither + picture + caption is the answer to both."""
+    """Three times (L,) logits: neither + picture + caption is the answer to both."""
 
     neither: np.ndarray
     picture: np.ndarray
     caption: np.ndarray
+    answered: np.ndarray  # (L,) bool: the labels of the answer to both
 
 
 def shapley_of_two(
@@ -56,8 +57,11 @@ def contributions(predictor: Predictor, picture: Image.Image | None, caption: st
     """
     seen = picture or _absent((64, 64))
     pictures = [_absent(seen.size), seen, _absent(seen.size), seen]
-    neither, first, second, both = _logits(predictor, pictures, ["", "", caption, caption])
-    return Contributions(neither, *shapley_of_two(neither, first, second, both))
+    found = _answers(predictor, pictures, ["", "", caption, caption])
+    neither, first, second, both = found.logits
+    return Contributions(
+        neither, *shapley_of_two(neither, first, second, both), answered=found.labels[-1]
+    )
 
 
 def heat_map(predictor: Predictor, picture: Image.Image, caption: str) -> np.ndarray:
@@ -71,7 +75,7 @@ def heat_map(predictor: Predictor, picture: Image.Image, caption: str) -> np.nda
     small.thumbnail((_SIDE, _SIDE))
     places = [(row, column) for row in range(CELLS - 1) for column in range(CELLS - 1)]
     pictures = [small, *_covered(small, places)]
-    logits = _logits(predictor, pictures, [caption] * len(pictures))
+    logits = _answers(predictor, pictures, [caption] * len(pictures)).logits
     total = np.zeros((CELLS, CELLS, logits.shape[1]), np.float32)
     count = np.zeros((CELLS, CELLS, 1), np.float32)
     for (row, column), covered in zip(places, logits[1:], strict=True):
@@ -89,7 +93,7 @@ def words_of(predictor: Predictor, picture: Image.Image | None, caption: str) ->
     words = caption.split()
     without = [" ".join(words[:at] + words[at + 1 :]) for at in range(len(words[:MOST_WORDS]))]
     pictures = [picture or _absent((64, 64))] * (len(without) + 1)
-    logits = _logits(predictor, pictures, [" ".join(words), *without])
+    logits = _answers(predictor, pictures, [" ".join(words), *without]).logits
     return logits[0] - logits[1:]
 
 
@@ -109,11 +113,11 @@ def _covered(picture: Image.Image, places: list[tuple[int, int]]) -> Iterator[Im
         yield Image.fromarray(covered)
 
 
-def _logits(predictor: Predictor, pictures: list[Image.Image], captions: list[str]) -> np.ndarray:
-    """(B, L) for as many pictures as captions, of which the model looks at what it looks at."""
+def _answers(predictor: Predictor, pictures: list[Image.Image], captions: list[str]) -> Answered:
+    """To as many pictures as captions, of which the model looks at what it looks at."""
     seen = None
     if predictor.looks_at_pictures:
         # The same picture is made ready once.
         looks = {id(picture): predictor.look(picture) for picture in pictures}
         seen = join([looks[id(picture)] for picture in pictures])
-    return predictor.logits(seen, captions)
+    return predictor.answers(seen, captions)

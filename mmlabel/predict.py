@@ -76,7 +76,8 @@ def _parser() -> argparse.ArgumentParser:
         "--threshold",
         type=_probability,
         metavar="P",
-        help="answer each label from this probability on (default: as in the run)",
+        help="answer each label from this probability on, also with model=decoder, which answers"
+        " with the best set of labels that it finds otherwise (default: as in the run)",
     )
     add("--probabilities", action="store_true", help="write the probability of every label too")
     add(
@@ -217,7 +218,7 @@ def _label(predictor: "Predictor", rows: Rows, options: argparse.Namespace) -> N
     out = _out(options)
     if out is None:
         found = list(_answers(predictor, rows, options))  # or it fails, and nothing is printed
-        written = Answers(sys.stdout, predictor, form="csv", **_columns(predictor, options))
+        written = Answers(sys.stdout, form="csv", **_columns(predictor, options))
         written.write(found)
         _say_notes(predictor, rows)
         return
@@ -344,7 +345,7 @@ def _write(out: Path, predictor: "Predictor", rows: Rows, options: argparse.Name
     call = _call(predictor, rows, options, columns)
     with resumable(out, call, resume=options.resume, finish=finish) as file:
         before = file.carried or None
-        written = Answers(file, predictor, form=form, **columns, before=before)
+        written = Answers(file, form=form, **columns, before=before)
         if file.rows:
             say(f"going on after {file.rows:,} of {count(rows.count, 'row')}")
         if bad := written.unreadable:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from mmlabel.data.pictures import BadPicture, as_rgb, decode, read_picture
 from mmlabel.data.subwords import Subwords
 from mmlabel.data.transforms import Size, stack_views, views_of
 from mmlabel.errors import UserError, first_line, no_numbers
+from mmlabel.marginals import marginals
 from mmlabel.models.backbones import Backbone
 from mmlabel.models.engines import (
     Engine,
@@ -50,11 +51,20 @@ class Prediction:
 
     Attributes:
         labels: names of the labels that it has.
-        probabilities: of every label, by name, 0..1.
+        probabilities: of every label, by name, 0..1. A label decoder answers with the best set
+            of labels that it found, and one of them may have less than one half.
     """
 
     labels: list[str]
     probabilities: Mapping[str, float]
+
+
+class Answered(NamedTuple):
+    """What a network says of B rows and L labels."""
+
+    logits: np.ndarray  # (B, L) float32, what the probabilities are the sigmoid of
+    probabilities: np.ndarray  # (B, L) float32, 0..1
+    labels: np.ndarray  # (B, L) bool: the labels that are answered
 
 
 @dataclass(frozen=True)
@@ -114,7 +124,8 @@ class Predictor:
     Attributes:
         label_names: of the labels that it can answer.
         label_numbers: their numbers in the data set.
-        thresholds: (L,) the probability at which each is answered.
+        thresholds: (L,) the probability at which each is answered; of a label decoder the number
+            of its run's predictions.csv, see `mmlabel.marginals`, until `answer_at` is called.
         settings: of the run.
         vocabulary: of its captions.
         pretrained: where the weights of its parts come from, in words.
@@ -148,6 +159,7 @@ class Predictor:
         threshold = np.asarray(classifier.threshold, dtype=np.float32)
         every = np.broadcast_to(threshold, len(read.label_names))
         self.thresholds = every[self.label_numbers]
+        self._at_probabilities = False  # whether these are what thresholds are compared with
         self._classifier = classifier.to(self.device)
         self.vocabulary = read.vocabulary
         self._tokenizer = read.text_model and Subwords(read.text_model.tokenizer)
@@ -181,8 +193,10 @@ class Predictor:
         return [*self.lacking, *self._counts.notes]
 
     def answer_at(self, threshold: float) -> None:
-        """Answer every label at this probability instead."""
+        """Answer every label at this probability instead, of a label decoder, too, whose answer is
+        no longer the best set of labels that it found then."""
         self.thresholds = np.full_like(self.thresholds, threshold)
+        self._at_probabilities = True
         self.uncalibrated = None
 
     @property
@@ -262,7 +276,8 @@ class Predictor:
                     with _named(row, len(captions)):
                         made_ready.append(self._seen(picture))
                 seen = join(made_ready)
-            found += map(self.prediction, self.probabilities(seen, texts))
+            answered = self.answers(seen, texts)
+            found += map(self._prediction, answered.probabilities, answered.labels)
         return found
 
     def _said(self, caption: str | None) -> str:
@@ -279,19 +294,29 @@ class Predictor:
         except BadPicture as error:
             raise UserError(f"{error.path} is not a readable picture ({error.reason})") from None
 
-    def prediction(self, probabilities: np.ndarray) -> Prediction:
-        """The answer that follows from probabilities (L,)."""
-        answered = zip(self.label_names, probabilities >= self.thresholds, strict=True)
+    def _prediction(self, probabilities: np.ndarray, labels: np.ndarray) -> Prediction:
+        """Of (L,) each."""
+        answered = zip(self.label_names, labels, strict=True)
         by_name = dict(zip(self.label_names, map(float, probabilities), strict=True))
         return Prediction([name for name, answer in answered if answer], by_name)
 
+    def answers(self, seen: Seen | None, captions: Sequence[str]) -> Answered:
+        """The answers to pictures as `look` and `join` make them ready, and captions."""
+        found = self._logits(seen, captions)
+        logits, decided_by = found.cpu().numpy(), found.sigmoid().cpu().numpy()
+        probabilities = marginals(decided_by, model=self.settings.model.name)
+        if probabilities is not decided_by:  # a decoder's are never 0 or 1
+            logits = np.log(probabilities) - np.log1p(-probabilities)
+        compared = probabilities if self._at_probabilities else decided_by
+        return Answered(logits, probabilities, compared >= self.thresholds)
+
     def probabilities(self, seen: Seen | None, captions: Sequence[str]) -> np.ndarray:
-        """Probabilities (B, L) float32 of pictures as `look` and `join` make them ready."""
-        return self._logits(seen, captions).sigmoid().cpu().numpy()
+        """Probabilities (B, L) float32 alone, see `answers`."""
+        return self.answers(seen, captions).probabilities
 
     def logits(self, seen: Seen | None, captions: Sequence[str]) -> np.ndarray:
         """What those are the sigmoid of, (B, L) float32."""
-        return self._logits(seen, captions).cpu().numpy()
+        return self.answers(seen, captions).logits
 
     @torch.inference_mode()
     def _logits(self, seen: Seen | None, captions: Sequence[str]) -> Tensor:

@@ -100,7 +100,8 @@ class Settings(Group):
     """A label is answered when its probability reaches this; found on validation after training,
     in whose epochs it is 0.5: auto, the best; per_label, the best for each label; cv and
     cv_per_label, the same by cross-validation, which a few rows mislead less; null: 0.5 (a
-    detector: 0.25)."""
+    detector: 0.25). For model=decoder it is compared with half of the probability, and 0.5
+    more for a label of the best set that was found."""
     threshold_metric: Literal["f1_micro", "f1_samples"] = "f1_micro"
     """What a threshold is the best for that is found on validation."""
     monitor: Literal[MONITORED] = "val/f1_micro"  # pyright: ignore[reportInvalidTypeForm]

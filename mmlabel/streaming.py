@@ -15,10 +15,11 @@ from mmlabel.progress import progress
 
 
 class Answer(NamedTuple):
-    """Of one row: its probabilities (L,), or why it has none."""
+    """Of one row: its probabilities (L,) and which labels are answered (L,), or why it has none."""
 
     row: Row
     probabilities: np.ndarray | None
+    labels: np.ndarray | None = None
     problem: str | None = None
 
 
@@ -89,7 +90,6 @@ def answers(
 
     Raises BadPicture for such a row otherwise.
     """
-    ask = predictor.logits if logits else predictor.probabilities
     look = predictor.look if predictor.looks_at_pictures else None
     batches = _Batches(rows.rows, look=look, batch_size=batch_size)
     ready = _ready_ahead(
@@ -104,10 +104,11 @@ def answers(
                 raise batch.bad[0][2]
             found: list[Answer] = []
             if batch.rows:
-                probabilities = ask(batch.seen, [row.caption for row in batch.rows])
-                found = [Answer(*pair) for pair in zip(batch.rows, probabilities, strict=True)]
+                said = predictor.answers(batch.seen, [row.caption for row in batch.rows])
+                values = said.logits if logits else said.probabilities
+                found = [Answer(*one) for one in zip(batch.rows, values, said.labels, strict=True)]
             for place, row, error in batch.bad:
-                found.insert(place, Answer(row, None, error.reason))
+                found.insert(place, Answer(row, None, problem=error.reason))
             yield from found
             advance(len(found))
 

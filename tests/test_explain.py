@@ -15,7 +15,7 @@ from mmlabel.explain import (
     shapley_of_two,
     words_of,
 )
-from mmlabel.predictor import Predictor
+from mmlabel.predictor import Answered, Predictor
 from mmlabel.training import train
 
 
@@ -41,10 +41,11 @@ class Known:
             None
         ]
 
-    def logits(self, seen, captions: list[str]) -> np.ndarray:
+    def answers(self, seen, captions: list[str]) -> Answered:
         quarter = seen[:, 0, :40, :40].float().mean(dim=(1, 2)).numpy() - ABSENT[0]
         words = np.array([caption.split().count("dog") for caption in captions])
-        return np.stack([quarter + words, quarter * words], axis=1)
+        logits = np.stack([quarter + words, quarter * words], axis=1)
+        return Answered(logits, 1 / (1 + np.exp(-logits)), logits > 11)
 
 
 PICTURE = Image.new("RGB", (100, 60), (134, 0, 0))
@@ -54,8 +55,10 @@ def test_halves_contribute_what_they_do():
     found = contributions(Known(), PICTURE, "dog and dog")
     assert found.neither.tolist() == [0, 0]
     assert found.picture.tolist() == [10, 10] and found.caption.tolist() == [2, 10]
+    assert found.answered.tolist() == [True, True]
     alone = contributions(Known(), PICTURE, "")
     assert alone.picture.tolist() == [10, 0] and alone.caption.tolist() == [0, 0]
+    assert alone.answered.tolist() == [False, False]
     absent = contributions(Known(), None, "dog")
     assert absent.picture.tolist() == [0, 0] and absent.caption.tolist() == [1, 0]
 
@@ -94,7 +97,7 @@ def test_every_kind_of_model_is_served(model: str, settings_of, made: Path, tmp_
         picture.load()
     found = contributions(predictor, picture, "a cat on a bench")
     answer = predictor.predict(picture, "a cat on a bench").probabilities
-    total = 1 / (1 + np.exp(-sum(found)))
+    total = 1 / (1 + np.exp(-sum(found[:3])))
     assert total == pytest.approx(list(answer.values()), abs=1e-5)
     assert found.picture.any() == predictor.looks_at_pictures
     assert found.caption.any() == predictor.looks_at_captions

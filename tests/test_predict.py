@@ -25,6 +25,7 @@ from mmlabel.models import engines
 from mmlabel.partial_file import resumable
 from mmlabel.predict import main
 from mmlabel.predictor import Predictor
+from mmlabel.spreadsheet import separator_of
 from mmlabel.training import train
 
 pytestmark = pytest.mark.usefixtures("as_usual_cache")
@@ -658,15 +659,15 @@ COMMON = ("--batch-size", 4, "--probabilities")
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, *, after: int) -> None:
     """Have the network raise KeyboardInterrupt, once, when it has answered so many batches."""
-    usual, left = Predictor.probabilities, iter(range(after))
+    usual, left = Predictor.answers, iter(range(after))
 
-    def probabilities(self, *given):
+    def answers(self, *given):
         if next(left, None) is None:
-            monkeypatch.setattr(Predictor, "probabilities", usual)
+            monkeypatch.setattr(Predictor, "answers", usual)
             raise KeyboardInterrupt
         return usual(self, *given)
 
-    monkeypatch.setattr(Predictor, "probabilities", probabilities)
+    monkeypatch.setattr(Predictor, "answers", answers)
 
 
 @pytest.mark.slow
@@ -934,6 +935,33 @@ def test_labels_are_those_that_reach_their_threshold(best: Path, made: Path):
     model = mmlabel.load(best)
     model.thresholds = np.array([0.0, 1.0, 0.0], dtype=np.float32)
     assert model.predict(made / "data" / "4.jpg").labels == ["person", "cat"]
+
+
+def test_a_decoders_probabilities_are_its_own(made: Path, tmp_path: Path):
+    """And not the halves of them by which its answer, a set of labels, is decided."""
+    checkpoint, picture = CHECKPOINTS / "decoder.ckpt", made / "data" / "4.jpg"
+    model, caption = mmlabel.load(checkpoint), "a cat and a person"
+    model.network.length_penalty = 1.0  # for more labels than none
+    found = []
+    search = model.network.search
+    model.network.search = lambda context: found.append(search(context)) or found[-1]
+    answer = model.predict(picture, caption)
+    own = found[0].marginals[0, model.label_numbers].numpy()
+    named = np.array(model.label_names)
+    assert list(answer.probabilities.values()) == pytest.approx(own, abs=2e-4)
+    assert answer.labels == named[found[0].sets[0, 0, model.label_numbers].numpy()].tolist()
+    assert len(answer.labels) > 5 and max(own) < 0.2
+
+    level = float(np.sort(own)[-3:-1].mean())  # two of them reach it
+    reached = named[own >= level].tolist()
+    model.answer_at(level)
+    assert len(reached) == 2 and model.predict(picture, caption).labels == reached
+    options = ["--caption", caption, "--labels", "names", "--threshold", level, "--probabilities"]
+    assert run(checkpoint, picture, *options, "--out", tmp_path / "out.csv") == 0
+    (found,) = probabilities(tmp_path / "out.csv")  # those that the checkpoint's own search found
+    assert found == pytest.approx(own, abs=0.01) and (found >= level).any()
+    reached = separator_of(named).join(named[found >= level])
+    assert answers(tmp_path / "out.csv")[0]["Labels"] == reached
 
 
 def test_mistakes_in_python_are_named(model: Predictor, made: Path, tmp_path: Path):

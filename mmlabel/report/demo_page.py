@@ -27,6 +27,7 @@ def demo_page(predictor: "Predictor", checkpoint: Path, *, most_bytes: int) -> s
         most_bytes=most_bytes,
         pictures=predictor.looks_at_pictures,
         captions=predictor.looks_at_captions,
+        of_sets=predictor.settings.model.name == "decoder",
         style=asset("page.css"),
         own_style=asset("demo.css"),
         script=_SCRIPT,

@@ -13,6 +13,7 @@ from PIL import Image
 import mmlabel
 from mmlabel.demo import MOST_BYTES, answer_of, main, open_server
 from mmlabel.errors import UserError
+from mmlabel.report.demo_page import demo_page
 from mmlabel.training import train
 
 
@@ -75,6 +76,23 @@ def test_answers_are_the_models(port: int, fusion: Path, made: Path):
     status, content = ask(port, "POST", "/answer?caption=a+cat")
     found = json.loads(content)
     assert found["preview"] is None and all(one["picture"] == 0 for one in found["labels"])
+
+
+def test_a_decoders_answer_is_a_set_of_labels(made: Path):
+    """With its own probabilities, of which the contributions are the logits."""
+    path = Path(__file__).parent.parent / "checkpoints" / "decoder.ckpt"
+    model, picture = mmlabel.load(path), (made / "data" / "4.jpg").read_bytes()
+    model.network.length_penalty = 1.0  # for more labels than none
+    expected = model.predict(picture, "a cat")
+    found = answer_of(model, picture, "a cat")["labels"]
+    assert [one["name"] for one in found if one["answered"]] == expected.labels
+    assert expected.labels and max(expected.probabilities.values()) < 0.5
+    for one in found:
+        logit = one["neither"] + one["picture"] + one["caption"]
+        assert 1 / (1 + np.exp(-logit)) == pytest.approx(one["probability"], abs=0.01)
+        assert one["probability"] == pytest.approx(expected.probabilities[one["name"]], abs=1e-4)
+    said = "the best set that was found, where one may have less than one half"
+    assert said in demo_page(model, path, most_bytes=1)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])

@@ -3,7 +3,7 @@
 import argparse
 import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from mmlabel.commands import Parser, check_folder, path_of, run_command
+from mmlabel.configurations import deciding, names_of
 from mmlabel.errors import UserError
 from mmlabel.evidence import METRICS
 from mmlabel.finished_runs import (
@@ -20,14 +21,13 @@ from mmlabel.finished_runs import (
     run_folders,
     settings_of,
 )
-from mmlabel.options import shown
 from mmlabel.report import StudyReport
 from mmlabel.run_folder import RunRecord, RunResults
-from mmlabel.settings import Settings, differing, flatten
+from mmlabel.settings import Settings, differing
 from mmlabel.study.definition import Study, Variant
 from mmlabel.study.inputs import differing_inputs
 from mmlabel.study.output import STUDY_FILES, write_study
-from mmlabel.study.plan import MISSING, Job, is_recording
+from mmlabel.study.plan import Job
 from mmlabel.study.printed import print_study
 from mmlabel.study.summary import study_report
 from mmlabel.terminal import console, printable
@@ -42,12 +42,6 @@ tests of a study (see mmlabel/evidence.py).
   python -m mmlabel.compare multirun/DATE/TIME              all runs in a folder
   python -m mmlabel.compare RUN RUN … --out DIR             also a page, Markdown and CSV
   python -m mmlabel.compare multirun/DATE/TIME --validation   to choose settings by"""
-
-# Not of a configuration: "data.root" is where the same data lie, which a fingerprint tells.
-_APART = ("seed", "data.root")
-_CHECKPOINT = "ckpt_path"  # where the evaluated one lies says nothing of what it is
-_KINDS = (".name", ".kind")
-_MOST = 3  # options in a name
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -188,11 +182,7 @@ def grouped(runs: Sequence[RunResults]) -> tuple[list[Job], list[str]]:
     found: dict[str, _Configuration] = {}
     for run in runs:
         settings = settings_of(run)
-        options = {
-            name: value
-            for name, value in flatten(settings.plain()).items()
-            if name not in _APART and not is_recording(name)
-        }
+        options = deciding(settings)
         options["data"] = run.results.get("data_fingerprint")
         key = repr(sorted(options.items()))
         one = found.setdefault(key, _Configuration({}, settings, options))
@@ -208,7 +198,7 @@ def grouped(runs: Sequence[RunResults]) -> tuple[list[Job], list[str]]:
     if len(configurations) == 1:
         notes.append("These runs differ in their seed alone: there is nothing to compare.")
     chosen = set().union(*(differing(one.settings) for one in configurations))
-    names, others = _names([one.options for one in configurations], chosen=chosen)
+    names, others = names_of([one.options for one in configurations], chosen=chosen)
     if others:
         notes.append(f"They differ in more than their names say: {listed(others)}.")
     for name, one in zip(names, configurations, strict=True):
@@ -226,68 +216,6 @@ def grouped(runs: Sequence[RunResults]) -> tuple[list[Job], list[str]]:
             given = [str(item) for item in run.results.get("overrides") or []]
             jobs.append(Job(variant, seed, given, run.folder, one.settings))
     return jobs, notes
-
-
-def _names(
-    configurations: Sequence[Mapping[str, Any]], *, chosen: set[str]
-) -> tuple[list[str], list[str]]:
-    """A name for each: the options in which they differ, without what follows from a choice.
-
-    `chosen` are the options that any of them has set to something else than the default. Of more
-    than a few options a name has as few as tell all apart; the others are returned beside.
-    """
-    everywhere = set.intersection(*(set(one) for one in configurations))
-    every = sorted(set().union(*configurations) - {_CHECKPOINT})
-    differ = [
-        name for name in every if len({repr(one.get(name, MISSING)) for one in configurations}) > 1
-    ]
-    # An option that only some have comes with the choice of its group, or of the model.
-    telling = [name for name in differ if name in everywhere and name in chosen]
-    for options, whole in ((telling, False), (telling, True), (differ, True)):
-        few = options if len(options) <= _MOST else _fewest(configurations, options)
-        names = [_name(one, few, whole_paths=whole) for one in configurations]
-        if len(set(names)) == len(names):
-            return names, [name for name in options if name not in few]
-    return _by_checkpoint(configurations), []
-
-
-def _fewest(configurations: Sequence[Mapping[str, Any]], options: Sequence[str]) -> list[str]:
-    """Options that tell configurations apart as well as all of them do; choices of groups first."""
-    few: list[str] = []
-    apart = 1
-    while options:
-
-        def told(option: str) -> int:
-            seen = [*few, option]
-            return len({repr([one.get(n, MISSING) for n in seen]) for one in configurations})
-
-        best = max(options, key=lambda option: (told(option), option.endswith(_KINDS)))
-        if told(best) == apart:
-            break
-        few.append(best)
-        apart = told(best)
-    return [option for option in options if option in few]
-
-
-def _name(options: Mapping[str, Any], names: Iterable[str], *, whole_paths: bool) -> str:
-    parts = []
-    for name in names:
-        if name in options:
-            value = options[name]
-            if isinstance(value, str) and not whole_paths and Path(value).is_absolute():
-                value = Path(value).name
-            parts.append(f"{name.removesuffix('.name').removesuffix('.kind')}={shown(value)}")
-    return ", ".join(parts) or "all runs"
-
-
-def _by_checkpoint(configurations: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Runs that evaluate different checkpoints, by as much of their places as tells them apart."""
-    places = [Path(one.get(_CHECKPOINT) or "") for one in configurations]
-    for length in range(1, max(len(place.parts) for place in places) + 1):
-        names = ["/".join(place.parts[-length:]) for place in places]
-        if len(set(names)) == len(names) and all(names):
-            return names
-    return [f"configuration {number}" for number in range(1, len(configurations) + 1)]
 
 
 # ---- What is shown ----------------------------------------------------------------------------

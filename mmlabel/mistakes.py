@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mmlabel.cache import atomic_write
 from mmlabel.commands import Parser, check_folder, path_of, run_command
+from mmlabel.configurations import CHECKPOINT, deciding, names_of
 from mmlabel.errors import UserError
 from mmlabel.finished_runs import annotations_of, read_finished, run_folders, settings_of
 from mmlabel.label_errors import AnsweredRows, answered_rows, suspicion
@@ -16,9 +17,10 @@ from mmlabel.report.gallery import label_names
 from mmlabel.report.mistakes_page import Mistakes, write_mistakes_page
 from mmlabel.report.tables import fixed
 from mmlabel.run_folder import RunRecord
+from mmlabel.settings import Settings, differing
 from mmlabel.spreadsheet import separator_of, to_cell
 from mmlabel.terminal import printable
-from mmlabel.wording import count, named
+from mmlabel.wording import count, listed, named
 
 HELP = """\
 The mistakes that finished runs are surest of, and the labels that are probably wrong, as a page
@@ -29,9 +31,12 @@ with pictures (OUT/report.html) and as a table (OUT/mistakes.csv).
   python -m mmlabel.mistakes outputs/DATE/TIME              of one run's test rows
 
 Label errors are found by cleanlab (pip install -e '.[mistakes]'); they are worth looking at with
-runs of all folds, where every row was answered by a model that was not trained on it."""
+runs of all folds, where every row was answered by a model that was not trained on it. Where several
+runs answered a row, as those of several seeds, their probabilities and thresholds are averaged."""
 
 _PRINTED = 10
+# Of which runs of one configuration may have several: which rows are tested, where a model lies.
+_APART = ("data.fold", "data.splits", "data.split_seed", CHECKPOINT)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -94,9 +99,10 @@ def _show(options: argparse.Namespace) -> None:
 
 
 def _notes(runs: Sequence[RunRecord], rows: AnsweredRows) -> list[str]:
-    """What the runs leave out of the data set's rows."""
-    notes = []
-    data = [settings_of(run).data for run in runs]
+    """What the runs leave out of the data set's rows, and whether unlike ones are averaged."""
+    settings = [settings_of(run) for run in runs]
+    notes = _unlike(settings)
+    data = [one.data for one in settings]
     folds = {getattr(one, "folds", None) for one in data}
     if folds == {None}:
         notes.append(
@@ -109,6 +115,27 @@ def _notes(runs: Sequence[RunRecord], rows: AnsweredRows) -> list[str]:
             listed = ", ".join(map(str, missing))
             notes.append(f"No run of data.fold={listed} is among them: its rows are left out.")
     return notes
+
+
+def _unlike(settings: Sequence[Settings]) -> list[str]:
+    """What tells the configurations of runs apart, which need not be meant to be averaged.
+
+    Those of one may have other seeds, test rows (folds and splits) and evaluated checkpoints.
+    """
+    found: dict[str, tuple[dict[str, object], Settings]] = {}
+    for one in settings:
+        options = {name: value for name, value in deciding(one).items() if name not in _APART}
+        found.setdefault(repr(sorted(options.items())), (options, one))
+    if len(found) == 1:
+        return []
+    chosen = set().union(*(differing(one) for _, one in found.values()))
+    names, others = names_of([options for options, _ in found.values()], chosen=chosen)
+    more = f" They differ in more than that: {listed(others)}." if others else ""
+    return [
+        f"The runs are of {len(found):,} configurations: {listed(names, most=5, between='; ')}."
+        f"{more} Where several have answered a row, they are averaged: give those of one alone, if"
+        " that is not meant."
+    ]
 
 
 def write_table(path: Path, found: Mistakes) -> None:

@@ -16,14 +16,16 @@ def count(number: int, one: str, many: str | None = None) -> str:
     return f"{number:,} {one if number == 1 else many or f'{one}s'}"
 
 
-def listed(items: Sequence[str], most: int = 10) -> str:
+def listed(items: Sequence[str], most: int = 10, between: str = ", ") -> str:
     """Items with commas, no more than so many of them.
 
     >>> listed(["a", "b", "c"]), listed(["a", "b", "c", "d"], most=2)
     ('a, b, c', 'a, b and 2 more')
+    >>> listed(["a, b", "c"], between="; ")
+    'a, b; c'
     """
     more = len(items) - most
-    return ", ".join(items[:most]) + (f" and {more:,} more" if more > 0 else "")
+    return between.join(items[:most]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def named(names: Iterable[str]) -> str:

@@ -282,6 +282,37 @@ def test_missing_folds_are_said(made: Path, tmp_path: Path, capsys):
     assert "No run of data.fold=1, 3 is among them" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("others", "said"),
+    [
+        (["model=decoder"], "of 2 configurations: model=fusion; model=decoder."),
+        (
+            ["optimizer.lr=0.01", "trainer.max_epochs=7"],
+            "of 2 configurations: optimizer.lr=0.003, trainer.max_epochs=10;"
+            " optimizer.lr=0.01, trainer.max_epochs=7.",
+        ),
+        (["name=other", "data.workers=1"], None),
+        (["data.folds=4", "data.fold=1"], None),
+    ],
+)
+def test_averages_of_unlike_runs_are_said(
+    others: list[str], said: str | None, made: Path, tmp_path: Path, capsys
+):
+    """Not those of several seeds or folds of one configuration."""
+    first = ["data.folds=4", "data.fold=0"] if "data.folds=4" in others else []
+    write_run(tmp_path / "m" / "0", made, *first)
+    write_run(tmp_path / "m" / "1", made, *first, seed=1)
+    write_run(tmp_path / "m" / "2", made, *others, seed=2)
+    assert main([str(tmp_path / "m"), "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    page = unescape((tmp_path / "out" / "report.html").read_text())
+    if said is None:
+        assert "configurations" not in printed and "configurations" not in page
+    else:
+        assert printed.count(f"Note: The runs are {said} Where several have answered a row") == 1
+        assert page.count(f"The runs are {said} Where several have answered a row") == 1
+
+
 def test_without_cleanlab_there_are_mistakes_and_a_word(made, tmp_path, monkeypatch, capsys):
     for name in list(sys.modules):
         if name.split(".")[0] == "cleanlab":

@@ -305,8 +305,9 @@ class Predictor:
         found = self._logits(seen, captions)
         logits, decided_by = found.cpu().numpy(), found.sigmoid().cpu().numpy()
         probabilities = marginals(decided_by, model=self.settings.model.name)
-        if probabilities is not decided_by:  # a decoder's are never 0 or 1
-            logits = np.log(probabilities) - np.log1p(-probabilities)
+        if probabilities is not decided_by:
+            bounded = np.clip(probabilities, 1e-6, 1 - 1e-6)  # rounded they may be 0 or 1
+            logits = np.log(bounded) - np.log1p(-bounded)
         compared = probabilities if self._at_probabilities else decided_by
         return Answered(logits, probabilities, compared >= self.thresholds)
 

@@ -386,6 +386,7 @@ def _call(
         "--probabilities": columns["probabilities"],
         "--batch-size": options.batch_size,
         "the device": predictor.device.type,
+        "the precision of the backbone": predictor.precision,  # which the processor may not have
         "the version of mmlabel": __version__,
         "the version of torch": torch.__version__,
         # What else reads pictures and captions, and computes features.

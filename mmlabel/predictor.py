@@ -205,6 +205,11 @@ class Predictor:
         return [*self.weights_notes, *([self.uncalibrated] if self.uncalibrated else [])]
 
     @property
+    def precision(self) -> Precision | None:
+        """In which what is frozen of its backbone looks at pictures; None where it has none."""
+        return None if self.settings.backbone is None else self._backbone.precision
+
+    @property
     def network(self) -> torch.nn.Module:
         """Gives logits (B, num_labels) for a batch of pictures and captions."""
         return self._classifier.network

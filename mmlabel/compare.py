@@ -21,11 +21,11 @@ from mmlabel.finished_runs import (
     run_folders,
     settings_of,
 )
-from mmlabel.report import StudyReport
+from mmlabel.report import StudyReport, run_notes
 from mmlabel.run_folder import RunRecord, RunResults
 from mmlabel.settings import Settings, differing
 from mmlabel.study.definition import Study, Variant
-from mmlabel.study.inputs import differing_inputs
+from mmlabel.study.inputs import differing_inputs, read_otherwise
 from mmlabel.study.output import STUDY_FILES, write_study
 from mmlabel.study.plan import Job
 from mmlabel.study.printed import print_study
@@ -147,6 +147,7 @@ def print_validation(folders: Sequence[Path], *, metric: str) -> None:
         spread = f" ± {np.std(reached, ddof=1):.4f}" if len(reached) > 1 else ""
         table.add_row(printable(name), f"{np.mean(reached):.4f}{spread}", str(len(reached)))
     output.print(table)
+    notes += [*read_otherwise(runs), *run_notes(_by_variant(jobs, runs))]
     notes.append("The best of several validation scores is too high: test what you choose.")
     for note in notes:
         output.print(printable(note))
@@ -158,6 +159,17 @@ def _validated_on(run: RunResults) -> list[object]:
     read = results.get("inputs") or {}
     seen = results["rows"]["val"], trainer.get("overfit_batches") or None
     return [read.get("data"), read.get("splits"), *seen]
+
+
+def _by_variant(
+    jobs: Sequence[Job], runs: Sequence[RunResults]
+) -> list[tuple[str, list[RunResults]]]:
+    """Each variant's label and runs."""
+    by_folder = {run.folder: run for run in runs}
+    found: dict[str, list[RunResults]] = {}
+    for job in jobs:
+        found.setdefault(job.variant.label, []).append(by_folder[job.folder])
+    return list(found.items())
 
 
 def _texts(numbers: Sequence[int]) -> list[str]:

@@ -21,8 +21,12 @@ def write_fake_run(
     settings: dict | None = None,
     seconds: float = 10.0,
     inputs: dict[str, str] | None = None,
+    **recorded: object,
 ) -> None:
-    """Write what a run leaves in `folder`; the more noise, the more answers are wrong."""
+    """Write what a run leaves in `folder`; the more noise, the more answers are wrong.
+
+    `recorded` stands in results.json, too.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     targets = np.random.default_rng(0).random((rows, len(LABELS))) < 0.4
     random = np.random.default_rng([seed, int(1000 * noise)])
@@ -47,6 +51,7 @@ def write_fake_run(
         "versions": {"torch": "2"},
         "machine": "a machine",
         **({} if inputs is None else {"inputs": inputs}),
+        **recorded,
     }
     (folder / "results.json").write_text(json.dumps(results))
     ids = [f"{row}.jpg" for row in range(rows)]

@@ -16,9 +16,16 @@ from mmlabel.mistakes import main as mistakes
 from mmlabel.run_folder import read_run, seal, write_failure
 
 
-def write_run(folder: Path, *overrides: str, seed: int = 0, noise: float = 0.1, rows: int = 60):
+def write_run(
+    folder: Path,
+    *overrides: str,
+    seed: int = 0,
+    noise: float = 0.1,
+    rows: int = 60,
+    **recorded: object,
+) -> Path:
     settings = load_settings([*overrides, f"seed={seed}"]).plain()
-    write_fake_run(folder, seed=seed, noise=noise, rows=rows, settings=settings)
+    write_fake_run(folder, seed=seed, noise=noise, rows=rows, settings=settings, **recorded)
     return folder
 
 
@@ -308,3 +315,16 @@ def test_settings_are_chosen_by_validation(tmp_path: Path, capsys):
     assert run(*folders, "--validation", "--out", tmp_path / "page") == 1
     assert run(*folders) == 1
     assert "mmlabel.compare --validation compares such runs" in capsys.readouterr().err
+
+
+def test_validation_says_what_runs_went_without(tmp_path: Path, capsys):
+    used = {"glove (gensim)": [], "learned (100-d)": ["no vectors to be had"]}
+    for seed, (source, notes) in enumerate(used.items()):
+        read = {"notes": notes, "pretrained": {"embedding": source}}
+        write_run(tmp_path / str(seed), seed=seed, **read)
+    for options in ([], ["--validation"]):
+        assert run(tmp_path, *options) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert "no vectors to be had (seed 1)" in lines
+        (said,) = [line for line in lines if line.startswith("Not all runs have read the same")]
+        assert f"word vectors: {tmp_path / '0'} and {tmp_path / '1'} differ" in said

@@ -15,11 +15,11 @@ from mmlabel.report.pages import (
     before_the_threshold,
     chart_row,
     flat,
-    notes_of,
     render,
     row_counts,
     write_page,
 )
+from mmlabel.report.run_notes import run_notes
 from mmlabel.report.study_report import StudyReport, VariantSummary, verdicts
 from mmlabel.report.svg import key_mark
 from mmlabel.report.tables import (
@@ -36,7 +36,7 @@ from mmlabel.wording import count
 def write_study_report(folder: Path, study: StudyReport) -> Path:
     """Write the study's report.html into `folder` and return its path."""
     runs = [run for variant in study.variants for run in variant.runs]
-    variants = [(variant.label, variant.runs) for variant in study.variants]
+    variants = study.runs_of
     names = label_names(runs, study.annotations)
     failed = render("study/failed.html", failed=study.failed) if study.failed else Markup("")
     sections = [
@@ -60,7 +60,7 @@ def write_study_report(folder: Path, study: StudyReport) -> Path:
         warnings=study.warnings,
         question=study.question,
         failed=_failed(study),
-        notes=list(dict.fromkeys([*study.notes, *notes_of(runs)])),
+        notes=list(dict.fromkeys([*study.notes, *run_notes(study.runs_of)])),
     )
     return write_page(
         Path(folder) / "report.html", title=study.title, header=header, sections=sections

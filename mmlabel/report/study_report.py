@@ -96,6 +96,11 @@ class StudyReport:
         return any(variant.published is not None for variant in self.variants)
 
     @property
+    def runs_of(self) -> list[tuple[str, list[RunRecord]]]:
+        """Each variant's label and finished runs."""
+        return [(variant.label, variant.runs) for variant in self.variants]
+
+    @property
     def warnings(self) -> list[str]:
         """What makes the study's answers doubtful, as sentences."""
         trained = [v.runs for v in self.variants if any(r.results.get("epochs") for r in v.runs)]

@@ -1,15 +1,18 @@
 """Whether the runs of a table have read the same things, by the digests in their records."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmlabel.run_folder import RunRecord
+from mmlabel.run_folder import RunResults
 from mmlabel.settings import flatten, is_among
 
 _ROWS = ("data", "splits")
 _OF_WORDS = ("captions", "embedding", "caption", "ckpt_path", "train")
-_OF_BACKBONE = ("backbone", "data.on_missing", "ckpt_path", "seed")
+# What tells which weights a backbone is to have; how they are used is no part of it.
+_OF_BACKBONE = tuple(
+    f"backbone.{name}" for name in ("name", "model_name", "weights", "beside", "beside_weights")
+)
 # What runs read: how a table says it, and what its digest depends on besides, other digests and
 # options.
 _INPUTS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
@@ -22,14 +25,23 @@ _INPUTS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "backbone": ("weights of the backbone", (), _OF_BACKBONE),
     "text transformer": ("weights of the text transformer", (), ("embedding", "caption")),
     "detector": ("weights of the detector", (), ("detector",)),
+    "teacher": ("teachers", (), ("distil",)),
 }
-_NO_PART = ("backbone.lr_scale", "embedding.frozen", "embedding.dropout")
+# The source of a part's weights, in words: where a run goes on without what it was to have
+# (data.on_missing=continue), its digest is another one's, or there is none.
+_SOURCES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "embedding": ("word vectors", ("embedding", "caption")),
+    "backbone": ("weights of the backbone", _OF_BACKBONE),
+}
+_NO_PART = ("embedding.frozen", "embedding.dropout")
+_UNUSED = "not used"
 
 
 def differing_inputs(results: Mapping[Path, Mapping[str, Any]]) -> dict[str, tuple[Path, Path]]:
     """What runs have read differently though they were told to read the same.
 
-    Pictures that were replaced between two runs, for instance, or word vectors of another folder.
+    Pictures that were replaced between two runs, for instance, or word vectors of another folder,
+    or learned ones as there were no others.
 
     Args:
         results: what each run's results.json holds, by the run's folder.
@@ -39,18 +51,48 @@ def differing_inputs(results: Mapping[Path, Mapping[str, Any]]) -> dict[str, tup
     seen: dict[tuple[str, str], tuple[str, Path]] = {}
     found: dict[str, tuple[Path, Path]] = {}
     for folder, recorded in results.items():
-        for name, digest in (recorded.get("inputs") or {}).items():
-            if name not in _INPUTS:
-                continue
-            said, digests, options = _INPUTS[name]
-            key = name, _told(recorded, digests, options)
-            first, other = seen.setdefault(key, (digest, folder))
-            if first != digest:
+        for said, told, read in (*_digests(recorded), *_sources(recorded)):
+            first, other = seen.setdefault((said, told), (read, folder))
+            if first != read:
                 found.setdefault(said, (other, folder))
     return found
 
 
-def read_otherwise(runs: Sequence[RunRecord]) -> list[str]:
+def _digests(recorded: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Of each thing that a run has read how it is said, what tells which it should be, and its
+    digest."""
+    inputs = recorded.get("inputs") or {}
+    for name, digest in inputs.items():
+        if name in _INPUTS:
+            said, digests, options = _INPUTS[name]
+            others = [inputs.get(other) for other in digests]
+            if name == "backbone":
+                others.append(_seed_of_backbone(recorded))
+            yield said, repr([name, others, _told(recorded, options)]), digest
+
+
+def _sources(recorded: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """As `_digests`, of where the weights of a run's parts come from."""
+    for part, source in (recorded.get("pretrained") or {}).items():
+        if part in _SOURCES and source != _UNUSED:
+            said, options = _SOURCES[part]
+            yield said, repr([part, "source", _told(recorded, options)]), str(source)
+
+
+def _seed_of_backbone(recorded: Mapping[str, Any]) -> int | None:
+    """The seed that weights are drawn from: of random ones that are trained, see `BackboneSource`.
+
+    It is taken to be one where it is not known whether they are random.
+    """
+    settings = recorded["settings"]
+    if (settings.get("backbone") or {}).get("frozen"):
+        return -1
+    sources = str((recorded.get("pretrained") or {}).get("backbone", "none")).split("; ")
+    drawn = any(source.startswith("none") for source in sources)
+    return settings.get("seed") if drawn else None
+
+
+def read_otherwise(runs: Sequence[RunResults]) -> list[str]:
     """What a table of runs says of their `differing_inputs`, a sentence each."""
     differing = differing_inputs({run.folder: run.results for run in runs})
     return [
@@ -61,11 +103,15 @@ def read_otherwise(runs: Sequence[RunRecord]) -> list[str]:
     ]
 
 
-def _told(results: Mapping[str, Any], digests: tuple[str, ...], options: tuple[str, ...]) -> str:
-    inputs, settings = results["inputs"], flatten(results["settings"])
-    chosen = {
-        name: value
-        for name, value in settings.items()
-        if name not in _NO_PART and is_among(name, options)
+def _told(recorded: Mapping[str, Any], options: tuple[str, ...]) -> list[tuple[str, Any]]:
+    """The options of a run that say what is read; None is as in records without the option."""
+    settings = flatten(recorded["settings"])
+    idle = {
+        *_NO_PART,
+        *(["backbone.beside_weights"] if not settings.get("backbone.beside") else []),
     }
-    return repr([[inputs.get(name) for name in digests], sorted(chosen.items())])
+    return sorted(
+        (name, value)
+        for name, value in settings.items()
+        if is_among(name, options) and name not in idle and value is not None
+    )

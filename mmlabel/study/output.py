@@ -9,6 +9,7 @@ from mmlabel.cache import atomic_write
 from mmlabel.report import (
     StudyReport,
     markdown_table,
+    run_notes,
     verdicts,
     write_index,
     write_results_csv,
@@ -70,25 +71,12 @@ def markdown_page(report: StudyReport, level: int = 1) -> str:
     """Title, question, table, verdicts in words, failures and method, in Markdown."""
     parts = [f"{'#' * level} {report.title}", report.question, markdown_table(report).strip()]
     parts.append("\n".join(f"- {line}" for line in verdicts(report)))
-    notes = [*report.warnings, *report.notes, *run_notes(report)]
+    notes = [*report.warnings, *report.notes, *run_notes(report.runs_of)]
     parts += ["\n".join(f"- Note: {note}" for note in notes)] if notes else []
     failed = [f"- failed: `{overrides}`: {error}" for overrides, error in report.failed]
     parts += ["\n".join(failed)] if failed else []
     parts += [report.method, f"```\n{report.command}\n```"]
     return "\n\n".join(parts) + "\n"
-
-
-def run_notes(report: StudyReport) -> list[str]:
-    """What runs had to go without, each once, with the variants it holds for."""
-    found: dict[str, list[str]] = {}
-    for variant in report.variants:
-        for note in dict.fromkeys(n for run in variant.runs for n in run.results.get("notes", [])):
-            found.setdefault(note, []).append(variant.label)
-    everywhere = len([variant for variant in report.variants if variant.runs])
-    return [
-        note if len(labels) == everywhere else f"{note} ({', '.join(labels)})"
-        for note, labels in found.items()
-    ]
 
 
 def write_collection(

@@ -1,8 +1,7 @@
 """What a study says on a terminal."""
 
-from mmlabel.report import StudyReport, result_rows, verdicts
+from mmlabel.report import StudyReport, result_rows, run_notes, verdicts
 from mmlabel.report.tables import extra_columns
-from mmlabel.study.output import run_notes
 from mmlabel.terminal import console, printable
 
 
@@ -30,5 +29,5 @@ def print_study(report: StudyReport) -> None:
         table.add_row(*map(printable, cells), *(row[name] for name in extra))
     output = console()
     output.print(table)
-    for line in [*verdicts(report), *report.warnings, *report.notes, *run_notes(report)]:
+    for line in [*verdicts(report), *report.warnings, *report.notes, *run_notes(report.runs_of)]:
         output.print(printable(line))

@@ -75,9 +75,14 @@ def planned(
 
 
 def finish(
-    job: Job, *, rows: int = 60, seconds: float = 10.0, inputs: dict[str, str] | None = None
+    job: Job,
+    *,
+    rows: int = 60,
+    seconds: float = 10.0,
+    inputs: dict[str, str] | None = None,
+    **recorded: object,
 ) -> None:
-    """Write what the job's run would leave."""
+    """Write what the job's run would leave; `recorded` stands in its results.json, too."""
     assert isinstance(job.settings.model, Fusion)
     write_fake_run(
         job.folder,
@@ -87,4 +92,5 @@ def finish(
         settings=job.settings.plain(),
         seconds=seconds,
         inputs=inputs,
+        **recorded,
     )

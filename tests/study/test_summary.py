@@ -14,6 +14,7 @@ from mmlabel.run_folder import seal
 from mmlabel.study.definition import Study
 from mmlabel.study.output import write_study
 from mmlabel.study.plan import Job
+from mmlabel.study.printed import print_study
 from mmlabel.study.summary import comparisons, study_report
 
 
@@ -188,15 +189,18 @@ def test_what_a_study_writes(study: Study, tmp_path: Path):
 READ = {"data": "d", "splits": "s", "pictures": "p", "words": "w"}
 
 
+def notes_of(study: Study, jobs: list[Job]) -> list[str]:
+    return study_report(study, jobs, command="c", annotations=None, resamples=100).notes
+
+
 def noted(study: Study, jobs: list[Job], last: dict[str, str]) -> list[str]:
     """What a table notes where the last run has read something else."""
     for job in jobs:
-        # Vectors of words without one, and trained random weights, follow the seed.
-        own = READ | {"vectors": f"v{job.seed}", "backbone": f"b{job.seed}"}
+        # Vectors of words without one follow the seed.
+        own = READ | {"vectors": f"v{job.seed}", "backbone": "b"}
         own["ready-made vectors"] = "r"  # those of the words that have one follow no seed
         finish(job, inputs=own | last if job == jobs[-1] else own)
-    notes = study_report(study, jobs, command="c", annotations=None, resamples=100).notes
-    return [note for note in notes if "have read" in note]
+    return [note for note in notes_of(study, jobs) if "have read" in note]
 
 
 @pytest.mark.parametrize("name", ["pictures", "words", "vectors", "backbone"])
@@ -206,14 +210,96 @@ def test_a_table_says_which_runs_have_read_something_else(study: Study, tmp_path
     assert name in note and str(jobs[-1].folder) in note
 
 
-def test_vectors_of_two_files_are_noticed_though_no_two_runs_have_a_seed_in_common(
-    study: Study, tmp_path: Path
+@pytest.mark.parametrize("name", ["vectors", "backbone"])
+def test_what_follows_no_seed_is_compared_though_no_two_runs_have_a_seed_in_common(
+    study: Study, tmp_path: Path, name: str
 ):
     jobs = planned(study, tmp_path / "runs")
     jobs = [jobs[0], jobs[4]]
-    (note,) = noted(study, jobs, {"ready-made vectors": "other"})
-    assert "word vectors" in note
+    (note,) = noted(study, jobs, {f"ready-made {name}" if name == "vectors" else name: "other"})
+    assert name in note
     assert noted(study, jobs, {}) == []
+
+
+@pytest.mark.parametrize("part", ["embedding", "backbone"])
+def test_seeds_that_went_on_without_what_others_have_read_are_said(
+    study: Study, tmp_path: Path, part: str
+):
+    """Their digests follow the seed, or there is none to compare: the source tells."""
+    jobs = planned(study, tmp_path / "runs", seeds=2, overrides=("data.on_missing=continue",))
+    known = {"embedding": "glove (gensim)", "backbone": "pretrained (a.pth)", "detector": "-"}
+    without = {"embedding": "learned (50-d)", "backbone": "none (pretrained weights not available)"}
+    for job in jobs:
+        missing = {part: without[part]} if job.seed == 0 else {}
+        ready = {"ready-made vectors": "r"} if known | missing == known else {}
+        read = READ | {"vectors": f"v{job.seed}"} | ready
+        finish(job, inputs=read, pretrained=known | missing)
+    (note,) = [note for note in notes_of(study, jobs) if "have read" in note]
+    assert {"embedding": "word vectors", "backbone": "weights of the backbone"}[part] in note
+    assert str(jobs[0].folder) in note and str(jobs[1].folder) in note
+    for job in jobs:  # none of them had it, or all did
+        finish(job, inputs=READ | {"vectors": f"v{job.seed}"}, pretrained=known | without)
+    assert not [note for note in notes_of(study, jobs) if "have read" in note]
+
+
+def test_trained_backbones_differ_by_seed_where_their_weights_are_drawn_from_it(
+    study: Study, tmp_path: Path
+):
+    trained = ("backbone.frozen=false", "backbone.weights=none")
+    for place, (source, overrides, said) in enumerate(
+        (
+            ("none (random weights)", trained, False),
+            ("pretrained (a.pth)", trained[:1], True),
+        )
+    ):
+        jobs = planned(study, tmp_path / str(place), seeds=2, overrides=overrides)
+        for job in jobs:
+            finish(job, inputs={"backbone": f"b{job.seed}"}, pretrained={"backbone": source})
+        assert any("have read" in note for note in notes_of(study, jobs)) == said
+
+
+def test_weights_are_compared_between_variants_that_use_them_otherwise(
+    study: Study, tmp_path: Path
+):
+    jobs = planned(study, tmp_path / "a", seeds=1)[:1]
+    jobs += planned(study, tmp_path / "b", seeds=1, overrides=("backbone.unfreeze=1",))[1:2]
+    for job in jobs:
+        finish(job, inputs={"backbone": f"b{jobs.index(job)}"})
+    (note,) = [note for note in notes_of(study, jobs) if "have read" in note]
+    assert "weights of the backbone" in note
+
+
+def test_a_note_says_for_which_runs_it_holds(study: Study, tmp_path: Path, capsys):
+    """In table.md, on the page and on the terminal alike."""
+    holds = {
+        "some seeds": lambda job: job.seed != 2,
+        "some of each": lambda job: (job.variant.name, job.seed) in (("a", 0), ("b", 1)),
+        "one whole": lambda job: (
+            job.variant.name == "b" or (job.variant.name, job.seed) == ("c", 0)
+        ),
+        "variants": lambda job: job.variant.name in ("a", "c"),
+        "everywhere": lambda job: True,
+    }
+    jobs = planned(study, tmp_path / "runs")
+    for job in jobs:
+        finish(job, notes=[note for note, its in holds.items() if its(job)])
+    report = study_report(study, jobs, command="c", annotations=None, resamples=100)
+    write_study(tmp_path / "mine", report, jobs=jobs, command="sweep that")
+    print_study(report)
+    said = {
+        "some seeds (seeds 0, 1)",
+        "some of each (A, seed 0; B, seed 1)",
+        "one whole (B; C, seed 0)",
+        "variants (A, C)",
+        "everywhere",
+    }
+    written = (tmp_path / "mine" / "table.md").read_text().splitlines()
+    assert {f"- Note: {line}" for line in said} == {
+        line for line in written if line.startswith("- Note: ")
+    }
+    page = (tmp_path / "mine" / "report.html").read_text()
+    assert all(line in page for line in said)
+    assert said <= set(capsys.readouterr().out.splitlines())
 
 
 def test_runs_that_were_not_told_to_read_the_same_may_differ(study: Study, tmp_path: Path):

@@ -26,6 +26,7 @@ from mmlabel.run_folder import RunRecord, RunResults
 from mmlabel.settings import Settings, differing
 from mmlabel.study.definition import Study, Variant
 from mmlabel.study.inputs import differing_inputs, read_otherwise
+from mmlabel.study.made_by import made_otherwise
 from mmlabel.study.output import STUDY_FILES, write_study
 from mmlabel.study.plan import Job
 from mmlabel.study.printed import print_study
@@ -147,7 +148,8 @@ def print_validation(folders: Sequence[Path], *, metric: str) -> None:
         spread = f" ± {np.std(reached, ddof=1):.4f}" if len(reached) > 1 else ""
         table.add_row(printable(name), f"{np.mean(reached):.4f}{spread}", str(len(reached)))
     output.print(table)
-    notes += [*read_otherwise(runs), *run_notes(_by_variant(jobs, runs))]
+    variants = _by_variant(jobs, runs)
+    notes += [*read_otherwise(runs), *made_otherwise(variants), *run_notes(variants)]
     notes.append("The best of several validation scores is too high: test what you choose.")
     for note in notes:
         output.print(printable(note))

@@ -328,3 +328,14 @@ def test_validation_says_what_runs_went_without(tmp_path: Path, capsys):
         assert "no vectors to be had (seed 1)" in lines
         (said,) = [line for line in lines if line.startswith("Not all runs have read the same")]
         assert f"word vectors: {tmp_path / '0'} and {tmp_path / '1'} differ" in said
+
+
+def test_seeds_of_several_commits_are_grouped_and_said_to_be(tmp_path: Path, capsys):
+    for seed, commit in enumerate(("a" * 40, "b" * 40)):
+        versions = {"torch": f"2.{seed}"}
+        write_run(tmp_path / str(seed), seed=seed, commit=commit, versions=versions)
+    for options in ([], ["--validation"]):
+        assert run(tmp_path, *options) == 0
+        printed = capsys.readouterr().out
+        assert f"commit {'a' * 12} (seed 0); commit {'b' * 12} (seed 1)." in printed
+        assert "torch 2.0 (seed 0); torch 2.1 (seed 1)." in printed

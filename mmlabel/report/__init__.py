@@ -5,7 +5,7 @@ comes from data is escaped by the templates, and a page's own policy forbids it 
 so captions of unknown origin are safe in it.
 """
 
-from mmlabel.report.run_notes import run_notes, which_runs
+from mmlabel.report.run_notes import Variants, run_notes, which_runs
 from mmlabel.report.run_page import write_run_report
 from mmlabel.report.study_page import write_index, write_study_report
 from mmlabel.report.study_report import Score, StudyReport, VariantSummary, verdicts
@@ -15,6 +15,7 @@ __all__ = [
     "Score",
     "StudyReport",
     "VariantSummary",
+    "Variants",
     "markdown_table",
     "result_rows",
     "run_notes",

@@ -23,6 +23,7 @@ from mmlabel.run_folder import RunRecord, failure, finished, read_run
 from mmlabel.study.columns import COLUMNS
 from mmlabel.study.definition import Study, Variant
 from mmlabel.study.inputs import read_otherwise
+from mmlabel.study.made_by import made_otherwise
 from mmlabel.study.plan import Job
 from mmlabel.wording import listed
 
@@ -74,6 +75,7 @@ def study_report(
         *other_rows,
         *study.notes,
         *read_otherwise([one for own in runs.values() for one in own.values()]),
+        *made_otherwise([(one.label, list(runs[one.name].values())) for one in study.variants]),
     ]
     compared = comparisons(study, runs, resamples=resamples)
     notes += _some_seeds_alone(study, runs, compared)

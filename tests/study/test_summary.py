@@ -302,6 +302,61 @@ def test_a_note_says_for_which_runs_it_holds(study: Study, tmp_path: Path, capsy
     assert said <= set(capsys.readouterr().out.splitlines())
 
 
+FORTY = {name: name * 40 for name in "abc"}
+
+
+def test_runs_of_several_commits_are_said_to_be(study: Study, tmp_path: Path, capsys):
+    """On the terminal, in table.md and on the page; the runs stay as they are."""
+
+    def said(**commits: str | None) -> list[str]:
+        jobs = planned(study, tmp_path / "runs")
+        for job in jobs:
+            made = commits.get(job.variant.name, commits.get(f"of_{job.seed}", FORTY["a"]))
+            finish(job, commit=made, versions={"mmlabel": "1.2", "torch": "2"})
+        report = study_report(study, jobs, command="c", annotations=None, resamples=100)
+        assert [len(one.runs) for one in report.variants] == [3, 3, 3] and not report.failed
+        write_study(tmp_path / "mine", report, jobs=jobs, command="sweep that")
+        print_study(report)
+        written = (tmp_path / "mine" / "table.md").read_text().splitlines()
+        page = (tmp_path / "mine" / "report.html").read_text()
+        printed = capsys.readouterr().out.splitlines()
+        notes = [line for line in printed if line.startswith("Runs of several")]
+        assert notes == [note for note in report.notes if "several versions" in note]
+        assert all(f"- Note: {note}" in written and note in page for note in notes)
+        return notes
+
+    assert said() == []
+    assert said(a=None, b=None, c=None) == []
+    assert said(of_2=FORTY["b"]) == [
+        "Runs of several versions of the code: commit aaaaaaaaaaaa (seeds 0, 1); commit"
+        " bbbbbbbbbbbb (seed 2)."
+    ]
+    assert said(of_0=f"{FORTY['a']}+changes") == [
+        "Runs of several versions of the code: commit aaaaaaaaaaaa+changes (seed 0); commit"
+        " aaaaaaaaaaaa (seeds 1, 2)."
+    ]
+    assert said(b=FORTY["b"], of_2=None) == [
+        "Runs of several versions of the code: commit aaaaaaaaaaaa (A, seeds 0, 1; C, seeds 0, 1);"
+        " mmlabel 1.2 outside git (A, seed 2; C, seed 2); commit bbbbbbbbbbbb (B)."
+    ]
+
+
+def test_runs_with_other_libraries_are_said_to_be(study: Study, tmp_path: Path):
+    def said(**changed: str) -> list[str]:
+        jobs = planned(study, tmp_path / "runs")
+        for job in jobs:
+            versions = {"python": "3.12.1", "torch": "2.14.0", "numpy": "2.4.6", "wandb": "0.31.0"}
+            finish(job, versions=versions | (changed if job.seed == 2 else {}))
+        return [note for note in notes_of(study, jobs) if "several versions" in note]
+
+    assert said() == []
+    assert said(python="3.12.2", wandb="0.32.0", openvino="2026.1") == []
+    assert said(torch="2.15.0", numpy="2.5.0") == [
+        "Runs with several versions of libraries: torch 2.14.0, numpy 2.4.6 (seeds 0, 1);"
+        " torch 2.15.0, numpy 2.5.0 (seed 2)."
+    ]
+
+
 def test_runs_that_were_not_told_to_read_the_same_may_differ(study: Study, tmp_path: Path):
     jobs = planned(study, tmp_path / "runs")
     assert noted(study, jobs, {}) == []

@@ -3,7 +3,7 @@
 import argparse
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mmlabel.commands import Parser, check_folder, path_of, run_command
-from mmlabel.configurations import deciding, names_of
+from mmlabel.configurations import BEFORE, deciding, names_of
 from mmlabel.errors import UserError
 from mmlabel.evidence import METRICS
 from mmlabel.finished_runs import (
@@ -22,7 +22,7 @@ from mmlabel.finished_runs import (
     settings_of,
 )
 from mmlabel.report import StudyReport, run_notes
-from mmlabel.run_folder import RunRecord, RunResults
+from mmlabel.run_folder import BEST, LAST, RunRecord, RunResults
 from mmlabel.settings import Settings, differing
 from mmlabel.study.definition import Study, Variant
 from mmlabel.study.inputs import differing_inputs, read_otherwise
@@ -36,8 +36,8 @@ from mmlabel.wording import listed
 
 HELP = """\
 Compare finished runs that were tested on the same rows. Runs that differ in their seed alone are
-one configuration; the first folder's is the baseline. Differences come with the intervals and
-tests of a study (see mmlabel/evidence.py).
+one configuration, and so are evaluations of such runs' checkpoints; the first folder's is the
+baseline. Differences come with the intervals and tests of a study (see mmlabel/evidence.py).
 
   python -m mmlabel.compare outputs/DATE/TIME outputs/DATE/OTHER
   python -m mmlabel.compare multirun/DATE/TIME              all runs in a folder
@@ -191,31 +191,42 @@ class _Configuration:
 def grouped(runs: Sequence[RunResults]) -> tuple[list[Job], list[str]]:
     """The runs as those of a study, the first one's configuration first, and what to note.
 
+    Runs that evaluate checkpoints are grouped by the options that these were trained under, as the
+    runs that have trained them would be.
+
     Raises UserError for two runs of one configuration with one seed.
     """
-    found: dict[str, _Configuration] = {}
+    alike: dict[str, list[RunResults]] = {}
+    settings = {run.folder: settings_of(run) for run in runs}
+    options = {run.folder: _options(run, settings[run.folder]) for run in runs}
     for run in runs:
-        settings = settings_of(run)
-        options = deciding(settings)
-        options["data"] = run.results.get("data_fingerprint")
-        key = repr(sorted(options.items()))
-        one = found.setdefault(key, _Configuration({}, settings, options))
-        if (twin := one.runs.setdefault(settings.seed, run)) is not run:
-            unlike = differing_inputs({twin.folder: twin.results, run.folder: run.results})
-            raise UserError(
-                f"{twin.folder} and {run.folder} are the same run (seed {settings.seed}) twice"
-                + (f", but have not read the same {listed(list(unlike))}" if unlike else "")
-                + ": leave one out"
-            )
-    configurations = list(found.values())
+        alike.setdefault(repr(sorted(options[run.folder].items())), []).append(run)
+    first_of = {run.folder: place for place, run in enumerate(runs)}
+    configurations = [
+        _Configuration(
+            {settings[run.folder].seed: run for run in own},
+            settings[own[0].folder],
+            options[own[0].folder],
+        )
+        for own in sorted(
+            (part for group in alike.values() for part in _apart(group)),
+            key=lambda part: first_of[part[0].folder],
+        )
+    ]
     first, jobs, notes = configurations[0], [], []
     if len(configurations) == 1:
         notes.append("These runs differ in their seed alone: there is nothing to compare.")
     chosen = set().union(*(differing(one.settings) for one in configurations))
-    names, others = names_of([one.options for one in configurations], chosen=chosen)
+    names, others = names_of(
+        [one.options for one in configurations],
+        chosen=chosen,
+        checkpoints=[_places(one) for one in configurations],
+    )
     if others:
         notes.append(f"They differ in more than their names say: {listed(others)}.")
     for name, one in zip(names, configurations, strict=True):
+        if {BEST, LAST} <= {place.name for place in _places(one)}:
+            notes.append(f"{name}: of some seeds it is {BEST}, of others {LAST}.")
         seeds = list(one.runs)
         if not first.runs.keys() & one.runs.keys():
             # A seed ties nothing together but the order of the rows and the like.
@@ -230,6 +241,83 @@ def grouped(runs: Sequence[RunResults]) -> tuple[list[Job], list[str]]:
             given = [str(item) for item in run.results.get("overrides") or []]
             jobs.append(Job(variant, seed, given, run.folder, one.settings))
     return jobs, notes
+
+
+def _options(run: RunResults, settings: Settings) -> dict[str, Any]:
+    """All that decide a run's result, but its seed; without where a checkpoint lies.
+
+    A checkpoint has the seed of its run. Instead of its place there is what its options do not
+    tell: on which rows it was trained, where it says so.
+    """
+    options = deciding(settings)
+    options["data"] = run.results.get("data_fingerprint")
+    if settings.ckpt_path is not None:
+        before = run.results.get("began_with") or {}
+        rows = run.results["rows"]["train"]
+        options[BEFORE] = [before.get("data"), before.get("splits"), rows]
+    return options
+
+
+def _apart(runs: list[RunResults]) -> list[list[RunResults]]:
+    """Runs of the same options as one configuration, or as several where a seed is there twice.
+
+    Those are of several checkpoints, which their names tell apart, or else where these lie. Raises
+    UserError for two runs that are the same.
+    """
+    tellings: list[Callable[[RunResults], str | None]] = [
+        lambda run: None,
+        lambda run: Path(_checkpoint(run)).name,
+        _checkpoint,
+    ]
+    twins = None
+    for told in tellings:
+        parts: dict[str | None, list[RunResults]] = {}
+        for run in runs:
+            parts.setdefault(told(run), []).append(run)
+        twins = next((found for part in parts.values() if (found := _twins(part))), None)
+        if twins is None or _same_checkpoint(*twins):
+            break
+    if twins is None:
+        return list(parts.values())
+    one, other = twins
+    unlike = differing_inputs({one.folder: one.results, other.folder: other.results})
+    raise UserError(
+        f"{one.folder} and {other.folder} are the same run (seed {_seed(one)}) twice"
+        + (f", but have not read the same {listed(list(unlike))}" if unlike else "")
+        + ": leave one out"
+    )
+
+
+def _twins(runs: Sequence[RunResults]) -> tuple[RunResults, RunResults] | None:
+    """The first two runs of one seed, those of one checkpoint before others."""
+    pairs = [
+        (one, other)
+        for place, other in enumerate(runs)
+        for one in runs[:place]
+        if _seed(one) == _seed(other)
+    ]
+    return next((pair for pair in pairs if _same_checkpoint(*pair)), next(iter(pairs), None))
+
+
+def _same_checkpoint(one: RunResults, other: RunResults) -> bool:
+    """Whether two runs evaluate, or go on from, one checkpoint, or none."""
+    digests = [(run.results.get("inputs") or {}).get("checkpoint") for run in (one, other)]
+    places = [_checkpoint(run) for run in (one, other)]
+    return digests[0] == digests[1] if all(digests) and all(places) else places[0] == places[1]
+
+
+def _seed(run: RunResults) -> int:
+    return run.results["settings"]["seed"]
+
+
+def _checkpoint(run: RunResults) -> str:
+    return run.results["settings"].get("ckpt_path") or ""
+
+
+def _places(configuration: _Configuration) -> list[Path]:
+    """Of the checkpoints that a configuration's runs evaluate."""
+    found = [_checkpoint(run) for run in configuration.runs.values()]
+    return [Path(place) for place in found if place]
 
 
 # ---- What is shown ----------------------------------------------------------------------------

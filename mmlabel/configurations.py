@@ -7,16 +7,18 @@ from typing import Any
 from mmlabel.options import shown
 from mmlabel.settings import Settings, flatten
 from mmlabel.study.plan import MISSING, is_recording
+from mmlabel.wording import listed
 
-CHECKPOINT = "ckpt_path"  # where the evaluated one lies says nothing of what it is
-# Not of a configuration: "data.root" is where the same data lie, which a fingerprint tells.
-_APART = ("seed", "data.root")
+BEFORE = "trained before"  # on which rows, by the run of the evaluated checkpoint: no option
+# Not of a configuration: "data.root" is where the same data lie, which a fingerprint tells, and
+# where an evaluated checkpoint lies says nothing of what it is.
+_APART = ("seed", "data.root", "ckpt_path")
 _KINDS = (".name", ".kind")
 _MOST = 3  # options in a name
 
 
 def deciding(settings: Settings) -> dict[str, Any]:
-    """All options that decide a result, but the seed."""
+    """All options that decide a result, but the seed and where an evaluated checkpoint lies."""
     return {
         name: value
         for name, value in flatten(settings.plain()).items()
@@ -25,26 +27,37 @@ def deciding(settings: Settings) -> dict[str, Any]:
 
 
 def names_of(
-    configurations: Sequence[Mapping[str, Any]], *, chosen: set[str]
+    configurations: Sequence[Mapping[str, Any]],
+    *,
+    chosen: set[str],
+    checkpoints: Sequence[Sequence[Path]] = (),
 ) -> tuple[list[str], list[str]]:
     """A name for each: the options in which they differ, without what follows from a choice.
 
-    `chosen` are the options that any of them has set to something else than the default. Of more
-    than a few options a name has as few as tell all apart; the others are returned beside.
+    `chosen` are the options that any of them has set to something else than the default,
+    `checkpoints` those that each one's runs evaluate. Of more than a few options a name has as few
+    as tell all apart; the others are returned beside.
     """
+    if len(configurations) == 1:
+        return ["all runs"], []
     everywhere = set.intersection(*(set(one) for one in configurations))
-    every = sorted(set().union(*configurations) - {CHECKPOINT})
+    every = sorted(set().union(*configurations) - {BEFORE})
     differ = [
         name for name in every if len({repr(one.get(name, MISSING)) for one in configurations}) > 1
     ]
     # An option that only some have comes with the choice of its group, or of the model.
     telling = [name for name in differ if name in everywhere and name in chosen]
+    best: tuple[list[str], list[str]] = [""] * len(configurations), []
     for options, whole in ((telling, False), (telling, True), (differ, True)):
         few = options if len(options) <= _MOST else _fewest(configurations, options)
-        names = [_name(one, few, whole_paths=whole) for one in configurations]
-        if len(set(names)) == len(names):
-            return names, [name for name in options if name not in few]
-    return _by_checkpoint(configurations), []
+        if few:
+            names = [_name(one, few, whole_paths=whole) for one in configurations]
+            found = names, [name for name in options if name not in few]
+            best = max(best, found, key=lambda one: len(set(one[0])))
+    names, others = best
+    if len(set(names)) < len(names):
+        names = _by_checkpoint(names, checkpoints or [()] * len(names))
+    return names, others
 
 
 def _fewest(configurations: Sequence[Mapping[str, Any]], options: Sequence[str]) -> list[str]:
@@ -76,11 +89,16 @@ def _name(options: Mapping[str, Any], names: Iterable[str], *, whole_paths: bool
     return ", ".join(parts) or "all runs"
 
 
-def _by_checkpoint(configurations: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Runs that evaluate different checkpoints, by as much of their places as tells them apart."""
-    places = [Path(one.get(CHECKPOINT) or "") for one in configurations]
-    for length in range(1, max(len(place.parts) for place in places) + 1):
-        names = ["/".join(place.parts[-length:]) for place in places]
-        if len(set(names)) == len(names) and all(names):
-            return names
-    return [f"configuration {number}" for number in range(1, len(configurations) + 1)]
+def _by_checkpoint(names: Sequence[str], checkpoints: Sequence[Sequence[Path]]) -> list[str]:
+    """Names that do not tell configurations apart, with as much of the places of their
+    checkpoints as does."""
+    longest = max((len(place.parts) for places in checkpoints for place in places), default=0)
+    for length in range(1, longest + 1):
+        told = []
+        for name, places in zip(names, checkpoints, strict=True):
+            tails = dict.fromkeys("/".join(place.parts[-length:]) for place in places)
+            which = listed(list(tails), most=1) if names.count(name) > 1 else ""
+            told.append(", ".join(filter(None, (name, which))))
+        if len(set(told)) == len(told) and all(told):
+            return told
+    return [f"configuration {number}" for number in range(1, len(names) + 1)]

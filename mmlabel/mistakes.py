@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mmlabel.cache import atomic_write
 from mmlabel.commands import Parser, check_folder, path_of, run_command
-from mmlabel.configurations import CHECKPOINT, deciding, names_of
+from mmlabel.configurations import deciding, names_of
 from mmlabel.errors import UserError
 from mmlabel.finished_runs import annotations_of, read_finished, run_folders, settings_of
 from mmlabel.label_errors import AnsweredRows, answered_rows, suspicion
@@ -35,8 +35,8 @@ runs of all folds, where every row was answered by a model that was not trained 
 runs answered a row, as those of several seeds, their probabilities and thresholds are averaged."""
 
 _PRINTED = 10
-# Of which runs of one configuration may have several: which rows are tested, where a model lies.
-_APART = ("data.fold", "data.splits", "data.split_seed", CHECKPOINT)
+# Of which runs of one configuration may have several: which rows are tested.
+_APART = ("data.fold", "data.splits", "data.split_seed")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

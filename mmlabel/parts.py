@@ -71,6 +71,8 @@ class Run:
         classifier: what is trained or evaluated.
         pretrained: where the weights of its parts come from, in words.
         inputs: digests of what it has read, see `inputs_read`.
+        began_with: those of the run whose checkpoint it evaluates or goes on from; None where there
+            is none, or it does not tell.
     """
 
     prepared: PreparedData
@@ -78,6 +80,7 @@ class Run:
     classifier: Classifier
     pretrained: dict[str, str]
     inputs: dict[str, str]
+    began_with: dict[str, str] | None = None
 
 
 def build(settings: Settings, resumed: Checkpoint | None, *, wandb_id: str | None) -> Run:
@@ -155,7 +158,9 @@ def to_train(settings: Settings, resumed: Checkpoint | None, *, wandb_id: str | 
             cache_dir=data.cache_dir,
             on_bad_image=settings.data.on_bad_image,
         )
-    return Run(prepared, data, classifier, pretrained, inputs)
+    # Its own checkpoint, after an interruption, is of the very same run.
+    before = resumed.inputs if resumed is not None and settings.ckpt_path is not None else None
+    return Run(prepared, data, classifier, pretrained, inputs, began_with=before)
 
 
 def to_evaluate(settings: Settings) -> Run:
@@ -179,7 +184,14 @@ def to_evaluate(settings: Settings) -> Run:
         classifier.answer_at(settings.threshold, settings.threshold_metric)
     if checkpoint.rows is not None:
         classifier.rows_trained = len(checkpoint.rows["train"].ids)
-    return Run(prepared, data, classifier, checkpoint.pretrained, inputs)
+    return Run(
+        prepared,
+        data,
+        classifier,
+        checkpoint.pretrained,
+        inputs,
+        began_with=checkpoint.inputs,
+    )
 
 
 def detector_for(settings: Settings, prepared: PreparedData) -> Detector | None:

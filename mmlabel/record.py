@@ -91,6 +91,7 @@ def describe(
         "variant": settings.study.variant,
         "data_fingerprint": fingerprint(prepared.annotations.fingerprint, *prepared.rows.values()),
         "inputs": run.inputs,
+        "began_with": run.began_with,
         "seconds": seconds,
         "detected": data.detected,  # pictures, in the seconds of the detector
         "parameters": size.parameters,

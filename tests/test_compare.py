@@ -128,7 +128,8 @@ def test_one_test_row_is_said_to_be_too_few(tmp_path: Path, capsys):
 
 def test_seeds_alone_are_shown_and_said_to_be_no_comparison(tmp_path: Path, capsys):
     assert run(*(write_run(tmp_path / str(seed), seed=seed) for seed in (0, 1))) == 0
-    assert "nothing to compare" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "nothing to compare" in printed and "all runs" in printed
 
 
 def change(folder: Path, name: str, old: str, new: str) -> None:
@@ -151,6 +152,87 @@ def test_evaluated_runs_are_named_by_what_differs_and_not_by_places(tmp_path: Pa
     assert run(*folders) == 0
     printed = capsys.readouterr().out
     assert "d/best.ckpt: " in printed and str(tmp_path) not in printed
+
+
+def write_evaluated(folder: Path, checkpoint: Path, *overrides: str, seed: int = 0, **recorded):
+    given = ["train=false", f"ckpt_path={checkpoint}", *overrides]
+    recorded.setdefault("inputs", {"checkpoint": str(checkpoint.parent)})
+    recorded.setdefault("began_with", {"data": "d", "splits": "s"})
+    return write_run(folder, *given, seed=seed, **recorded)
+
+
+def names_of(out: Path) -> dict[str, str]:
+    """The variants of a comparison and how many runs each has."""
+    with open(out / "results.csv", newline="") as file:
+        rows = list(csv.DictReader(line for line in file if line[0] != "#"))
+    return {row["variant"]: row["runs"] for row in rows}
+
+
+def test_seeds_of_evaluated_checkpoints_are_grouped_by_what_these_were_trained_under(
+    tmp_path: Path, capsys
+):
+    for place, hidden in enumerate((8, 16)):
+        for seed in (0, 1, 2):
+            where = tmp_path / "trained" / str(hidden) / str(seed) / "best.ckpt"
+            folder = tmp_path / "runs" / str(3 * place + seed)
+            write_evaluated(folder, where, f"lstm.hidden={hidden}", seed=seed, noise=hidden / 100)
+    assert run(tmp_path / "runs", "--out", tmp_path / "out") == 0
+    assert names_of(tmp_path / "out") == {"lstm.hidden=8": "3", "lstm.hidden=16": "3"}
+    assert "ckpt" not in capsys.readouterr().out
+    assert run(tmp_path / "runs", "--validation") == 0
+    printed = capsys.readouterr().out
+    assert "lstm.hidden=8 " in printed and "lstm.hidden=16 " in printed and "ckpt" not in printed
+
+
+def test_checkpoints_of_one_seed_are_kept_apart(tmp_path: Path, capsys):
+    runs = tmp_path / "runs"
+    for name in ("best", "last"):
+        for seed in (0, 1):
+            where = tmp_path / str(seed) / f"{name}.ckpt"
+            read = {"checkpoint": f"{name} {seed}"}
+            write_evaluated(runs / f"{name}{seed}", where, seed=seed, inputs=read)
+    assert run(runs, "--out", tmp_path / "out") == 0
+    assert names_of(tmp_path / "out") == {"best.ckpt": "2", "last.ckpt": "2"}
+    assert "of some seeds" not in capsys.readouterr().out
+    assert run(runs / "best0", runs / "last1") == 0
+    assert "all runs: of some seeds it is best.ckpt, of others last.ckpt" in capsys.readouterr().out
+    # Trained twice, and beside another configuration, of which one checkpoint is there.
+    mixed = [
+        write_evaluated(tmp_path / "mixed" / name, tmp_path / name / "best.ckpt", *options)
+        for name, *options in (("a",), ("b",), ("c", "lstm.hidden=8"))
+    ]
+    assert run(*mixed, "--out", tmp_path / "out") == 0
+    assert names_of(tmp_path / "out") == dict.fromkeys(
+        ("lstm.hidden=128, a/best.ckpt", "lstm.hidden=128, b/best.ckpt", "lstm.hidden=8"), "1"
+    )
+    capsys.readouterr()
+    copy = write_evaluated(
+        tmp_path / "copy", tmp_path / "moved.ckpt", inputs={"checkpoint": str(tmp_path / "a")}
+    )
+    assert run(*mixed, copy) == 1
+    assert f"{mixed[0]} and {copy} are the same run (seed 0) twice" in capsys.readouterr().err
+
+
+def test_checkpoints_that_were_trained_on_other_rows_are_no_seeds_of_one_configuration(
+    tmp_path: Path,
+):
+    for seed, rows in enumerate("ssto"):
+        where = tmp_path / "trained" / str(seed) / "best.ckpt"
+        before = {"data": "d", "splits": rows}
+        write_evaluated(tmp_path / "runs" / str(seed), where, seed=seed, began_with=before)
+    assert run(tmp_path / "runs", "--out", tmp_path / "out") == 0
+    assert names_of(tmp_path / "out") == {
+        "0/best.ckpt and 1 more": "2", "2/best.ckpt": "1", "3/best.ckpt": "1",
+    }  # fmt: skip
+
+
+def test_evaluated_checkpoints_that_were_made_of_other_vectors_are_said(tmp_path: Path, capsys):
+    for seed, vectors in enumerate("vw"):
+        before = {"data": "d", "splits": "s", "words": "w", "ready-made vectors": vectors}
+        where = tmp_path / "trained" / str(seed) / "best.ckpt"
+        write_evaluated(tmp_path / "runs" / str(seed), where, seed=seed, began_with=before)
+    assert run(tmp_path / "runs") == 0
+    assert "Not all runs have read the same word vectors" in capsys.readouterr().out
 
 
 def test_names_of_many_options_have_as_few_as_tell_apart(tmp_path: Path, capsys):

@@ -101,6 +101,8 @@ def test_a_checkpoint_predicts_with_nothing_beside_it(finished: Path, settings_o
     np.testing.assert_allclose(
         predictions_of(finished)[1], predictions_of(tmp_path / "again")[1], atol=1e-6
     )
+    assert again["began_with"] == results_of(finished)["inputs"]
+    assert results_of(finished)["began_with"] is None
 
 
 @pytest.mark.parametrize("mixup", [0.0, 0.2])

@@ -60,15 +60,27 @@ def differing_inputs(results: Mapping[Path, Mapping[str, Any]]) -> dict[str, tup
 
 def _digests(recorded: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """Of each thing that a run has read how it is said, what tells which it should be, and its
-    digest."""
-    inputs = recorded.get("inputs") or {}
-    for name, digest in inputs.items():
-        if name in _INPUTS:
-            said, digests, options = _INPUTS[name]
-            others = [inputs.get(other) for other in digests]
-            if name == "backbone":
-                others.append(_seed_of_backbone(recorded))
-            yield said, repr([name, others, _told(recorded, options)]), digest
+    digest; of an evaluated network also what the run that trained it had read."""
+    yield from _told_digests(recorded, recorded.get("inputs") or {})
+    settings = recorded["settings"]
+    if settings.get("train", True):
+        return
+    # Of the run that made the evaluated network, whose place is another one for each.
+    trained = settings | {"train": True, "ckpt_path": None}
+    before = {**recorded, "settings": trained}
+    for said, told, digest in _told_digests(before, recorded.get("began_with") or {}):
+        yield said, f"before: {told}", digest
+
+
+def _told_digests(
+    recorded: Mapping[str, Any], inputs: Mapping[str, str]
+) -> Iterator[tuple[str, str, str]]:
+    for name in (name for name in inputs if name in _INPUTS):
+        said, digests, options = _INPUTS[name]
+        others: list[object] = [inputs.get(other) for other in digests]
+        if name == "backbone":
+            others.append(_seed_of_backbone(recorded))
+        yield said, repr([name, others, _told(recorded, options)]), inputs[name]
 
 
 def _sources(recorded: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:

@@ -13,7 +13,8 @@ _MOST = 5  # in one sentence
 
 
 def made_otherwise(variants: Variants) -> list[str]:
-    """What a table says of runs of several commits, or under several versions of libraries.
+    """What a table says of runs of several commits, or under several versions of libraries; and of
+    seeds of one variant that looked at pictures in several precisions.
 
     Two runs with uncommitted changes on one commit ("+changes") pass for the same code. A library
     that a record does not name says nothing: earlier versions named fewer, and an extra need not
@@ -27,6 +28,12 @@ def made_otherwise(variants: Variants) -> list[str]:
     libraries = _differing_libraries(results)
     if len(set(libraries.values())) > 1:
         said.append(f"Runs with several versions of libraries: {_parts(variants, libraries)}.")
+    precisions = _precisions(results)
+    seeds = [
+        {precisions[run.folder] for run in runs if run.folder in precisions} for _, runs in variants
+    ]
+    if any(len(found) > 1 for found in seeds):
+        said.append(f"Runs with features in several precisions: {_parts(variants, precisions)}.")
     return said
 
 
@@ -50,6 +57,12 @@ def _differing_libraries(results: Mapping[Path, Mapping[str, Any]]) -> dict[Path
         for folder, own in versions.items()
     }
     return {folder: words for folder, words in told.items() if words}
+
+
+def _precisions(results: Mapping[Path, Mapping[str, Any]]) -> dict[Path, str]:
+    """Of stored features, which features.precision=auto leaves to each run's processor."""
+    stored = {folder: recorded.get("features") or {} for folder, recorded in results.items()}
+    return {folder: str(key["precision"]) for folder, key in stored.items() if "precision" in key}
 
 
 def _parts(variants: Variants, made: Mapping[Path, str]) -> str:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -354,6 +355,22 @@ def test_runs_with_other_libraries_are_said_to_be(study: Study, tmp_path: Path):
     assert said(torch="2.15.0", numpy="2.5.0") == [
         "Runs with several versions of libraries: torch 2.14.0, numpy 2.4.6 (seeds 0, 1);"
         " torch 2.15.0, numpy 2.5.0 (seed 2)."
+    ]
+
+
+def test_seeds_in_several_precisions_are_said_to_be(study: Study, tmp_path: Path):
+    """As features.precision=auto is on several machines; variants may be told to differ."""
+
+    def said(precision_of: Callable[[Job], str]) -> list[str]:
+        jobs = planned(study, tmp_path / "runs")
+        for job in jobs:
+            finish(job, features={"precision": precision_of(job)})
+        return [note for note in notes_of(study, jobs) if "precision" in note]
+
+    assert said(lambda job: "float32") == []
+    assert said(lambda job: "float32" if job.variant.name == "a" else "bfloat16") == []
+    assert said(lambda job: "float32" if job.seed == 2 else "bfloat16") == [
+        "Runs with features in several precisions: bfloat16 (seeds 0, 1); float32 (seed 2)."
     ]
 
 

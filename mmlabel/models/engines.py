@@ -90,7 +90,8 @@ def has_bfloat16(device: torch.device) -> bool:
     if platform.machine().lower() in ("x86_64", "amd64"):
         # oneDNN's own question, below, is answered by any AVX-512, with which it is no faster.
         return torch.cpu._is_avx512_bf16_supported()
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    found = torch.backends.mkldnn.is_available()
+    return found and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def precision_on(device: torch.device, asked: PrecisionName) -> Precision:

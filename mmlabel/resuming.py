@@ -134,8 +134,9 @@ def with_checkpoint(
     if kept["data"]["name"] != flat_own["data.name"]:
         kept["data"] = asked["data"] | {name.partition(".")[2]: flat_own[name] for name in _SEEN}
     found = read_settings(kept)
-    if not settings.train and "threshold" in asked_for and found.threshold is None:
-        # By itself, null is the checkpoint's own.
+    given_null = "threshold" in asked_for and found.threshold is None
+    if not settings.train and settings.repeat is None and given_null:
+        # In a record, and where it is not given, null is the checkpoint's own.
         found = found.model_copy(update={"threshold": found.answers_at})
     then, now = checkpoint.settings.frozen_precision, found.frozen_precision
     if settings.train and found.features is not None and now != then:

@@ -832,6 +832,17 @@ def test_null_is_a_half_where_it_is_given(at_03: Path, settings_of, tmp_path: Pa
         assert results["scores"]["test/f1_micro"] == pytest.approx(f1, abs=1e-6)
 
 
+def test_an_evaluation_is_repeated_at_its_threshold(
+    at_03: Path, settings_of, cache: Path, tmp_path: Path
+):
+    for number, given in enumerate(((), ("threshold=null",), ("threshold=0.4",))):
+        once = evaluate(settings_of, at_03 / "best.ckpt", tmp_path / f"{number}", *given)
+        again = [f"repeat={tmp_path / f'{number}'}", f"cache_dir={cache}"]
+        repeated = train(load_settings(again), tmp_path / "again", overrides=again)
+        assert repeated["threshold"] == once["threshold"] == (0.3, 0.5, 0.4)[number]
+        assert repeated["scores"] == once["scores"]
+
+
 @pytest.mark.parametrize("threshold", ["0.3", "auto", "per_label", "cv", "cv_per_label"])
 def test_another_threshold_when_evaluating(base: Path, settings_of, tmp_path: Path, threshold: str):
     results = evaluate(settings_of, base / "best.ckpt", tmp_path, f"threshold={threshold}")
